@@ -1,0 +1,66 @@
+#include "base/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static _Thread_local char error_buffer[ERROR_TEXT_BYTES];
+
+const char *status_name(status code)
+{
+    switch (code) {
+    case OK:
+        return "ok";
+    case ERR_NO_MEMORY:
+        return "no memory";
+    case ERR_FULL:
+        return "full";
+    case ERR_BAD_INPUT:
+        return "bad input";
+    case ERR_NOT_FOUND:
+        return "not found";
+    case ERR_IO:
+        return "input/output error";
+    case ERR_CLOSED:
+        return "closed";
+    case ERR_TIMEOUT:
+        return "timeout";
+    case ERR_REFUSED:
+        return "refused";
+    case ERR_UNSUPPORTED:
+        return "unsupported";
+    case ERR_CORRUPT:
+        return "corrupt";
+    case ERR_CANCELLED:
+        return "cancelled";
+    }
+    return "unknown";
+}
+
+status error_set(status code, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error_buffer, sizeof(error_buffer), format, args);
+    va_end(args);
+    return code;
+}
+
+status error_prefix(status code, const char *format, ...)
+{
+    char prefix[ERROR_TEXT_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(prefix, sizeof(prefix), format, args);
+    va_end(args);
+
+    size_t used = strlen(prefix);
+    snprintf(prefix + used, sizeof(prefix) - used, ": %s", error_buffer);
+    memcpy(error_buffer, prefix, sizeof(error_buffer));
+    return code;
+}
+
+const char *error_text(void)
+{
+    return error_buffer;
+}
