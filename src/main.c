@@ -1,4 +1,10 @@
-int main(void)
+#include <signal.h>
+
+#include "cli/commands.h"
+
+int main(int argc, char **argv)
 {
-    return 0;
+    /* A peer that hangs up is an error of one write, never the end of the process. */
+    signal(SIGPIPE, SIG_IGN);
+    return commands_run(argc, argv);
 }

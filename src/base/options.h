@@ -11,12 +11,15 @@
  *          offsetof(struct decode_options, decode_batch), "most sequences in one decode step"},
  *     };
  *
- * Forms: --name VALUE, --name=VALUE, --flag, --no-flag. Order of precedence: the command line, then
- * the configuration file (lines "name = value", '#' comments; --config FILE), then the default.
+ * Forms: --name VALUE, --name=VALUE, --flag, --no-flag, --flag=yes; what follows "--" is operands.
+ * Every command also takes --config FILE and --help. Order of precedence: the command line, then the
+ * configuration file (lines "name = value", '#' comments), then the default. A repeated option on
+ * the command line replaces what the file lists.
  * An unknown name, a missing or unparsable value or one out of range is an error that names the
  * option, what was expected and what was found (and the nearest name, if one is near).
  *
- * Threads: any. Memory: text values point into argv or into the parsed set, which lives until exit.
+ * Threads: the main one, at start. Memory: text values point into argv, into the table's defaults or
+ * into what was read from the file; all live until exit.
  */
 #ifndef BASE_OPTIONS_H
 #define BASE_OPTIONS_H
@@ -32,9 +35,17 @@ enum option_type {
     OPTION_FLAG,    /* bool */
     OPTION_UINT,    /* uint32_t, min .. max */
     OPTION_BYTES,   /* uint64_t; 512, 64K, 1.5G: powers of 1024; min .. max */
-    OPTION_REAL,    /* double, min .. max */
+    OPTION_REAL,    /* double, min .. max; "inf" when max allows it */
     OPTION_SECONDS, /* uint64_t milliseconds; written 500ms, 2s, 1m, or a plain number of seconds */
     OPTION_TEXT,    /* const char *; NULL when there is no default */
+    OPTION_TEXTS,   /* struct option_texts; may be given several times; no default */
+    OPTION_CHOICE,  /* uint32_t: the index of one of unit's words, which '|' separates */
+};
+
+/* What a repeated option was given, in order. */
+struct option_texts {
+    const char **items;
+    uint32_t count;
 };
 
 struct option_spec {
@@ -44,7 +55,7 @@ struct option_spec {
     const char *default_text; /* NULL: unset (0, false, NULL) */
     double min, max;          /* both 0: no limits but the type's */
     size_t offset;            /* of the field in the caller's struct */
-    const char *help;         /* one sentence, lower case, no full stop */
+    const char *help;         /* one sentence, lower case, no full stop; NULL: shown nowhere */
 };
 
 struct command_spec {
@@ -65,10 +76,15 @@ struct command_spec {
 status options_parse(const struct command_spec *command, int argc, char **argv, void *options,
                      const char **operands_out, uint32_t *operand_count_out, bool *help_out);
 
+/* The one of count names (name_at gives each) that text was perhaps meant to be; NULL: none is
+ * near. For messages that say: did you mean ...? */
+const char *options_nearest(const char *text, const char *(*name_at)(const void *ctx, size_t i),
+                            const void *ctx, size_t count);
+
 /* Print usage, summary, details and every option with unit, default, limits and help. */
 void options_help(const struct command_spec *command, FILE *to);
 
-/* Print the same as a man page (mdoc or man macros) for baton-NAME(1). */
+/* Print the same as a man page (man macros) for baton-NAME(1). */
 void options_man(const struct command_spec *command, FILE *to);
 
 #endif

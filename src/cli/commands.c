@@ -1,0 +1,136 @@
+#include "cli/commands.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+
+static const struct command_spec man_command;
+
+/* One line each, in the order of --help. */
+static const struct command_spec *const commands[] = {
+    &man_command,
+};
+
+#define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+
+static const struct command_spec *command_find(const char *name)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(commands[i]->name, name) == 0)
+            return commands[i];
+    }
+    return NULL;
+}
+
+static const char *command_name_at(const void *ctx, size_t i)
+{
+    (void)ctx;
+    return commands[i]->name;
+}
+
+static int command_unknown(const char *name)
+{
+    const char *near = options_nearest(name, command_name_at, NULL, COMMAND_COUNT);
+    if (near != NULL)
+        fprintf(stderr, "baton: unknown command \"%s\"; did you mean \"%s\"?\n", name, near);
+    else
+        fprintf(stderr, "baton: unknown command \"%s\"; \"baton --help\" lists what there is\n",
+                name);
+    return EXIT_USAGE;
+}
+
+static void commands_help(FILE *to)
+{
+    fprintf(to, "usage: baton COMMAND [options]\n\n"
+                "An LLM inference server that separates prefill from decode.\n\ncommands:\n");
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(to, "\n\"baton COMMAND --help\" describes a command; \"baton --version\" prints the "
+                "version.\n");
+}
+
+static void commands_man(FILE *to)
+{
+    fprintf(to,
+            ".TH BATON 1 \"\" \"baton %s\" \"baton\"\n.SH NAME\n"
+            "baton \\- LLM inference server that separates prefill from decode\n"
+            ".SH SYNOPSIS\n.B baton\n\\fICOMMAND\\fR [\\fIoptions\\fR]\n.SH COMMANDS\n",
+            BATON_VERSION);
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        fprintf(to, ".TP\n.BR baton\\-%s (1)\n%s.\n", commands[i]->name, commands[i]->summary);
+    fputs(".SH EXIT STATUS\n0 when all went well, 1 after a failure, 2 after a mistake on the "
+          "command line.\n",
+          to);
+}
+
+static int man_run(const void *options, const char *const *operands, uint32_t operand_count)
+{
+    (void)options;
+    if (operand_count == 0) {
+        commands_man(stdout);
+        return EXIT_OK;
+    }
+    const struct command_spec *command = command_find(operands[0]);
+    if (command == NULL)
+        return command_unknown(operands[0]);
+    options_man(command, stdout);
+    return EXIT_OK;
+}
+
+static const struct command_spec man_command = {
+    .name = "man",
+    .operands = "[COMMAND]",
+    .summary = "print the man page of baton, or of one of its commands",
+    .operands_max = 1,
+    .run = man_run,
+};
+
+static int command_run(const struct command_spec *command, int argc, char **argv)
+{
+    uint32_t operand_count = 0;
+    bool help = false;
+    int rc = EXIT_FAILED;
+    /* argv bounds the operands; one more keeps the sizes above zero. */
+    const char **operands = calloc((size_t)argc + 1, sizeof(*operands));
+    void *options = calloc(1, command->options_bytes + 1);
+    if (operands == NULL || options == NULL) {
+        fprintf(stderr, "baton: no memory to start\n");
+        goto out;
+    }
+    status st = options_parse(command, argc, argv, options, operands, &operand_count, &help);
+    if (st != OK) {
+        fprintf(stderr, "baton %s: %s\n", command->name, error_text());
+        rc = EXIT_USAGE;
+    } else if (help) {
+        options_help(command, stdout);
+        rc = EXIT_OK;
+    } else {
+        rc = command->run(options, operands, operand_count);
+    }
+out:
+    free(options);
+    free(operands);
+    return rc;
+}
+
+int commands_run(int argc, char **argv)
+{
+    if (argc < 2) {
+        commands_help(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("baton %s\n", BATON_VERSION);
+        return EXIT_OK;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        (strcmp(argv[1], "help") == 0 && argc == 2)) {
+        commands_help(stdout);
+        return EXIT_OK;
+    }
+    const struct command_spec *command = command_find(argv[1]);
+    if (command == NULL)
+        return command_unknown(argv[1]);
+    return command_run(command, argc - 2, argv + 2);
+}
