@@ -74,7 +74,8 @@ static void k_scale_minimum(const uint8_t *packed, int part, uint8_t *scale_out,
     }
 }
 
-/* d f16, dmin f16, 12 bytes of scales, 128 bytes: each 32 of them hold 64 values, low nibbles first */
+/* d f16, dmin f16, 12 bytes of scales, 128 bytes: each 32 of them hold 64 values, low nibbles first
+ */
 static void dequant_q4_k(const uint8_t *group, float *out)
 {
     float d = f16_at(group);

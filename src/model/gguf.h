@@ -25,7 +25,7 @@
 #include "base/status.h"
 
 #define GGUF_DIMENSIONS_MAX 4
-#define GGUF_NAME_BYTES_MAX 64    /* of a tensor's name */
+#define GGUF_NAME_BYTES_MAX 64 /* of a tensor's name */
 #define GGUF_KEY_BYTES_MAX 65535
 
 struct gguf;
@@ -72,7 +72,7 @@ struct gguf_tensor {
     uint32_t type;    /* dtype_known says whether it is a dtype; data is NULL when it is not */
     uint32_t dimension_count;                 /* 1 .. 4 */
     uint64_t dimensions[GGUF_DIMENSIONS_MAX]; /* [0] is contiguous; 1 beyond dimension_count */
-    const uint8_t *data; /* aligned to general.alignment (8 or more) */
+    const uint8_t *data;                      /* aligned to general.alignment (8 or more) */
     size_t bytes;
 };
 
