@@ -90,7 +90,7 @@ static int64_t integer_at(enum gguf_type type, const uint8_t *at)
     case GGUF_F64:
         break;
     }
-    assert(!"an integer type");
+    assert(type_integer(type));
     return 0;
 }
 
