@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -48,11 +49,20 @@ static status address_split(const char *text, char *host, size_t host_bytes, cha
         host_end = colon != NULL ? colon : text + strlen(text);
     }
     size_t length = (size_t)(host_end - host_from);
+    if (text[0] != '[' && memchr(host_from, ':', length) != NULL)
+        return error_set(ERR_BAD_INPUT,
+                         "address \"%s\": expected an IPv6 address in brackets, as "
+                         "[::1]:8000",
+                         text);
     if (length == 0 || length >= host_bytes)
-        return error_set(ERR_BAD_INPUT, "address \"%s\" has no usable host; expected HOST:PORT or "
-                                        "unix:PATH", text);
+        return error_set(ERR_BAD_INPUT,
+                         "address \"%s\" has no usable host; expected HOST:PORT or "
+                         "unix:PATH",
+                         text);
     memcpy(host, host_from, length);
     host[length] = '\0';
+    if (colon != NULL && strlen(colon + 1) >= port_bytes)
+        return error_set(ERR_BAD_INPUT, "address \"%s\": expected a port from 0 to 65535", text);
     if (colon != NULL)
         snprintf(port, port_bytes, "%s", colon + 1);
     return OK;
@@ -83,8 +93,10 @@ status address_parse(const char *text, unsigned default_port, struct address *ad
     char *end;
     unsigned long number = strtoul(port, &end, 10);
     if (port[0] < '0' || port[0] > '9' || *end != '\0' || number > 65535)
-        return error_set(ERR_BAD_INPUT, "address \"%s\": expected a port from 0 to 65535, found "
-                                        "\"%s\"", text, port);
+        return error_set(ERR_BAD_INPUT,
+                         "address \"%s\": expected a port from 0 to 65535, found "
+                         "\"%s\"",
+                         text, port);
 
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
     struct addrinfo *found = NULL;
@@ -128,8 +140,10 @@ status address_of_socket(int fd, struct address *address_out)
     } else {
         char host[64];
         char port[16];
-        getnameinfo((struct sockaddr *)&address.socket_address, address.bytes, host, sizeof(host),
-                    port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
+        int rc = getnameinfo((struct sockaddr *)&address.socket_address, address.bytes, host,
+                             sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
+        if (rc != 0)
+            return error_set(ERR_IO, "cannot read a socket's address: %s", gai_strerror(rc));
         bool v6 = address.socket_address.ss_family == AF_INET6;
         snprintf(address.text, sizeof(address.text), v6 ? "[%s]:%s" : "%s:%s", host, port);
     }
@@ -144,10 +158,15 @@ static void address_set_nodelay(int fd, const struct address *address)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
-/* True when path is a socket file that refuses connections: its owner is gone. */
+/* True when path is a socket file that refuses connections: its owner is gone. A file that is no
+ * socket refuses them too, and is somebody's. */
 static bool address_unix_is_stale(const struct address *address)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct stat file;
+    const char *path = ((const struct sockaddr_un *)&address->socket_address)->sun_path;
+    if (lstat(path, &file) != 0 || !S_ISSOCK(file.st_mode))
+        return false;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return false;
     int rc = connect(fd, (const struct sockaddr *)&address->socket_address, address->bytes);
@@ -174,8 +193,10 @@ status address_listen(const struct address *address, int *fd_out)
         int cause = errno;
         close(fd);
         if (cause == EADDRINUSE)
-            return error_set(ERR_IO, "cannot listen on %s: the address is in use; stop the process "
-                                     "that has it or choose another", address->text);
+            return error_set(ERR_IO,
+                             "cannot listen on %s: the address is in use; stop the process "
+                             "that has it or choose another",
+                             address->text);
         return error_set(ERR_IO, "cannot listen on %s: %s", address->text, strerror(cause));
     }
     *fd_out = fd;

@@ -46,10 +46,12 @@ void arena_close(struct arena *arena)
 
 void *arena_take(struct arena *arena, size_t bytes)
 {
-    if (bytes > arena->limit_bytes - arena->used_bytes)
-        return NULL;
     size_t step = alignof(max_align_t);
+    if (bytes > SIZE_MAX / 2)
+        return NULL;
     size_t rounded = (bytes + step - 1) / step * step;
+    if (rounded > arena->limit_bytes - arena->used_bytes)
+        return NULL;
 
     struct arena_chunk *chunk = arena->chunks;
     if (chunk == NULL || chunk->bytes - chunk->used < rounded) {
@@ -64,7 +66,7 @@ void *arena_take(struct arena *arena, size_t bytes)
     }
     void *piece = chunk->data + chunk->used;
     chunk->used += rounded;
-    arena->used_bytes += bytes;
+    arena->used_bytes += rounded;
     memset(piece, 0, rounded);
     return piece;
 }

@@ -11,7 +11,8 @@
 
 struct arena;
 
-/* limit_bytes bounds all that will be taken. Errors: ERR_NO_MEMORY. */
+/* limit_bytes bounds all that will be taken, each piece rounded up to the alignment. Errors:
+ * ERR_NO_MEMORY. */
 status arena_open(size_t limit_bytes, struct arena **arena_out);
 void arena_close(struct arena *arena);
 

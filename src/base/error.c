@@ -39,10 +39,13 @@ const char *status_name(status code)
 
 status error_set(status code, const char *format, ...)
 {
+    /* Through a copy: the arguments may hold error_text() itself. */
+    char text[ERROR_TEXT_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(error_buffer, sizeof(error_buffer), format, args);
+    vsnprintf(text, sizeof(text), format, args);
     va_end(args);
+    memcpy(error_buffer, text, strlen(text) + 1);
     return code;
 }
 
@@ -56,7 +59,7 @@ status error_prefix(status code, const char *format, ...)
 
     size_t used = strlen(prefix);
     snprintf(prefix + used, sizeof(prefix) - used, ": %s", error_buffer);
-    memcpy(error_buffer, prefix, sizeof(error_buffer));
+    memcpy(error_buffer, prefix, strlen(prefix) + 1);
     return code;
 }
 

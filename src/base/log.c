@@ -42,7 +42,7 @@ static size_t log_header(char *line, enum log_level level, uint64_t request_id, 
     if (request_id != 0)
         used += snprintf(line + used, LOG_LINE_BYTES - (size_t)used, "request=%016" PRIx64 " ",
                          request_id);
-    used += snprintf(line + used, LOG_LINE_BYTES - (size_t)used, "event=\"%s\" ", event);
+    used += snprintf(line + used, LOG_LINE_BYTES - (size_t)used, "event=\"%.200s\" ", event);
     return (size_t)used;
 }
 

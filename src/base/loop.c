@@ -56,8 +56,10 @@ status loop_open(struct loop **loop_out)
     struct event_config *config = event_config_new();
     if (config == NULL)
         goto err_fd;
-    /* Each loop has one thread, so libevent needs no locks. */
-    event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER);
+    /* Each loop has one thread, so libevent needs no locks. Without the cached time a timer that a
+     * long callback starts runs from then, not from when the callback began. */
+    event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER |
+                                      EVENT_BASE_FLAG_NO_CACHE_TIME);
     loop->base = event_base_new_with_config(config);
     event_config_free(config);
     if (loop->base == NULL)
@@ -168,8 +170,8 @@ static void loop_on_watch(evutil_socket_t fd, short events, void *ctx)
             mail = next;
         }
     } else {
-        watch->ready(watch->ctx, (events & EV_READ ? LOOP_READ : 0) |
-                                     (events & EV_WRITE ? LOOP_WRITE : 0));
+        watch->ready(watch->ctx,
+                     (events & EV_READ ? LOOP_READ : 0) | (events & EV_WRITE ? LOOP_WRITE : 0));
     }
 }
 
@@ -235,8 +237,7 @@ status loop_mailbox_open(struct loop *loop, struct mailbox *mailbox,
                          void (*take)(void *ctx, struct mail *mail), void *ctx,
                          struct loop_watch **watch_out)
 {
-    struct loop_watch from = {
-        .events = LOOP_READ, .mailbox = mailbox, .take = take, .ctx = ctx};
+    struct loop_watch from = {.events = LOOP_READ, .mailbox = mailbox, .take = take, .ctx = ctx};
     return loop_watch_make(loop, mailbox_fd(mailbox), EV_READ | EV_PERSIST, &from, watch_out);
 }
 

@@ -43,7 +43,8 @@ status loop_watch_open(struct loop *loop, int fd, int events, void (*ready)(void
 void loop_watch_set(struct loop_watch *watch, int events);
 void loop_watch_close(struct loop_watch *watch);
 
-/* Call take with each mail of mailbox, oldest first; take owns it. */
+/* Call take with each mail of mailbox, oldest first; take owns it. When take closes the watch, the
+ * mail that came in the same wake-up is still handed to it. */
 status loop_mailbox_open(struct loop *loop, struct mailbox *mailbox,
                          void (*take)(void *ctx, struct mail *mail), void *ctx,
                          struct loop_watch **watch_out);

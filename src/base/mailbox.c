@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 
 struct mailbox {
@@ -79,7 +80,16 @@ struct mail *mailbox_take_all(struct mailbox *mailbox)
 bool mailbox_wait(struct mailbox *mailbox, int timeout_ms)
 {
     struct pollfd wait = {.fd = mailbox->event_fd, .events = POLLIN};
-    return poll(&wait, 1, timeout_ms) == 1;
+    uint64_t end_ns = clock_ns() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0) * 1000000u;
+    for (;;) {
+        int rc = poll(&wait, 1, timeout_ms);
+        if (rc >= 0)
+            return rc == 1;
+        assert(errno == EINTR); /* a signal; wait for what is left */
+        uint64_t now_ns = clock_ns();
+        if (timeout_ms >= 0)
+            timeout_ms = now_ns < end_ns ? (int)((end_ns - now_ns + 999999u) / 1000000u) : 0;
+    }
 }
 
 int mailbox_fd(const struct mailbox *mailbox)

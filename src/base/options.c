@@ -69,9 +69,8 @@ const char *options_nearest(const char *text, const char *(*name_at)(const void 
         if (name == NULL || strlen(name) >= NAME_BYTES_MAX)
             continue;
         /* A beginning of three letters or more is near, however much is missing. */
-        size_t distance = text_bytes >= 3 && strncmp(name, text, text_bytes) == 0
-                              ? 1
-                              : edit_distance(text, name);
+        size_t distance =
+            text_bytes >= 3 && strncmp(name, text, text_bytes) == 0 ? 1 : edit_distance(text, name);
         if (distance < best_distance) {
             best_distance = distance;
             best = name;
@@ -153,7 +152,8 @@ static char *trim(char *text)
     return text;
 }
 
-/* One line of the file: nothing, a comment, or name = value (quotes around the value are dropped). */
+/* One line of the file: nothing, a comment, or name = value (quotes around the value are dropped).
+ */
 static status options_apply_line(const struct command_spec *command, char *line, void *options)
 {
     line = trim(line);

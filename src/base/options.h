@@ -12,14 +12,14 @@
  *     };
  *
  * Forms: --name VALUE, --name=VALUE, --flag, --no-flag, --flag=yes; what follows "--" is operands.
- * Every command also takes --config FILE and --help. Order of precedence: the command line, then the
- * configuration file (lines "name = value", '#' comments), then the default. A repeated option on
- * the command line replaces what the file lists.
- * An unknown name, a missing or unparsable value or one out of range is an error that names the
- * option, what was expected and what was found (and the nearest name, if one is near).
+ * Every command also takes --config FILE and --help. Order of precedence: the command line, then
+ * the configuration file (lines "name = value", '#' comments), then the default. A repeated option
+ * on the command line replaces what the file lists. An unknown name, a missing or unparsable value
+ * or one out of range is an error that names the option, what was expected and what was found (and
+ * the nearest name, if one is near).
  *
- * Threads: the main one, at start. Memory: text values point into argv, into the table's defaults or
- * into what was read from the file; all live until exit.
+ * Threads: the main one, at start. Memory: text values point into argv, into the table's defaults
+ * or into what was read from the file; all live until exit.
  */
 #ifndef BASE_OPTIONS_H
 #define BASE_OPTIONS_H
@@ -49,7 +49,7 @@ struct option_texts {
 };
 
 struct option_spec {
-    const char *name;         /* without dashes */
+    const char *name; /* without dashes */
     enum option_type type;
     const char *unit;         /* shown in help: "N", "BYTES", "ADDR"; NULL for a flag */
     const char *default_text; /* NULL: unset (0, false, NULL) */
@@ -59,20 +59,20 @@ struct option_spec {
 };
 
 struct command_spec {
-    const char *name;      /* "decode" */
-    const char *operands;  /* "MODEL", or "" */
-    const char *summary;   /* one sentence for the list of commands */
-    const char *details;   /* paragraphs for --help and the man page; may be NULL */
+    const char *name;     /* "decode" */
+    const char *operands; /* "MODEL", or "" */
+    const char *summary;  /* one sentence for the list of commands */
+    const char *details;  /* paragraphs for --help and the man page; may be NULL */
     const struct option_spec *options;
     size_t option_count;
-    size_t options_bytes;  /* size of the struct that the offsets are of */
+    size_t options_bytes; /* size of the struct that the offsets are of */
     uint32_t operands_min, operands_max;
     int (*run)(const void *options, const char *const *operands, uint32_t operand_count);
 };
 
-/* Fill options (options_bytes of it) from defaults, file and argv[0 .. argc), which starts after the
- * subcommand. operands_out: pointers into argv, at most operands_max. help_out: --help was given
- * (then nothing else is checked). Errors: ERR_BAD_INPUT, ERR_NOT_FOUND (no such file). */
+/* Fill options (options_bytes of it) from defaults, file and argv[0 .. argc), which starts after
+ * the subcommand. operands_out: pointers into argv, at most operands_max. help_out: --help was
+ * given (then nothing else is checked). Errors: ERR_BAD_INPUT, ERR_NOT_FOUND (no such file). */
 status options_parse(const struct command_spec *command, int argc, char **argv, void *options,
                      const char **operands_out, uint32_t *operand_count_out, bool *help_out);
 

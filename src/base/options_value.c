@@ -236,7 +236,7 @@ static bool value_store(const struct option_spec *spec, const char *text, void *
     case OPTION_TEXTS:
         break;
     }
-    assert(!"an option type that is not a single value");
+    assert(false); /* OPTION_TEXTS is not a single value */
     return false;
 }
 

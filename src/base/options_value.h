@@ -9,8 +9,8 @@
 
 #include "base/options.h"
 
-/* Parse text into the field that spec describes. OPTION_TEXTS is not a single value and is not taken
- * here. Errors: ERR_BAD_INPUT, "expected ..., found ...". */
+/* Parse text into the field that spec describes. OPTION_TEXTS is not a single value and is not
+ * taken here. Errors: ERR_BAD_INPUT, "expected ..., found ...". */
 status option_value_parse(const struct option_spec *spec, const char *text, void *options);
 
 /* "a whole number from 1 to 1024", for messages. */

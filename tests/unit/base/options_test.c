@@ -103,7 +103,8 @@ static void test_defaults(void **state)
 static void test_forms(void **state)
 {
     (void)state;
-    assert_int_equal(parse("--decode-batch=8 a --verbose --no-warm --cache 64K --wait 500ms b"), OK);
+    assert_int_equal(parse("--decode-batch=8 a --verbose --no-warm --cache 64K --wait 500ms b"),
+                     OK);
     assert_int_equal(sample.batch, 8);
     assert_true(sample.verbose);
     assert_false(sample.warm);
@@ -189,8 +190,9 @@ static void test_nearest(void **state)
     assert_refused("m --keys 3", "lists"); /* a hidden option is not offered */
     assert_refused("m --no-router", "unknown option --no-router");
     /* Longer than any buffer in the way. */
-    assert_refused("m --aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-                   "unknown option --aaaa");
+    assert_refused(
+        "m --aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "unknown option --aaaa");
 }
 
 static void write_file(const char *path, const char *text)
