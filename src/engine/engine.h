@@ -8,12 +8,12 @@
  * A step takes some tokens of some sequences, runs them through the model, and for those that want
  * it picks tokens from the last row's logits:
  *
- *     sequence A   start 32, tokens [t32 .. t95]   a chunk in the middle of a prompt    wants nothing
- *     sequence B   start 0,  tokens [t0 .. t6]     a whole short prompt                 wants 3 samples
- *     sequence C   start 211, tokens [t211]        one decode step                      wants 1 sample
+ *     A   start 32,  tokens [t32 .. t95]   a chunk in the middle of a prompt   wants nothing
+ *     B   start 0,   tokens [t0 .. t6]     a whole short prompt                wants 3 samples
+ *     C   start 211, tokens [t211]         one decode step                     wants 1 sample
  *
- * The engine knows nothing of roles, requests or keys. It reads block tables and never changes them:
- * the caller reserves before the step and advances after it.
+ * The engine knows nothing of roles, requests or keys. It reads block tables and never changes
+ * them: the caller reserves before the step and advances after it.
  *
  * Threads:  one compute thread makes every call; layer_ready may come on a thread of the backend.
  * Memory:   everything is taken by open; a step allocates nothing.
@@ -41,22 +41,21 @@ struct engine_config {
     uint32_t outputs_max;    /* most rows with logits in a step; sequences_max */
     uint64_t kv_bytes;       /* the pool; default: four whole contexts, at most a quarter of what is
                                 available, at least one context */
-    enum dtype kv_dtype;     /* F16; 0 is F32 as a number, so kv_f32 must be set to mean it */
-    bool kv_f32;
+    enum dtype kv_dtype;     /* F16, also for 0 (F32, which no backend stores KV in) */
 };
 
 /* The sum, and what the backend is opened with. */
 struct engine_plan {
-    struct kv_layout *layout;     /* engine_plan_close frees it, or the engine once opened */
+    struct kv_layout *layout; /* engine_plan_close frees it, or the engine once opened */
     struct backend_shape shape;
     struct backend_limits limits;
     uint32_t context_tokens;
     uint32_t block_count;
-    uint64_t weight_bytes;        /* mapped from the file, shared by all workers of the host */
+    uint64_t weight_bytes; /* mapped from the file, shared by all workers of the host */
     uint64_t pool_bytes;
-    uint64_t activation_bytes;    /* buffers of a step, logits and the sampler's scratch */
+    uint64_t activation_bytes; /* buffers of a step, logits and the sampler's scratch */
     uint64_t total_bytes;
-    uint64_t available_bytes;     /* the system's, or the control group's, whichever is less */
+    uint64_t available_bytes; /* the system's, or the control group's, whichever is less */
 };
 
 /* Errors: ERR_BAD_INPUT (a number out of range, or kv_bytes below one context, said with the figure
@@ -65,7 +64,7 @@ status engine_plan(const struct model *model, const struct engine_config *config
                    struct engine_plan *plan_out);
 void engine_plan_close(struct engine_plan *plan);
 
-/* The sum as one line for the log: "weights 98 MB + pool 64 MB + activations 21 MB = 183 MB of ...". */
+/* The sum as one line for the log: "weights 98 MB + pool 64 MB + ... = 183 MB of ...". */
 const char *engine_plan_text(const struct engine_plan *plan, char *text_out, size_t text_bytes);
 
 struct engine;
@@ -79,33 +78,34 @@ void engine_close(struct engine *engine);
 /* A token to pick from the logits of a sequence's last row. */
 struct engine_sample {
     const struct sampling *sampling;
-    const uint32_t *prompt_ids;   /* history, see struct sampler_row */
+    const uint32_t *prompt_ids; /* history, see struct sampler_row */
     uint32_t prompt_count;
     const uint32_t *output_ids;
     uint32_t output_count;
     uint32_t sequence_index;
-    struct sampled result;        /* set by the step */
+    struct sampled result; /* set by the step */
 };
 
-/* Log-probabilities of the rows' next tokens: row r scores token_ids[r + 1], and the last row scores
- * next_token_id unless it is ENGINE_NO_TOKEN. Every row that is scored counts as an output. */
+/* Log-probabilities of the rows' next tokens: row r scores token_ids[r + 1], and the last row
+ * scores next_token_id unless it is ENGINE_NO_TOKEN. Every row that is scored counts as an output.
+ */
 struct engine_score {
     uint32_t next_token_id;
-    uint32_t top_count;           /* 0 .. SAMPLING_LOGPROBS_MAX */
-    struct sampled *results;      /* [token_count] */
+    uint32_t top_count;      /* 0 .. SAMPLING_LOGPROBS_MAX */
+    struct sampled *results; /* [token_count] */
 };
 
 #define ENGINE_NO_TOKEN UINT32_MAX
 
 /* One sequence's part of a step. */
 struct engine_sequence {
-    const uint32_t *token_ids;    /* [token_count] the tokens to run */
-    uint32_t token_count;         /* at least 1 */
-    uint32_t start_position;      /* table->token_count: what is in the blocks already */
+    const uint32_t *token_ids;       /* [token_count] the tokens to run */
+    uint32_t token_count;            /* at least 1 */
+    uint32_t start_position;         /* table->token_count: what is in the blocks already */
     const struct block_table *table; /* reserved for token_count more */
-    uint32_t sample_count;        /* 0: no token is wanted */
+    uint32_t sample_count;           /* 0: no token is wanted */
     struct engine_sample *samples;
-    struct engine_score *score;   /* NULL: no prompt log-probabilities */
+    struct engine_score *score; /* NULL: no prompt log-probabilities */
 };
 
 /* Outputs (rows with logits) that a sequence takes of limits.outputs_max. */

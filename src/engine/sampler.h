@@ -15,9 +15,9 @@
  *       min_p                 of those, the ones with at least p of the largest's probability
  *       draw                  walk what is left in order of token ids until the sum passes u
  *
- * u is Philox4x32-10 of (seed; position, sequence index): there is no hidden state, so any worker at
- * any time draws the same token from the same logits. Log-probabilities are those of the model: of
- * the logits as they came, before every stage.
+ * u is Philox4x32-10 of (seed; position, sequence index): there is no hidden state, so any worker
+ * at any time draws the same token from the same logits. Log-probabilities are those of the model:
+ * of the logits as they came, before every stage.
  *
  * Threads:  a sampler is one thread's.
  * Memory:   scratch of about 16 bytes a vocabulary entry, made by open; no call allocates.
@@ -32,7 +32,7 @@
 
 #include "base/status.h"
 
-#define SAMPLING_BIAS_MAX 300     /* as the OpenAI API */
+#define SAMPLING_BIAS_MAX 300 /* as the OpenAI API */
 #define SAMPLING_END_IDS_MAX 64
 #define SAMPLING_LOGPROBS_MAX 20
 
@@ -63,8 +63,8 @@ struct sampling {
 /* Greedy, everything else off. */
 void sampling_defaults(struct sampling *sampling);
 
-/* Every number in the range above, token ids below vocabulary. Errors: ERR_BAD_INPUT, with a message
- * that names the field, its range and what was found. */
+/* Every number in the range above, token ids below vocabulary. Errors: ERR_BAD_INPUT, with a
+ * message that names the field, its range and what was found. */
 status sampling_check(const struct sampling *sampling, uint32_t vocabulary);
 
 /* Does the pick depend on the tokens before it? Then the row needs its history. */
@@ -101,8 +101,8 @@ void sampler_close(struct sampler *sampler);
 status sampler_pick(struct sampler *sampler, const struct sampling *sampling,
                     const struct sampler_row *row, struct sampled *sampled_out);
 
-/* The model's log-probability of a given token, and its best top_count: for prompt log-probabilities.
- * Errors: ERR_CORRUPT. */
+/* The model's log-probability of a given token, and its best top_count: for prompt
+ * log-probabilities. Errors: ERR_CORRUPT. */
 status sampler_score(struct sampler *sampler, const float *logits, uint32_t token_id,
                      uint32_t top_count, struct sampled *sampled_out);
 

@@ -5,8 +5,9 @@
  *     key1 = H("baton block", key0, token ids 16 .. 31)
  *
  * H is BLAKE2b with 16 bytes of output; numbers are little-endian and every variable part carries
- * its length, so no two inputs share an encoding. A key names all tokens up to the end of its block,
- * and everything that makes the bytes differ: whoever holds a block with that key may serve it.
+ * its length, so no two inputs share an encoding. A key names all tokens up to the end of its
+ * block, and everything that makes the bytes differ: whoever holds a block with that key may serve
+ * it.
  *
  * Threads:  any.
  * Memory:   nothing is kept.
@@ -40,8 +41,8 @@ struct block_key block_key_root(const uint8_t *fingerprint, const uint8_t *layou
 struct block_key block_key_next(const struct block_key *previous, const uint32_t *token_ids,
                                 uint32_t count);
 
-/* The keys of all full blocks of token_ids. keys_out: token_count / block_tokens keys. Returns their
- * number. About 1 us a block. */
+/* The keys of all full blocks of token_ids. keys_out: token_count / block_tokens keys. Returns
+ * their number. About 1 us a block. */
 uint32_t block_key_chain(const struct block_key *root, const uint32_t *token_ids,
                          uint32_t token_count, uint32_t block_tokens, struct block_key *keys_out);
 

@@ -42,8 +42,8 @@ struct block_copy {
 void block_table_open(struct block_table *table, block_id *ids, uint32_t block_capacity,
                       uint32_t block_tokens);
 
-/* Start an empty table with blocks that the caller holds references on (a match's, or fetched ones),
- * which hold token_count tokens. The references are the table's from now on. */
+/* Start an empty table with blocks that the caller holds references on (a match's, or fetched
+ * ones), which hold token_count tokens. The references are the table's from now on. */
 void block_table_adopt(struct block_table *table, const block_id *ids, uint32_t block_count,
                        uint32_t token_count);
 

@@ -42,9 +42,9 @@ struct kv_shape {
     uint32_t layer_count;
     uint32_t kv_head_count; /* of the whole model; a multiple of ranks */
     uint32_t head_dim;
-    uint32_t block_tokens;  /* 1 .. KV_BLOCK_TOKENS_MAX */
-    enum dtype dtype;       /* a type whose groups divide head_dim */
-    uint32_t rank, ranks;   /* (0, 1): all heads */
+    uint32_t block_tokens; /* 1 .. KV_BLOCK_TOKENS_MAX */
+    enum dtype dtype;      /* a type whose groups divide head_dim */
+    uint32_t rank, ranks;  /* (0, 1): all heads */
 };
 
 struct kv_layout {

@@ -11,8 +11,8 @@
  *     free + cached + referenced = block_count, always.
  *
  * A referenced node holds a reference on its parent, so whatever is under a cached node is cached
- * too and was dropped before it: the least recently used cached block never has a child in the tree,
- * and leaves go before their parents.
+ * too and was dropped before it: the least recently used cached block never has a child in the
+ * tree, and leaves go before their parents.
  *
  * Threads:  one thread owns a tree and makes every call.
  * Memory:   all of it at open (about 80 bytes a block); no call allocates.
@@ -64,11 +64,11 @@ uint32_t prefix_tree_peek(const struct prefix_tree *tree, const struct block_key
 
 /* Seal block id, which the caller holds a reference on and which is full and final, under key.
  * parent: the previous block's key, NULL for a chain's first block.
- * OK:            sealed; *id_out = id.
- * ERR_FULL:      another block has that key; the first stays, *id_out is it, without a reference for
- *                the caller. Swapping to it (prefix_tree_swap) saves a block.
- * ERR_NOT_FOUND: the parent is not in the tree (evicted, or never sealed): the block stays private;
- *                *id_out = id.
+ *   OK             sealed; *id_out = id.
+ *   ERR_FULL       another block has that key and stays; *id_out is it, without a reference for the
+ *                  caller. Swapping to it (prefix_tree_swap) saves a block.
+ *   ERR_NOT_FOUND  the parent is not in the tree (evicted, or never sealed): the block stays
+ *                  private; *id_out = id.
  * No message is set: all three are expected. Sealing twice under the same key is OK. O(1). */
 status prefix_tree_insert(struct prefix_tree *tree, const struct block_key *key,
                           const struct block_key *parent, block_id id, block_id *id_out);
