@@ -47,6 +47,9 @@ struct backend_weight {
     enum dtype type;
     uint32_t rows, columns; /* a vector has rows = 1 */
     const void *data;       /* dtype_row_bytes(type, columns) * rows bytes; outlives the backend */
+    bool lookup_only;       /* read by embed and never by project: need not be packed for it. A table
+                               that is also the output head (tied) leaves it false, and is opened
+                               once. */
 };
 
 enum rope_style {
