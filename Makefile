@@ -1,6 +1,78 @@
-# A thin door to CMake and tools/. `make help` lists what there is.
-.PHONY: build check
-build:
-	@cmake --preset release >/dev/null && cmake --build build/release
-check: build
-	@ctest --test-dir build/release --output-on-failure
+# A thin door to CMake (presets in CMakePresets.json) and to the scripts in tools/.
+
+MODEL = models/SmolLM2-135M-Instruct.Q4_1.gguf
+HOST = 127.0.0.1
+PORT = 8000
+PROMPT = The capital of France is
+ARGS =
+FUZZ_SECONDS = 60
+TESTS =
+prefix = /usr/local
+DESTDIR =
+
+# Through the environment, so that a prompt may hold any quotes.
+export PROMPT FUZZ_SECONDS DESTDIR
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-serve model build serve run check asan tsan fuzz bench lint format install \
+        clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@echo 'Variables: HOST PORT MODEL ARGS (serve, run), PROMPT (run), TESTS (check, asan, tsan: a ctest'
+	@echo '-R pattern), FUZZ_SECONDS (fuzz), prefix DESTDIR (install).'
+
+setup: ## install the Debian packages that building and testing need
+	@tools/setup serve check
+
+setup-serve:
+	@tools/setup serve
+
+model: setup-serve ## fetch the default model (98 MB, once)
+	@tools/fetch-model
+
+build: setup-serve ## build build/release/baton
+	@cmake --preset release >/dev/null
+	@cmake --build build/release --target baton
+
+serve: build model ## serve the model on 127.0.0.1:8000
+	@exec build/release/baton serve --host $(HOST) --port $(PORT) $(ARGS) $(MODEL)
+
+run: build model ## complete PROMPT="..." on the terminal
+	@exec build/release/baton run $(ARGS) $(MODEL) "$$PROMPT"
+
+check: setup model ## pass every test
+	@tools/make-venv
+	@tools/fetch-promtool
+	@tools/check release $(if $(TESTS),-R '$(TESTS)')
+
+asan: setup model ## the same under AddressSanitizer and UBSan
+	@tools/make-venv
+	@tools/fetch-promtool
+	@tools/check asan $(if $(TESTS),-R '$(TESTS)')
+
+tsan: setup model ## the same under ThreadSanitizer
+	@tools/make-venv
+	@tools/fetch-promtool
+	@tools/check tsan $(if $(TESTS),-R '$(TESTS)')
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS
+	@tools/setup serve check fuzz
+	@tools/fuzz
+
+bench: build model ## measure a server on this machine
+	@tools/bench
+
+lint: ## clang-format, clang-tidy, who includes whom, names
+	@tools/setup serve check lint
+	@tools/lint
+
+format: ## let clang-format rewrite src and tests
+	@tools/setup lint
+	@find src tests -name '*.[ch]' | xargs clang-format -i
+
+install: build ## install the binary and its man pages under DESTDIR and prefix
+	@cmake --install build/release --prefix '$(prefix)'
+
+clean: ## remove what was built (the model stays)
+	@rm -rf build

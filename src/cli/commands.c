@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,9 +65,44 @@ static void commands_man(FILE *to)
           to);
 }
 
+struct man_options {
+    const char *to;
+};
+
+static const struct option_spec man_specs[] = {
+    {"to", OPTION_TEXT, "FOLDER", NULL, 0, 0, offsetof(struct man_options, to),
+     "write the pages of baton and of all commands into FOLDER, as baton.1 and baton-COMMAND.1"},
+};
+
+/* command NULL: the page of baton itself. */
+static bool man_write(const char *folder, const struct command_spec *command)
+{
+    char path[4096];
+    snprintf(path, sizeof(path), "%s/baton%s%s.1", folder, command != NULL ? "-" : "",
+             command != NULL ? command->name : "");
+    FILE *file = fopen(path, "w");
+    if (file != NULL) {
+        if (command != NULL)
+            options_man(command, file);
+        else
+            commands_man(file);
+    }
+    if (file == NULL || fclose(file) != 0) {
+        fprintf(stderr, "baton man: cannot write %s: %s\n", path, strerror(errno));
+        return false;
+    }
+    return true;
+}
+
 static int man_run(const void *options, const char *const *operands, uint32_t operand_count)
 {
-    (void)options;
+    const struct man_options *man = options;
+    if (man->to != NULL) {
+        bool ok = man_write(man->to, NULL);
+        for (size_t i = 0; ok && i < COMMAND_COUNT; i++)
+            ok = man_write(man->to, commands[i]);
+        return ok ? EXIT_OK : EXIT_FAILED;
+    }
     if (operand_count == 0) {
         commands_man(stdout);
         return EXIT_OK;
@@ -82,6 +118,9 @@ static const struct command_spec man_command = {
     .name = "man",
     .operands = "[COMMAND]",
     .summary = "print the man page of baton, or of one of its commands",
+    .options = man_specs,
+    .option_count = sizeof(man_specs) / sizeof(man_specs[0]),
+    .options_bytes = sizeof(struct man_options),
     .operands_max = 1,
     .run = man_run,
 };
