@@ -1,0 +1,525 @@
+/* Links: handshake and its refusals, frames, bulk, descriptors, bounds, deadlines, garbage. */
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/dtype.h"
+#include "base/error.h"
+#include "wire/frame.h"
+#include "wire/link.h"
+
+enum { FRAME_TEXT = FRAME_CONTROL_FIRST, FRAME_FILE, FRAME_BULK };
+
+struct side {
+    struct link *link;
+    struct hello hello, peer;
+    struct link_limits limits;
+    bool ready, closed, close_on_frame, no_place;
+    status cause;
+    char text[ERROR_TEXT_BYTES];
+    uint32_t frames, landed;
+    char last[64];
+    int fd;
+    uint8_t place[300000];
+};
+
+struct scene {
+    struct loop *loop;
+    struct loop_timer *guard, *poll;
+    bool (*over)(struct scene *);
+    bool guard_fired;
+    struct link_listener *listener;
+    char folder[64];
+    struct address address;
+    struct side connector, acceptor;
+    int raw_fd; /* accepted, when the test speaks by hand */
+};
+
+static void side_on_ready(void *ctx, const struct hello *peer)
+{
+    struct side *side = ctx;
+    side->ready = true;
+    side->peer = *peer;
+}
+
+static void side_on_frame(void *ctx, uint16_t type, const uint8_t *payload, uint32_t payload_bytes)
+{
+    struct side *side = ctx;
+    side->frames++;
+    if (type == FRAME_FILE)
+        side->fd = link_take_fd(side->link);
+    memset(side->last, 0, sizeof(side->last));
+    memcpy(side->last, payload, payload_bytes < 63 ? payload_bytes : 63);
+    if (side->close_on_frame) {
+        link_close(side->link);
+        side->link = NULL;
+    }
+}
+
+static void side_on_close(void *ctx, status cause)
+{
+    struct side *side = ctx;
+    side->closed = true;
+    side->cause = cause;
+    snprintf(side->text, sizeof(side->text), "%s", error_text());
+    side->link = NULL;
+}
+
+static uint32_t side_on_bulk(void *ctx, uint16_t type, const uint8_t *payload, uint32_t payload_bytes,
+                             uint32_t bulk_bytes, struct iovec spans[LINK_SPANS_MAX])
+{
+    (void)type, (void)payload, (void)payload_bytes;
+    struct side *side = ctx;
+    if (side->no_place)
+        return 0;
+    /* Two places, backwards, with a hole between them. */
+    assert_true(bulk_bytes + 100 <= sizeof(side->place));
+    spans[0] = (struct iovec){.iov_base = side->place + 200, .iov_len = bulk_bytes - 100};
+    spans[1] = (struct iovec){.iov_base = side->place, .iov_len = 100};
+    return 2;
+}
+
+static void side_on_landed(void *ctx)
+{
+    ((struct side *)ctx)->landed++;
+}
+
+static const struct link_calls side_calls = {
+    .on_ready = side_on_ready, .on_frame = side_on_frame, .on_close = side_on_close,
+    .on_bulk = side_on_bulk, .on_landed = side_on_landed};
+
+static struct link_setup side_setup(struct side *side)
+{
+    return (struct link_setup){
+        .calls = &side_calls, .ctx = side, .hello = &side->hello, .limits = side->limits};
+}
+
+static void scene_on_accept(void *ctx, int fd)
+{
+    struct scene *scene = ctx;
+    struct link_setup setup = side_setup(&scene->acceptor);
+    assert_int_equal(link_open(scene->loop, fd, &setup, &scene->acceptor.link), OK);
+}
+
+static void scene_keep_raw(void *ctx, int fd)
+{
+    ((struct scene *)ctx)->raw_fd = fd;
+}
+
+static void scene_on_guard(void *ctx)
+{
+    struct scene *scene = ctx;
+    scene->guard_fired = true;
+    loop_stop(scene->loop);
+}
+
+static void scene_on_poll(void *ctx)
+{
+    struct scene *scene = ctx;
+    if (scene->over(scene))
+        loop_stop(scene->loop);
+    else
+        loop_timer_start(scene->poll, 1);
+}
+
+/* Run the loop until over is true; false when it does not happen within 5 s. */
+static bool scene_run(struct scene *scene, bool (*over)(struct scene *))
+{
+    scene->over = over;
+    scene->guard_fired = false;
+    loop_timer_start(scene->guard, 5000);
+    loop_timer_start(scene->poll, 0);
+    loop_run(scene->loop);
+    loop_timer_stop(scene->guard);
+    loop_timer_stop(scene->poll);
+    return !scene->guard_fired;
+}
+
+static struct hello hello_sample(uint32_t role, const char *name)
+{
+    struct hello hello = {.parts = HELLO_HAS_MODEL | HELLO_HAS_KV, .kv_dtype = DTYPE_F16,
+                          .block_tokens = 16, .ranks = 1, .role = role,
+                          .incarnation = hello_incarnation_random()};
+    memset(hello.fingerprint, 0x11, sizeof(hello.fingerprint));
+    memset(hello.layout_hash, 0x22, sizeof(hello.layout_hash));
+    strcpy(hello.numerics_class, "cpu-int8");
+    snprintf(hello.name, sizeof(hello.name), "%s", name);
+    return hello;
+}
+
+static struct scene *scene_open(bool tcp, bool raw)
+{
+    struct scene *scene = calloc(1, sizeof(*scene));
+    char text[100];
+    strcpy(scene->folder, "/tmp/baton-link-XXXXXX");
+    assert_non_null(mkdtemp(scene->folder));
+    snprintf(text, sizeof(text), "unix:%s/s", scene->folder);
+    assert_int_equal(address_parse(tcp ? "127.0.0.1:0" : text, 0, &scene->address), OK);
+    assert_int_equal(loop_open(&scene->loop), OK);
+    assert_int_equal(loop_timer_open(scene->loop, scene_on_guard, scene, &scene->guard), OK);
+    assert_int_equal(loop_timer_open(scene->loop, scene_on_poll, scene, &scene->poll), OK);
+    assert_int_equal(link_listen(scene->loop, &scene->address, raw ? scene_keep_raw : scene_on_accept,
+                                 scene, &scene->listener), OK);
+    scene->address = *link_listener_address(scene->listener);
+    scene->connector.hello = hello_sample(HELLO_DECODE, "decode-0");
+    scene->acceptor.hello = hello_sample(HELLO_PREFILL, "prefill-0");
+    scene->connector.fd = scene->acceptor.fd = scene->raw_fd = -1;
+    scene->connector.limits = scene->acceptor.limits = (struct link_limits){
+        .payload_bytes_max = 70000, .bulk_bytes_max = 1 << 20, .pending_bytes_max = 1 << 20};
+    return scene;
+}
+
+static void scene_connect(struct scene *scene)
+{
+    struct link_setup setup = side_setup(&scene->connector);
+    assert_int_equal(link_connect(scene->loop, &scene->address, 2000, &setup, &scene->connector.link),
+                     OK);
+}
+
+static void scene_close(struct scene *scene)
+{
+    link_close(scene->connector.link);
+    link_close(scene->acceptor.link);
+    link_listener_close(scene->listener);
+    loop_timer_close(scene->guard);
+    loop_timer_close(scene->poll);
+    loop_close(scene->loop);
+    if (scene->raw_fd >= 0)
+        close(scene->raw_fd);
+    rmdir(scene->folder);
+    free(scene);
+}
+
+static bool both_ready(struct scene *scene)
+{
+    return scene->connector.ready && scene->acceptor.ready;
+}
+
+static bool both_closed(struct scene *scene)
+{
+    return scene->connector.closed && scene->acceptor.closed;
+}
+
+static bool acceptor_closed(struct scene *scene)
+{
+    return scene->acceptor.closed;
+}
+
+static bool connector_closed(struct scene *scene)
+{
+    return scene->connector.closed;
+}
+
+static bool acceptor_has_3(struct scene *scene)
+{
+    return scene->acceptor.frames == 3;
+}
+
+static bool acceptor_landed(struct scene *scene)
+{
+    return scene->acceptor.landed == 1;
+}
+
+static bool raw_accepted(struct scene *scene)
+{
+    return scene->raw_fd >= 0;
+}
+
+static void frames_arrive_in_order(void **state)
+{
+    (void)state;
+    for (int tcp = 0; tcp < 2; tcp++) {
+        struct scene *scene = scene_open(tcp, false);
+        scene_connect(scene);
+        assert_int_equal(link_send(scene->connector.link, FRAME_TEXT, "x", 1), ERR_CLOSED);
+        assert_true(scene_run(scene, both_ready));
+        assert_string_equal(scene->connector.peer.name, "prefill-0");
+        assert_int_equal(scene->acceptor.peer.incarnation, scene->connector.hello.incarnation);
+        char *large = calloc(1, 70000);
+        strcpy(large, "large");
+        assert_int_equal(link_send(scene->connector.link, FRAME_TEXT, NULL, 0), OK);
+        assert_int_equal(link_send(scene->connector.link, FRAME_TEXT, large, 70000), OK);
+        assert_int_equal(link_send(scene->connector.link, FRAME_TEXT, "last", 5), OK);
+        free(large);
+        assert_true(scene_run(scene, acceptor_has_3));
+        assert_string_equal(scene->acceptor.last, "last");
+        link_close(scene->connector.link);
+        scene->connector.link = NULL;
+        assert_true(scene_run(scene, acceptor_closed));
+        assert_int_equal(scene->acceptor.cause, ERR_CLOSED);
+        scene_close(scene);
+    }
+}
+
+static void close_inside_a_call_is_safe(void **state)
+{
+    (void)state;
+    struct scene *scene = scene_open(false, false);
+    scene->acceptor.close_on_frame = true;
+    scene_connect(scene);
+    assert_true(scene_run(scene, both_ready));
+    for (int i = 0; i < 10; i++)
+        link_send(scene->connector.link, FRAME_TEXT, "x", 1);
+    assert_true(scene_run(scene, connector_closed));
+    assert_int_equal(scene->acceptor.frames, 1);
+    assert_false(scene->acceptor.closed);
+    scene_close(scene);
+}
+
+static void bulk_lands_where_it_is_told(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 4; round++) {
+        struct scene *scene = scene_open(round % 2 == 1, false);
+        scene->acceptor.no_place = round >= 2;
+        scene_connect(scene);
+        assert_true(scene_run(scene, both_ready));
+        uint8_t *bulk = malloc(200000);
+        for (int i = 0; i < 200000; i++)
+            bulk[i] = (uint8_t)(i * 31 >> 3);
+        struct iovec spans[3] = {{bulk, 1}, {bulk + 1, 150000}, {bulk + 150001, 49999}};
+        assert_int_equal(link_send_bulk(scene->connector.link, FRAME_BULK, "head", 4, spans, 3), OK);
+        link_send(scene->connector.link, FRAME_TEXT, "after", 6);
+        assert_int_equal(link_bulk_queued(scene->connector.link), 200000);
+        assert_true(scene_run(scene, acceptor_landed));
+        assert_int_equal(link_bulk_sent(scene->connector.link), 200000);
+        scene->acceptor.frames += 2;
+        assert_true(scene_run(scene, acceptor_has_3));
+        assert_string_equal(scene->acceptor.last, "after");
+        uint8_t zero[100] = {0};
+        if (round < 2) {
+            assert_memory_equal(scene->acceptor.place + 200, bulk, 199900);
+            assert_memory_equal(scene->acceptor.place, bulk + 199900, 100);
+        }
+        assert_memory_equal(scene->acceptor.place + 100, zero, 100);
+        free(bulk);
+        scene_close(scene);
+    }
+}
+
+static void a_descriptor_travels(void **state)
+{
+    (void)state;
+    struct scene *scene = scene_open(false, false);
+    scene_connect(scene);
+    assert_true(scene_run(scene, both_ready));
+    int fd = memfd_create("sample", MFD_CLOEXEC);
+    assert_int_equal(write(fd, "sample", 6), 6);
+    link_send(scene->connector.link, FRAME_TEXT, "1", 2);
+    assert_int_equal(link_send_fd(scene->connector.link, FRAME_FILE, "file", 5, fd), OK);
+    link_send(scene->connector.link, FRAME_TEXT, "3", 2);
+    assert_true(scene_run(scene, acceptor_has_3));
+    char got[7] = "";
+    assert_int_equal(pread(scene->acceptor.fd, got, 6, 0), 6);
+    assert_string_equal(got, "sample");
+    close(scene->acceptor.fd);
+    close(fd);
+    scene_close(scene);
+}
+
+static void a_peer_that_does_not_read_is_bounded(void **state)
+{
+    (void)state;
+    struct scene *scene = scene_open(true, false);
+    scene->connector.limits.pending_bytes_max = 100000;
+    scene_connect(scene);
+    assert_true(scene_run(scene, both_ready));
+    char payload[1000] = {0};
+    status st = OK;
+    for (int i = 0; i < 100000 && st == OK; i++)
+        st = link_send(scene->connector.link, FRAME_TEXT, payload, sizeof(payload));
+    assert_int_equal(st, ERR_FULL);
+    assert_true(link_pending_bytes(scene->connector.link) <= 100000);
+    scene_close(scene);
+}
+
+static void refused(void (*change)(struct scene *), const char *named)
+{
+    struct scene *scene = scene_open(true, false);
+    change(scene);
+    scene_connect(scene);
+    assert_true(scene_run(scene, both_closed));
+    assert_int_equal(scene->connector.cause, ERR_REFUSED);
+    assert_int_equal(scene->acceptor.cause, ERR_REFUSED);
+    if (strstr(scene->connector.text, named) == NULL || strstr(scene->acceptor.text, named) == NULL)
+        fail_msg("\"%s\" / \"%s\" should name \"%s\"", scene->connector.text, scene->acceptor.text,
+                 named);
+    assert_false(scene->connector.ready);
+    assert_false(scene->acceptor.ready);
+    scene_close(scene);
+}
+
+static void change_model(struct scene *scene)
+{
+    scene->connector.hello.fingerprint[0] ^= 1;
+}
+
+static void change_layout(struct scene *scene)
+{
+    scene->connector.hello.layout_hash[31] ^= 1;
+}
+
+static void change_class(struct scene *scene)
+{
+    strcpy(scene->connector.hello.numerics_class, "cpu-float");
+}
+
+static void change_dtype(struct scene *scene)
+{
+    scene->connector.hello.kv_dtype = DTYPE_BF16;
+}
+
+static void change_tokens(struct scene *scene)
+{
+    scene->connector.hello.block_tokens = 32;
+}
+
+static void mismatches_are_refused_by_name(void **state)
+{
+    (void)state;
+    refused(change_model, "model fingerprint");
+    refused(change_layout, "block layout");
+    refused(change_class, "cpu-float");
+    refused(change_dtype, "BF16");
+    refused(change_tokens, "block tokens");
+}
+
+/* A router without a model may talk to anyone. */
+static void parts_that_one_side_lacks_are_not_compared(void **state)
+{
+    (void)state;
+    struct scene *scene = scene_open(true, false);
+    scene->connector.hello.parts = 0;
+    memset(scene->connector.hello.fingerprint, 0, HELLO_HASH_BYTES);
+    scene_connect(scene);
+    assert_true(scene_run(scene, both_ready));
+    scene_close(scene);
+}
+
+/* Say something by hand to a link that accepted, and see how it ends. */
+static void raw_says(const void *bytes, size_t count, status expected, const char *named)
+{
+    struct scene *scene = scene_open(true, false);
+    scene->acceptor.limits.handshake_ms = 300;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&scene->address.socket_address,
+                             scene->address.bytes), 0);
+    if (count > 0)
+        assert_int_equal(write(fd, bytes, count), (ssize_t)count);
+    assert_true(scene_run(scene, acceptor_closed));
+    assert_int_equal(scene->acceptor.cause, expected);
+    if (strstr(scene->acceptor.text, named) == NULL)
+        fail_msg("\"%s\" should name \"%s\"", scene->acceptor.text, named);
+    close(fd);
+    scene_close(scene);
+}
+
+static void garbage_ends_the_link(void **state)
+{
+    (void)state;
+    uint8_t frame[FRAME_HEADER_BYTES + HELLO_PAYLOAD_BYTES_MAX];
+    static const char http[] = "GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n";
+    raw_says(http, sizeof(http) - 1, ERR_BAD_INPUT, "does not speak");
+    raw_says(NULL, 0, ERR_TIMEOUT, "handshake");
+    raw_says("\0\0\0", 3, ERR_TIMEOUT, "handshake");
+
+    struct hello hello = hello_sample(HELLO_DECODE, "raw");
+    struct frame_header header = {.type = FRAME_HELLO};
+    header.payload_bytes = hello_write(&hello, frame + FRAME_HEADER_BYTES);
+    store_u32(frame + FRAME_HEADER_BYTES + 4, WIRE_VERSION + 1);
+    frame_header_write(&header, frame);
+    raw_says(frame, FRAME_HEADER_BYTES + header.payload_bytes, ERR_REFUSED, "wire version");
+
+    header.payload_bytes = hello_write(&hello, frame + FRAME_HEADER_BYTES);
+    header.number = 7;
+    frame_header_write(&header, frame);
+    raw_says(frame, FRAME_HEADER_BYTES + header.payload_bytes, ERR_BAD_INPUT, "number 7");
+    header.number = 0;
+    header.flags = 0x80;
+    frame_header_write(&header, frame);
+    raw_says(frame, FRAME_HEADER_BYTES + header.payload_bytes, ERR_BAD_INPUT, "flags");
+    header.flags = 0;
+    header.bulk_bytes = 1;
+    frame_header_write(&header, frame);
+    raw_says(frame, FRAME_HEADER_BYTES + header.payload_bytes, ERR_BAD_INPUT, "bulk");
+    header.bulk_bytes = 0;
+    header.type = FRAME_TEXT; /* nothing is decoded before the handshake */
+    frame_header_write(&header, frame);
+    raw_says(frame, FRAME_HEADER_BYTES + header.payload_bytes, ERR_BAD_INPUT, "before the handshake");
+    header.type = FRAME_HELLO;
+    header.payload_bytes -= 1;
+    frame_header_write(&header, frame);
+    raw_says(frame, FRAME_HEADER_BYTES + header.payload_bytes, ERR_BAD_INPUT, "length");
+}
+
+static void a_stopped_peer_meets_the_deadline(void **state)
+{
+    (void)state;
+    /* Accepts and says nothing: the handshake's deadline. */
+    struct scene *scene = scene_open(false, true);
+    struct link_setup setup = side_setup(&scene->connector);
+    uint64_t from = clock_ns();
+    assert_int_equal(link_connect(scene->loop, &scene->address, 200, &setup, &scene->connector.link),
+                     OK);
+    assert_true(scene_run(scene, connector_closed));
+    assert_int_equal(scene->connector.cause, ERR_TIMEOUT);
+    assert_true(clock_ns() - from < 1500000000u);
+    assert_true(raw_accepted(scene));
+    scene_close(scene);
+
+    /* Falls silent after the handshake: the idle limit. */
+    scene = scene_open(true, false);
+    scene->acceptor.limits.idle_ms = 200;
+    scene_connect(scene);
+    assert_true(scene_run(scene, both_ready));
+    assert_true(scene_run(scene, acceptor_closed));
+    assert_int_equal(scene->acceptor.cause, ERR_TIMEOUT);
+    assert_non_null(strstr(scene->acceptor.text, "decode-0"));
+    scene_close(scene);
+}
+
+static void nobody_listens(void **state)
+{
+    (void)state;
+    struct scene *scene = scene_open(true, false);
+    link_listener_close(scene->listener);
+    scene->listener = NULL;
+    struct link_setup setup = side_setup(&scene->connector);
+    status st = link_connect(scene->loop, &scene->address, 1000, &setup, &scene->connector.link);
+    if (st == OK) {
+        assert_true(scene_run(scene, connector_closed));
+        st = scene->connector.cause;
+    }
+    assert_int_equal(st, ERR_IO);
+    scene_close(scene);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(frames_arrive_in_order),
+        cmocka_unit_test(close_inside_a_call_is_safe),
+        cmocka_unit_test(bulk_lands_where_it_is_told),
+        cmocka_unit_test(a_descriptor_travels),
+        cmocka_unit_test(a_peer_that_does_not_read_is_bounded),
+        cmocka_unit_test(mismatches_are_refused_by_name),
+        cmocka_unit_test(parts_that_one_side_lacks_are_not_compared),
+        cmocka_unit_test(garbage_ends_the_link),
+        cmocka_unit_test(a_stopped_peer_meets_the_deadline),
+        cmocka_unit_test(nobody_listens),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
