@@ -20,7 +20,7 @@
  * of the logits as they came, before every stage.
  *
  * Threads:  a sampler is one thread's.
- * Memory:   scratch of about 16 bytes a vocabulary entry, made by open; no call allocates.
+ * Memory:   scratch of 20 bytes a vocabulary entry, made by open; no call allocates.
  * Source:   Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3 (Philox);
  *           Holtzman et al. 2020 (top-p); Nguyen et al. 2024 (min-p).
  */
