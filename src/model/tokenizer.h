@@ -28,10 +28,10 @@
 
 #include "base/status.h"
 
-#define TOKEN_NONE UINT32_MAX            /* "there is no such token", for example no bos */
-#define TOKENIZER_TOKENS_MAX (1u << 22)  /* tokens of a vocabulary, and merges */
-#define TOKENIZER_TOKEN_BYTES_MAX 1024u  /* text of one token */
-#define TOKENIZER_TEXT_BYTES_MAX (1u << 28) /* text of one encode */
+#define TOKEN_NONE UINT32_MAX               /* "there is no such token", for example no bos */
+#define TOKENIZER_TOKENS_MAX (1u << 22)     /* tokens of a vocabulary, and merges */
+#define TOKENIZER_TOKEN_BYTES_MAX 1024u     /* text of one token */
+#define TOKENIZER_TEXT_BYTES_MAX (1u << 25) /* text of one encode */
 
 struct gguf;
 struct tokenizer;
@@ -54,8 +54,8 @@ struct token_text {
 
 /* What a tokenizer is made from: the tokenizer.ggml.* metadata as arrays. */
 struct tokenizer_spec {
-    struct token_text model;         /* "gpt2" or "llama" */
-    struct token_text pre;           /* gpt2: "smollm", "llama-bpe", "qwen2", "gpt-2", or aliases */
+    struct token_text model; /* "gpt2" or "llama" */
+    struct token_text pre;   /* gpt2: "smollm", "llama-bpe", "qwen2", "gpt-2", or aliases */
     size_t token_count;
     const struct token_text *tokens; /* [token_count] */
     const float *scores;             /* [token_count]; llama only */
@@ -67,27 +67,27 @@ struct tokenizer_spec {
 };
 
 /* A spec with nothing in it: no ids, no flags. */
-#define TOKENIZER_SPEC_EMPTY                                                                    \
-    ((struct tokenizer_spec){.bos_id = TOKEN_NONE,                                              \
-                             .eos_id = TOKEN_NONE,                                              \
-                             .eot_id = TOKEN_NONE,                                              \
-                             .eom_id = TOKEN_NONE,                                              \
-                             .unknown_id = TOKEN_NONE,                                          \
-                             .padding_id = TOKEN_NONE,                                          \
-                             .add_bos = -1,                                                     \
-                             .add_eos = -1,                                                     \
+#define TOKENIZER_SPEC_EMPTY                                                                       \
+    ((struct tokenizer_spec){.bos_id = TOKEN_NONE,                                                 \
+                             .eos_id = TOKEN_NONE,                                                 \
+                             .eot_id = TOKEN_NONE,                                                 \
+                             .eom_id = TOKEN_NONE,                                                 \
+                             .unknown_id = TOKEN_NONE,                                             \
+                             .padding_id = TOKEN_NONE,                                             \
+                             .add_bos = -1,                                                        \
+                             .add_eos = -1,                                                        \
                              .add_space_prefix = -1})
 
 struct tokenizer_facts {
-    const char *model;         /* "gpt2" or "llama" */
-    const char *pre;           /* "smollm", ...; "" for llama */
-    uint32_t vocabulary;       /* ids are 0 .. vocabulary - 1 */
+    const char *model;                               /* "gpt2" or "llama" */
+    const char *pre;                                 /* "smollm", ...; "" for llama */
+    uint32_t vocabulary;                             /* ids are 0 .. vocabulary - 1 */
     uint32_t bos_id, eos_id, unknown_id, padding_id; /* TOKEN_NONE: there is none */
-    bool add_bos;              /* the model wants bos before a prompt that is no chat template's */
+    bool add_bos; /* the model wants bos before a prompt that is no chat template's */
     bool add_eos;
-    bool add_space_prefix;     /* llama: text starts with a space that decoding takes away */
-    uint32_t token_bytes_max;  /* the longest tokenizer_token_bytes */
-    const uint32_t *end_ids;   /* [end_count] ascending: each ends a generation */
+    bool add_space_prefix;    /* llama: text starts with a space that decoding takes away */
+    uint32_t token_bytes_max; /* the longest tokenizer_token_bytes */
+    const uint32_t *end_ids;  /* [end_count] ascending: each ends a generation */
     uint32_t end_count;
 };
 
