@@ -7,11 +7,12 @@
  *       per layer:
  *         norm, project              x -> q, k, v
  *         rope_store                 rotate q and k; write k and v into the blocks of the pool
+ *         layer_done                 "the pool holds this layer of all rows of this step"
  *         attend                     q and the pool -> o
  *         project (accumulate)       x += Wo o
  *         norm, project, gate, project (accumulate)
- *         layer_done                 "the pool holds this layer of all rows of this step"
  *       take_outputs, norm, project  only the rows that want logits -> logits [outputs][vocabulary]
+ *                                    (no row does: the step ends with the last layer_done)
  *     step_submit ... step_wait      the next step may be prepared in between
  *
  * Calls between step_begin and step_submit enqueue work in order; no call reads host data of the
