@@ -51,7 +51,7 @@ struct engine_plan {
     struct backend_limits limits;
     uint32_t context_tokens;
     uint32_t block_count;
-    uint64_t weight_bytes; /* mapped from the file, shared by all workers of the host */
+    uint64_t weight_bytes; /* as the file has them; a backend may keep a packed copy instead */
     uint64_t pool_bytes;
     uint64_t activation_bytes; /* buffers of a step, logits and the sampler's scratch */
     uint64_t total_bytes;
@@ -69,8 +69,9 @@ const char *engine_plan_text(const struct engine_plan *plan, char *text_out, siz
 
 struct engine;
 
-/* Takes backend (opened for plan's shape and limits) and plan->layout; on failure too, they are
- * closed. The model must outlive the engine. Errors: the backend's. */
+/* Takes backend (opened for plan's shape and limits) and plan->layout (NULL in the plan after that);
+ * on failure too: they are closed then. The model must outlive the engine. Errors: the backend's,
+ * ERR_NO_MEMORY. */
 status engine_open(const struct model *model, struct engine_plan *plan, struct backend *backend,
                    struct engine **engine_out);
 void engine_close(struct engine *engine);
@@ -106,6 +107,8 @@ struct engine_sequence {
     uint32_t sample_count;           /* 0: no token is wanted */
     struct engine_sample *samples;
     struct engine_score *score; /* NULL: no prompt log-probabilities */
+    status outcome;             /* set by the step: OK, or ERR_CORRUPT when the logits of this
+                                   sequence are no numbers; the others are not touched by that */
 };
 
 /* Outputs (rows with logits) that a sequence takes of limits.outputs_max. */
@@ -114,7 +117,8 @@ uint32_t engine_outputs_of(const struct engine_sequence *sequence);
 /* Run one step and pick the tokens. The sums of rows, sequences and outputs are within the limits.
  * layer_ready(ctx, layer): called when the pool holds that layer of all rows; may be NULL.
  * Errors: ERR_BAD_INPUT (a token id outside the vocabulary, a table too short, a limit passed: the
- * step did not run), ERR_CORRUPT (logits that are no numbers), the backend's. */
+ * step did not run), ERR_CORRUPT (the step ran, but some sequence's outcome is ERR_CORRUPT), the
+ * backend's. */
 status engine_step(struct engine *engine, struct engine_sequence *sequences, uint32_t count,
                    void (*layer_ready)(void *ctx, uint32_t layer), void *layer_ready_ctx);
 
