@@ -42,50 +42,60 @@ static bool metadata_read(struct openai_parse *p, const char *name, json_t *valu
 static bool tokens_read(struct openai_parse *p, const char *name, json_t *value);
 static bool any_bool_read(struct openai_parse *p, const char *name, json_t *value);
 
-#define AT(field) offsetof(struct parse_values, field)
+#define OF(field) offsetof(struct parse_values, field), NULL
+#define IN(field) OF(generate.field)
 #define OWN(reader) PARAMETER_OWN, 0, 0, 0, false, 0, reader
+#define ALL (PARSE_GENERATE | PARSE_TOKENIZE | PARSE_DETOKENIZE)
+#define MESSAGES (PARSE_CHAT | PARSE_TOKENIZE)
+#define GEN PARSE_GENERATE
+#define COMPLETION PARSE_COMPLETION
+#define UINT PARAMETER_UINT
+#define REAL PARAMETER_REAL
+#define BOOL PARAMETER_BOOL
+#define TEXT PARAMETER_TEXT
 
 /* clang-format off */
 static const struct parameter parameters[] = {
-    /* name                 kinds              type            min   max         default  above  field */
-    {"model",               PARSE_GENERATE | PARSE_TOKENIZE | PARSE_DETOKENIZE, OWN(model_read)},
-    {"prompt",              PARSE_COMPLETION,  OWN(prompt_parse)},
-    {"prompt",              PARSE_TOKENIZE,    OWN(content_parse)},
-    {"content",             PARSE_TOKENIZE,    OWN(content_parse)},
-    {"messages",            PARSE_CHAT | PARSE_TOKENIZE, OWN(messages_parse)},
-    {"tokens",              PARSE_DETOKENIZE,  OWN(tokens_read)},
-    {"chat_template_kwargs", PARSE_CHAT | PARSE_TOKENIZE, OWN(template_kwargs_parse)},
-    {"add_generation_prompt", PARSE_CHAT | PARSE_TOKENIZE,
-                                               PARAMETER_BOOL, 0, 1, 1, false, AT(generate.add_generation_prompt), NULL},
-    {"add_special_tokens",  PARSE_GENERATE | PARSE_TOKENIZE, OWN(special_read)},
-    {"return_token_strs",   PARSE_TOKENIZE,    PARAMETER_BOOL, 0,    1,          0,       false, AT(return_token_strs), NULL},
-    {"n",                   PARSE_GENERATE,    PARAMETER_UINT, 1,    OPENAI_N_MAX, 1,     false, AT(generate.n), NULL},
-    {"best_of",             PARSE_COMPLETION,  PARAMETER_UINT, 1,    OPENAI_N_MAX, 0,     false, AT(best_of), NULL},
-    {"echo",                PARSE_COMPLETION,  PARAMETER_BOOL, 0,    1,          0,       false, AT(generate.echo), NULL},
-    {"max_tokens",          PARSE_GENERATE,    OWN(max_tokens_read)},
-    {"max_completion_tokens", PARSE_CHAT,      OWN(max_tokens_read)},
-    {"min_tokens",          PARSE_GENERATE,    PARAMETER_UINT, 0,    1 << 24,    0,       false, AT(generate.min_tokens), NULL},
-    {"ignore_eos",          PARSE_GENERATE,    PARAMETER_BOOL, 0,    1,          0,       false, AT(generate.ignore_eos), NULL},
-    {"stream",              PARSE_GENERATE,    PARAMETER_BOOL, 0,    1,          0,       false, AT(generate.stream), NULL},
-    {"stream_options",      PARSE_GENERATE,    OWN(stream_options_read)},
-    {"temperature",         PARSE_GENERATE,    PARAMETER_REAL, 0,    2,          1,       false, AT(generate.temperature), NULL},
-    {"top_p",               PARSE_GENERATE,    PARAMETER_REAL, 0,    1,          1,       true,  AT(generate.top_p), NULL},
-    {"min_p",               PARSE_GENERATE,    PARAMETER_REAL, 0,    1,          0,       false, AT(generate.min_p), NULL},
-    {"top_k",               PARSE_GENERATE,    OWN(top_k_read)},
-    {"frequency_penalty",   PARSE_GENERATE,    PARAMETER_REAL, -2,   2,          0,       false, AT(generate.frequency_penalty), NULL},
-    {"presence_penalty",    PARSE_GENERATE,    PARAMETER_REAL, -2,   2,          0,       false, AT(generate.presence_penalty), NULL},
-    {"repetition_penalty",  PARSE_GENERATE,    PARAMETER_REAL, 0,    10,         1,       true,  AT(generate.repetition_penalty), NULL},
-    {"seed",                PARSE_GENERATE,    OWN(seed_read)},
-    {"logit_bias",          PARSE_GENERATE,    OWN(bias_read)},
-    {"stop",                PARSE_GENERATE,    OWN(stop_read)},
-    {"stop_token_ids",      PARSE_GENERATE,    OWN(stop_tokens_read)},
-    {"logprobs",            PARSE_GENERATE,    OWN(logprobs_read)},
-    {"top_logprobs",        PARSE_CHAT,        OWN(top_logprobs_read)},
-    {"priority",            PARSE_GENERATE,    PARAMETER_INT,  INT32_MIN, INT32_MAX, 0,   false, AT(generate.priority), NULL},
-    {"cache_salt",          PARSE_GENERATE,    PARAMETER_TEXT, 1,    OPENAI_SALT_BYTES_MAX, 0, false, AT(generate.cache_salt), NULL},
-    {"user",                PARSE_GENERATE,    PARAMETER_TEXT, 0,    512,        0,       false, AT(generate.user), NULL},
-    {"metadata",            PARSE_GENERATE,    OWN(metadata_read)},
-    {"parallel_tool_calls", PARSE_CHAT,        OWN(any_bool_read)},
+    /* name                   kinds       type  min max      default above  field */
+    {"model",                 ALL,        OWN(model_read)},
+    {"prompt",                COMPLETION, OWN(prompt_parse)},
+    {"prompt",                PARSE_TOKENIZE, OWN(content_parse)},
+    {"content",               PARSE_TOKENIZE, OWN(content_parse)},
+    {"messages",              MESSAGES,   OWN(messages_parse)},
+    {"tokens",                PARSE_DETOKENIZE, OWN(tokens_read)},
+    {"chat_template_kwargs",  MESSAGES,   OWN(template_kwargs_parse)},
+    {"add_generation_prompt", MESSAGES,   BOOL, 0, 1,            1, false,
+                                                                    IN(add_generation_prompt)},
+    {"add_special_tokens",    GEN | PARSE_TOKENIZE, OWN(special_read)},
+    {"return_token_strs",     PARSE_TOKENIZE, BOOL, 0, 1,        0, false, OF(return_token_strs)},
+    {"n",                     GEN,        UINT, 1, OPENAI_N_MAX, 1, false, IN(n)},
+    {"best_of",               COMPLETION, UINT, 1, OPENAI_N_MAX, 0, false, OF(best_of)},
+    {"echo",                  COMPLETION, BOOL, 0, 1,            0, false, IN(echo)},
+    {"max_tokens",            GEN,        OWN(max_tokens_read)},
+    {"max_completion_tokens", PARSE_CHAT, OWN(max_tokens_read)},
+    {"min_tokens",            GEN,        UINT, 0, 1 << 24,      0, false, IN(min_tokens)},
+    {"ignore_eos",            GEN,        BOOL, 0, 1,            0, false, IN(ignore_eos)},
+    {"stream",                GEN,        BOOL, 0, 1,            0, false, IN(stream)},
+    {"stream_options",        GEN,        OWN(stream_options_read)},
+    {"temperature",           GEN,        REAL, 0, 2,            1, false, IN(temperature)},
+    {"top_p",                 GEN,        REAL, 0, 1,            1, true,  IN(top_p)},
+    {"min_p",                 GEN,        REAL, 0, 1,            0, false, IN(min_p)},
+    {"top_k",                 GEN,        OWN(top_k_read)},
+    {"frequency_penalty",     GEN,        REAL, -2, 2,           0, false, IN(frequency_penalty)},
+    {"presence_penalty",      GEN,        REAL, -2, 2,           0, false, IN(presence_penalty)},
+    {"repetition_penalty",    GEN,        REAL, 0, 10,           1, true,  IN(repetition_penalty)},
+    {"seed",                  GEN,        OWN(seed_read)},
+    {"logit_bias",            GEN,        OWN(bias_read)},
+    {"stop",                  GEN,        OWN(stop_read)},
+    {"stop_token_ids",        GEN,        OWN(stop_tokens_read)},
+    {"logprobs",              GEN,        OWN(logprobs_read)},
+    {"top_logprobs",          PARSE_CHAT, OWN(top_logprobs_read)},
+    {"priority",              GEN,        PARAMETER_INT, INT32_MIN, INT32_MAX, 0, false,
+                                                                    IN(priority)},
+    {"cache_salt",            GEN,        TEXT, 1, OPENAI_SALT_BYTES_MAX, 0, false, IN(cache_salt)},
+    {"user",                  GEN,        TEXT, 0, 512,          0, false, IN(user)},
+    {"metadata",              GEN,        OWN(metadata_read)},
+    {"parallel_tool_calls",   PARSE_CHAT, OWN(any_bool_read)},
 };
 
 /* Not built, but harmless at these values (a JSON list of them). */

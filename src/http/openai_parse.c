@@ -124,6 +124,8 @@ static bool body_load(struct openai_parse *p, const char *body, size_t bytes)
         const char *why = error.text;
         if (json_error_code(&error) == json_error_null_character)
             why = "NUL characters (\\u0000) are not accepted";
+        if (json_error_code(&error) == json_error_invalid_utf8)
+            why = "a byte that is not UTF-8";
         return parse_fail(p, NULL, "the body is not valid JSON, at byte %d (line %d): %s",
                           error.position, error.line, why);
     }

@@ -162,7 +162,7 @@ static void *rig_thread(void *ctx)
 }
 
 /* options of the rig are set before. */
-static void rig_start(struct rig *rig)
+static inline void rig_start(struct rig *rig)
 {
     struct address address;
     assert(loop_open(&rig->loop) == OK);
@@ -177,7 +177,7 @@ static void rig_start(struct rig *rig)
     assert(pthread_create(&rig->thread, NULL, rig_thread, rig) == 0);
 }
 
-static void rig_stop(struct rig *rig)
+static inline void rig_stop(struct rig *rig)
 {
     loop_stop(rig->loop);
     pthread_join(rig->thread, NULL);
@@ -187,7 +187,7 @@ static void rig_stop(struct rig *rig)
 
 /* ---- raw sockets ---- */
 
-static int rig_connect_with(const struct rig *rig, int receive_bytes)
+static inline int rig_connect_with(const struct rig *rig, int receive_bytes)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert(fd >= 0);
@@ -199,12 +199,12 @@ static int rig_connect_with(const struct rig *rig, int receive_bytes)
     return fd;
 }
 
-static int rig_connect(const struct rig *rig)
+static inline int rig_connect(const struct rig *rig)
 {
     return rig_connect_with(rig, 0);
 }
 
-static void rig_send(int fd, const char *data, size_t bytes)
+static inline void rig_send(int fd, const char *data, size_t bytes)
 {
     while (bytes > 0) {
         ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL);
@@ -215,14 +215,14 @@ static void rig_send(int fd, const char *data, size_t bytes)
     }
 }
 
-static void rig_say(int fd, const char *text)
+static inline void rig_say(int fd, const char *text)
 {
     rig_send(fd, text, strlen(text));
 }
 
 /* Read until the server closes, until has (if not NULL) was seen, or until timeout_ms without a byte.
  * Answer with NUL, to be freed. *closed_out (may be NULL): the server closed. */
-static char *rig_read(int fd, const char *has, int timeout_ms, bool *closed_out)
+static inline char *rig_read(int fd, const char *has, int timeout_ms, bool *closed_out)
 {
     size_t bytes = 0, capacity = 4096;
     char *data = malloc(capacity);
@@ -249,7 +249,7 @@ static char *rig_read(int fd, const char *has, int timeout_ms, bool *closed_out)
 }
 
 /* One request on a connection of its own; the whole answer. */
-static char *rig_ask(const struct rig *rig, const char *data, size_t bytes)
+static inline char *rig_ask(const struct rig *rig, const char *data, size_t bytes)
 {
     int fd = rig_connect(rig);
     rig_send(fd, data, bytes);
@@ -259,12 +259,12 @@ static char *rig_ask(const struct rig *rig, const char *data, size_t bytes)
 }
 
 /* 0 when the answer has no status line. */
-static int rig_code(const char *answer)
+static inline int rig_code(const char *answer)
 {
     return strncmp(answer, "HTTP/1.1 ", 9) == 0 ? atoi(answer + 9) : 0;
 }
 
-static bool rig_wait(atomic_int *value, int at_least, unsigned timeout_ms)
+static inline bool rig_wait(atomic_int *value, int at_least, unsigned timeout_ms)
 {
     uint64_t until = clock_ns() + timeout_ms * UINT64_C(1000000);
     while (atomic_load(value) < at_least) {

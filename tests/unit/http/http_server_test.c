@@ -163,7 +163,8 @@ static void requests_arrive_byte_by_byte(void **state)
     static const char *const requests[] = {
         "POST /echo?q=1 HTTP/1.1\r\n" HOST "X-Request-Id: abc\r\nContent-Length: 7\r\n" CLOSE
         "\r\nhello\r\n",
-        "POST /echo?q=1 HTTP/1.1\r\n" HOST "x-request-id: abc\r\nTransfer-Encoding: Chunked\r\n" CLOSE
+        "POST /echo?q=1 HTTP/1.1\r\n" HOST
+        "x-request-id: abc\r\nTransfer-Encoding: Chunked\r\n" CLOSE
         "\r\n5;x=y\r\nhello\r\n2\r\n\r\n\r\n0\r\n\r\n",
     };
     for (size_t i = 0; i < 2; i++) {
@@ -563,9 +564,9 @@ static void other_hosts_need_a_key(void **state)
     assert_int_equal(http_server_open(loop, &address, &options, rig_routes, 1, NULL, &server), OK);
     /* A port in use is said. */
     struct http_server *second;
-    assert_int_equal(http_server_open(loop, http_server_address(server), &options, rig_routes, 1,
-                                      NULL, &second),
-                     ERR_IO);
+    assert_int_equal(
+        http_server_open(loop, http_server_address(server), &options, rig_routes, 1, NULL, &second),
+        ERR_IO);
     http_server_close(server);
     http_keys_close(keys);
     loop_close(loop);
@@ -657,8 +658,8 @@ static void old_clients_get_their_way(void **state)
     }
     close(fd);
     /* An offer of another protocol is not taken up. */
-    static const char upgrade[] = "GET /health HTTP/1.1\r\n" HOST
-                                  "Connection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n";
+    static const char upgrade[] =
+        "GET /health HTTP/1.1\r\n" HOST "Connection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n";
     answers(&rig, upgrade, strlen(upgrade), 200);
     rig_stop(&rig);
 }
