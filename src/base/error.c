@@ -37,7 +37,7 @@ const char *status_name(status code)
     return "unknown";
 }
 
-void error_write(const char *format, ...)
+status error_set(status code, const char *format, ...)
 {
     /* Through a copy: the arguments may hold error_text() itself. */
     char text[ERROR_TEXT_BYTES];
@@ -46,9 +46,10 @@ void error_write(const char *format, ...)
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     memcpy(error_buffer, text, strlen(text) + 1);
+    return code;
 }
 
-void error_write_prefix(const char *format, ...)
+status error_prefix(status code, const char *format, ...)
 {
     char prefix[ERROR_TEXT_BYTES];
     va_list args;
@@ -59,6 +60,7 @@ void error_write_prefix(const char *format, ...)
     size_t used = strlen(prefix);
     snprintf(prefix + used, sizeof(prefix) - used, ": %s", error_buffer);
     memcpy(error_buffer, prefix, strlen(prefix) + 1);
+    return code;
 }
 
 const char *error_text(void)

@@ -1,8 +1,8 @@
 /* base/utf8.h - UTF-8 in bytes from outside, one character or one broken piece at a time.
  *
  * Strict: no overlong forms, no surrogates, nothing above U+10FFFF. A broken piece is the longest
- * beginning of a character that is there ("maximal subpart", Unicode 15, section 3.9), else one byte,
- * so that replacing every piece by one U+FFFD gives what decoders of the field give.
+ * beginning of a character that is there ("maximal subpart", Unicode 15, section 3.9), else one
+ * byte, so that replacing every piece by one U+FFFD gives what decoders of the field give.
  *
  * Threads: any. Memory: none.
  */

@@ -4,8 +4,8 @@
  *
  * What comes out is always whole characters: bytes that may still become one are held back until
  * the next tokens finish them, or flush gives them up. Bytes that can't become one are U+FFFD, one
- * for each longest possible beginning of a character (Unicode 15, chapter 3, "maximal subparts"), so
- * that any cutting of the same tokens into pushes gives the same text.
+ * for each longest possible beginning of a character (Unicode 15, section 3.9, "maximal subparts"):
+ * the same bytes give the same text, however they are spread over tokens.
  *
  * Threads: one at a time for a detokenizer.
  * Memory:  the caller's struct of fixed size, nothing allocated; the tokenizer must outlive it.

@@ -1,4 +1,4 @@
-/* model/merge.h - the loop of byte-pair encoding: join the best pair of neighbours until none is left.
+/* model/merge.h - the loop of byte-pair encoding: join the best neighbours until none are left.
  *
  *     symbols:  [l] [o] [w] [e] [r]      a doubly linked list in one array, from symbols[0]
  *     queue:    (key, position) of every pair that may join, least first
@@ -45,8 +45,8 @@ struct merge_rules {
 /* Room for count symbols. Errors: ERR_NO_MEMORY. */
 status merge_reserve(struct merge_scratch *scratch, size_t count);
 
-/* symbols[0 .. count) with id, start and bytes set; afterwards those that are left are the list from
- * symbols[0] by next to MERGE_NONE. count > 0 and reserved. */
+/* symbols[0 .. count) have id, start and bytes set; afterwards those that are left are the list
+ * from symbols[0] by next to MERGE_NONE. count > 0 and reserved. */
 void merge_run(struct merge_scratch *scratch, size_t count, const struct merge_rules *rules,
                const char *text);
 

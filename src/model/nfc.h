@@ -6,6 +6,9 @@
  * So does a character with more than NFC_MARKS_MAX combining marks: no language has one, and the
  * time to sort them grows with their square.
  *
+ * The `tokenizers` package has tables of an older Unicode: it leaves about fifty marks assigned since
+ * (U+07FD, U+0C3C, ...) where they stand.
+ *
  * Threads: any. Source: Unicode Standard Annex 15; utf8proc has the tables (Unicode 15 in 2.8).
  */
 #ifndef MODEL_NFC_H

@@ -2,9 +2,9 @@
  *
  *     "Hello 中"  ->  ▁ H e l l o ▁ 中  ->  ▁Hello ▁ <0xE4> <0xB8> <0xAD>
  *
- * Any two neighbours whose text together is a normal token may join, the higher score first. What is
- * then no token becomes its bytes' tokens, or, in a vocabulary without those, one unknown token for
- * a run of such characters. Bytes that are not valid UTF-8 stay apart, each a byte token.
+ * Any two neighbours whose text together is a normal token may join, the higher score first. What
+ * is then no token becomes its bytes' tokens, or, in a vocabulary without those, one unknown token
+ * for a run of such characters. Bytes that are not valid UTF-8 stay apart, each a byte token.
  *
  * Threads: any, each with its own scratch; read-only otherwise.
  */
@@ -27,7 +27,8 @@ status spm_open(const struct tokenizer_spec *spec, const struct vocabulary *voca
                 struct spm *spm_out);
 void spm_close(struct spm *spm);
 
-/* U+2581 for each space of text, and one in front with prefix, from malloc. Errors: ERR_NO_MEMORY. */
+/* U+2581 for each space of text, and one in front with prefix, into memory from malloc.
+ * Errors: ERR_NO_MEMORY. */
 status spm_mark_spaces(const char *text, size_t bytes, bool prefix, char **marked_out,
                        size_t *bytes_out);
 

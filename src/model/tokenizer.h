@@ -2,7 +2,7 @@
  *
  *     text -> [special tokens cut out] -> fragments -> pieces -> merges -> ids
  *
- *     model gpt2:  a fragment is cut into words by the pattern of its pre-tokenizer (pretokenize.h),
+ *     model gpt2:  the pattern of the pre-tokenizer cuts a fragment into words (pretokenize.h),
  *                  a word's bytes are merged by rank (bpe.h)
  *     model llama: a fragment gets its space prefix, spaces become U+2581, characters are merged by
  *                  score, what has no token becomes byte tokens (spm.h)
@@ -105,7 +105,8 @@ const struct tokenizer_facts *tokenizer_facts(const struct tokenizer *tokenizer)
 
 enum tokenizer_flags {
     /* bos in front, and eos behind, when the model wants them (facts add_bos, add_eos) and the text
-     * does not have them there already. Not for the output of chat templates: those write their own. */
+     * does not have them there already. Not for the output of chat templates: those write their
+     * own. */
     TOKENIZER_ADD_BOS = 1,
     /* Control tokens written in the text ("<|im_start|>") become their ids, leftmost first, of
      * several the longest. Without it they are plain text: set it only for text that is trusted to
@@ -130,7 +131,8 @@ status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, siz
                         unsigned flags, size_t limit_tokens, struct token_list *list_out);
 
 /* The whole of ids as valid UTF-8 (see detokenizer.h), NUL-terminated; the caller frees *text_out.
- * skip_special leaves control tokens out. Errors: ERR_BAD_INPUT (id out of range), ERR_NO_MEMORY. */
+ * skip_special leaves control and unknown tokens out.
+ * Errors: ERR_BAD_INPUT (id out of range), ERR_NO_MEMORY. */
 status tokenizer_decode(const struct tokenizer *tokenizer, const uint32_t *ids, size_t count,
                         bool skip_special, char **text_out, size_t *bytes_out);
 
