@@ -38,8 +38,7 @@ static inline struct token_text *token_texts(const json_t *array)
 }
 
 /* The tokenizer of a vocabulary file; spec says the rest (model, pre, flags). Aborts on failure. */
-static inline struct tokenizer *tokens_open(const char *vocabulary_name,
-                                            struct tokenizer_spec spec)
+static inline struct tokenizer *tokens_open(const char *vocabulary_name, struct tokenizer_spec spec)
 {
     json_t *vocabulary = tokens_json(vocabulary_name);
     const json_t *types = json_object_get(vocabulary, "types");

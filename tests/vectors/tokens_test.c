@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "model/gguf.h"
+#include "model/pretokenize.h"
 #include "vectors/token_vocabulary.h"
 
 #define SMOLLM2_PATH MODEL_DIR "/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -96,6 +97,49 @@ static void check_golden(const char *name, const struct tokenizer *tokenizer, bo
     assert_int_equal(0, wrong);
     json_decref(corpus);
     json_decref(golden);
+}
+
+/* The words alone: what merges can't show. */
+static void words_of_each_pre_tokenizer(void **state)
+{
+    (void)state;
+    json_t *corpus = tokens_json("corpus.json"), *all = tokens_json("words.json");
+    const char *pre;
+    json_t *golden;
+    int wrong = 0;
+    assert_int_equal(4, json_object_size(all));
+    json_object_foreach(all, pre, golden)
+    {
+        struct pretokenizer pretokenizer;
+        struct word_cursor cursor;
+        struct token_text name = token_text_of(pre);
+        assert_int_equal(OK, pretokenizer_open(&name, &pretokenizer));
+        assert_int_equal(OK, word_cursor_open(&pretokenizer, &cursor));
+        assert_int_equal(json_array_size(corpus), json_array_size(golden));
+        for (size_t i = 0; i < json_array_size(corpus); i++) {
+            const json_t *text = json_array_get(corpus, i);
+            struct token_list lengths = parse_ids(json_string_value(json_array_get(golden, i)));
+            word_cursor_start(&cursor, json_string_value(text), json_string_length(text));
+            const char *word;
+            size_t bytes = 1, count = 0, same = 0;
+            while (bytes > 0) {
+                assert_int_equal(OK, word_cursor_next(&cursor, &word, &bytes));
+                same += bytes > 0 && count < lengths.count && lengths.ids[count] == bytes;
+                count += bytes > 0;
+            }
+            if (same != lengths.count || count != lengths.count) {
+                fprintf(stderr, "%s cuts text %zu into %zu words, expected %zu; %zu are the same\n",
+                        pre, i, count, lengths.count, same);
+                wrong++;
+            }
+            free(lengths.ids);
+        }
+        word_cursor_close(&cursor);
+        pretokenizer_close(&pretokenizer);
+    }
+    assert_int_equal(0, wrong);
+    json_decref(corpus);
+    json_decref(all);
 }
 
 static void check_bytes(const char *pre, const char *name, bool decodes)
@@ -236,6 +280,7 @@ static void ids_smollm2_as_llama_bpe(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(words_of_each_pre_tokenizer),
         cmocka_unit_test(ids_smollm),
         cmocka_unit_test(ids_llama_bpe),
         cmocka_unit_test(ids_qwen2),

@@ -8,6 +8,7 @@ baton. Needs tokenizers, sentencepiece, gguf and numpy; building and testing bat
 
     corpus.json        the texts
     vocabulary_*.json  small vocabularies: tokens, types, merges or scores
+    words.json         for each pre-tokenizer the bytes of the words that it cuts each text into
     ids_*.json         a golden: the vocabulary, the pre-tokenizer and flags, and the ids of each text
 
 Every golden has the ids twice: "parsed" with control tokens found in text, "plain" without.
@@ -85,6 +86,13 @@ def write_ids(name, model, vocabulary, parsed, plain, **spec):
                  "plain": {str(i): words(b) for i, (a, b) in enumerate(zip(parsed, plain)) if a != b}})
 
 
+def words_of(pre):
+    """Lengths in bytes of the words of each text: byte-level words have a character a byte."""
+    cut = pre_tokenizer(pre)
+    return [" ".join(str(len(word)) for word, _ in cut.pre_tokenize_str(text))
+            for text in token_corpus.TEXTS]
+
+
 def train_byte_level():
     """A vocabulary whose merges ignore word boundaries: a wrong cut gives wrong ids."""
     tokenizer = Tokenizer(models.BPE())
@@ -159,9 +167,11 @@ def gguf_vocabulary(path):
 def main():
     os.makedirs(OUT, exist_ok=True)
     write("corpus.json", token_corpus.TEXTS)
+    pres = ["smollm", "llama-bpe", "qwen2", "gpt-2"]
+    write("words.json", {pre: words_of(pre) for pre in pres})
     small = train_byte_level()
     write("vocabulary_bytes.json", small)
-    for pre in ["smollm", "llama-bpe", "qwen2", "gpt-2"]:
+    for pre in pres:
         tokenizer = byte_level(small, pre)
         write_ids(f"ids_bytes_{pre}.json", "gpt2", "vocabulary_bytes.json",
                   encode_all(tokenizer, True), encode_all(tokenizer, False), pre=pre)

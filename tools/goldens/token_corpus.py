@@ -77,6 +77,7 @@ CONTRACTIONS = [
     "I'Ll we'rE 'Ve 'sT 'tis 'twas 'S 'm'm'm ''s '' ' 's's",
     "it'\u017f it'\u017fo o'clock rock'n'roll y'all'd've 'll 're l'été d'Or",
     "I’m you’re ’s", "'d'D's'S't'T'm'M're'RE've'VE'll'LL'lL", "x's\ny's\n's", "_'s 3's ''ll",
+    "'STOP 'Sand 'TIS 'Then 'REd 'REST 'VEst 'Very 'Mad 'MAD 'LLAMA 'Lloyd 'Dare O'DELL o'Sullivan",
 ]
 
 CODE = [
