@@ -37,7 +37,7 @@ const char *status_name(status code)
     return "unknown";
 }
 
-status error_set(status code, const char *format, ...)
+void error_write(const char *format, ...)
 {
     /* Through a copy: the arguments may hold error_text() itself. */
     char text[ERROR_TEXT_BYTES];
@@ -46,10 +46,9 @@ status error_set(status code, const char *format, ...)
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     memcpy(error_buffer, text, strlen(text) + 1);
-    return code;
 }
 
-status error_prefix(status code, const char *format, ...)
+void error_write_prefix(const char *format, ...)
 {
     char prefix[ERROR_TEXT_BYTES];
     va_list args;
@@ -60,7 +59,6 @@ status error_prefix(status code, const char *format, ...)
     size_t used = strlen(prefix);
     snprintf(prefix + used, sizeof(prefix) - used, ": %s", error_buffer);
     memcpy(error_buffer, prefix, strlen(prefix) + 1);
-    return code;
 }
 
 const char *error_text(void)

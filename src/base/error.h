@@ -13,11 +13,21 @@
 
 #define ERROR_TEXT_BYTES 1024
 
-/* Write the message and return code, so that a caller can say: return error_set(ERR_IO, ...). */
-status error_set(status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* error_set(code, format, ...): write the message and give code, so that a caller can say:
+ *     return error_set(ERR_IO, "expected %u bytes, found %u", ...);
+ * error_prefix(code, format, ...): put words before the message that is there: "words: message".
+ * The arguments may hold error_text() itself. They are macros so that compilers and checkers see
+ * which code comes back. */
+#define error_set(code, ...) error_code((error_write(__VA_ARGS__), (code)))
+#define error_prefix(code, ...) error_code((error_write_prefix(__VA_ARGS__), (code)))
 
-/* Put words before the message that is there: error_prefix("cannot open %s", path). Returns code. */
-status error_prefix(status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void error_write(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void error_write_prefix(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static inline status error_code(status code)
+{
+    return code;
+}
 
 /* The last message of this thread; "" when there was none. Valid until the next error_set. */
 const char *error_text(void);

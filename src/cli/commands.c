@@ -8,8 +8,11 @@
 
 static const struct command_spec man_command;
 
+extern const struct command_spec bench_command;
+
 /* One line each, in the order of --help. */
 static const struct command_spec *const commands[] = {
+    &bench_command,
     &man_command,
 };
 

@@ -12,6 +12,8 @@
  * between processors in its last bits). A weight is exp((logit - largest) / temperature): 1 for the
  * largest, so that a weight over the sum of all is a probability. */
 
+#define GROUP_TOKENS 32u /* looked at together, to be quick */
+
 struct candidate {
     float logit;
     uint32_t token_id;
@@ -65,14 +67,21 @@ void sampler_close(struct sampler *sampler)
 
 /* ---- weights ---- */
 
-/* e^x for x <= 0, within 2 ulp; 0 below -87. Written so that a loop over it is vectorised, with the
- * same bits for any width: range reduction by ln 2 in two parts, then the Taylor polynomial. */
+/* e^x for x <= 0, within 2 ulp; 0 for -87 and below. Written so that a loop over it is vectorised,
+ * with the same bits for any width: range reduction by ln 2 in two parts, then the Taylor
+ * polynomial; -87 is compared as an integer, for a comparison of floats may trap and is kept out of
+ * vectors. */
 static inline float exp_negative(float x)
 {
     static const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    float bound = x > -87.0f ? x : -87.0f;
-    float k = (bound * 1.44269504f + magic) - magic;
-    float r = (bound - k * 0.693359375f) - k * -2.12194440e-4f;
+    static const int32_t far = 0x42ae0000;  /* 87.0f */
+    int32_t magnitude;
+    memcpy(&magnitude, &x, sizeof(magnitude));
+    magnitude &= INT32_MAX;
+    int32_t bounded = magnitude < far ? magnitude : far;
+    memcpy(&x, &bounded, sizeof(x)); /* -x from here on */
+    float k = (x * -1.44269504f + magic) - magic;
+    float r = (-x - k * 0.693359375f) - k * -2.12194440e-4f;
     float p = 1.98412698e-4f;
     p = p * r + 1.38888889e-3f;
     p = p * r + 8.33333333e-3f;
@@ -81,10 +90,10 @@ static inline float exp_negative(float x)
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    uint32_t bits = (uint32_t)((int32_t)k + 127) << 23;
+    int32_t bits = magnitude < far ? ((int32_t)k + 127) * (1 << 23) : 0;
     float scale;
     memcpy(&scale, &bits, sizeof(scale));
-    return x > -87.0f ? p * scale : 0.0f;
+    return p * scale;
 }
 
 /* Fill the weights; returns their sum. */
@@ -92,10 +101,11 @@ static double weights_fill(struct sampler *sampler, const float *logits, float l
                            float temperature)
 {
     float *weights = sampler->weights;
+    uint32_t vocabulary = sampler->vocabulary; /* kept apart: stores could change it */
     double sum = 0.0;
-    for (uint32_t i = 0; i < sampler->vocabulary; i++)
+    for (uint32_t i = 0; i < vocabulary; i++)
         weights[i] = exp_negative((logits[i] - largest) / temperature);
-    for (uint32_t i = 0; i < sampler->vocabulary; i++)
+    for (uint32_t i = 0; i < vocabulary; i++)
         sum += (double)weights[i];
     return sum;
 }
@@ -125,18 +135,23 @@ static void heap_sink(struct candidate *heap, uint32_t count, uint32_t at)
     heap[at] = moved;
 }
 
-/* The heap of all candidates with at least this weight. */
-static void candidates_gather(struct sampler *sampler, const float *logits, float weight_min)
+static void candidates_heap(struct sampler *sampler, uint32_t count)
 {
-    struct candidate *heap = sampler->candidates;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < sampler->vocabulary; i++)
-        if (logits[i] > -INFINITY && sampler->weights[i] >= weight_min)
-            heap[count++] = (struct candidate){.logit = logits[i], .token_id = i};
     for (uint32_t i = count / 2; i-- > 0;)
-        heap_sink(heap, count, i);
+        heap_sink(sampler->candidates, count, i);
     sampler->candidate_count = count;
     sampler->heap_count = count;
+}
+
+/* The heap of all candidates with at least this weight and logit. */
+static void candidates_gather(struct sampler *sampler, const float *logits, float weight_min,
+                              float logit_min)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < sampler->vocabulary; i++)
+        if (logits[i] > -INFINITY && logits[i] >= logit_min && sampler->weights[i] >= weight_min)
+            sampler->candidates[count++] = (struct candidate){.logit = logits[i], .token_id = i};
+    candidates_heap(sampler, count);
 }
 
 /* The candidate of a rank, 0 the best; below candidate_count. */
@@ -219,12 +234,13 @@ static void score(struct sampler *sampler, const float *logits, float largest, u
 {
     double log_sum = (double)largest + log(weights_fill(sampler, logits, largest, 1.0f));
     float logit = logits[token_id];
+    uint32_t vocabulary = sampler->vocabulary;
     uint32_t rank = 1;
-    for (uint32_t i = 0; i < sampler->vocabulary; i++)
+    for (uint32_t i = 0; i < vocabulary; i++)
         rank += (logits[i] > logit) | ((logits[i] == logit) & (i < token_id));
 
     sampled->top_count = 0;
-    for (uint32_t i = 0; top_count > 0 && i < sampler->vocabulary; i++)
+    for (uint32_t i = 0; top_count > 0 && i < vocabulary; i++)
         top_insert(sampled, top_count, i, logits[i]);
     for (uint32_t i = 0; i < sampled->top_count; i++)
         sampled->top_logprobs[i] = (float)((double)sampled->top_logprobs[i] - log_sum);
@@ -297,6 +313,30 @@ static const float *logits_adjust(struct sampler *sampler, const struct sampling
     return logits;
 }
 
+/* A logit that at least count tokens reach, found without ordering them all: the count-th largest of
+ * the largest ones of some groups. -INFINITY when count is too near the number of groups. */
+static float logit_bound(struct sampler *sampler, const float *logits, uint32_t count)
+{
+    uint32_t groups = sampler->vocabulary / GROUP_TOKENS;
+    if (count > groups / 4)
+        return -INFINITY;
+    for (uint32_t group = 0; group < groups; group++) {
+        const float *at = logits + (size_t)group * GROUP_TOKENS;
+        float largest[GROUP_TOKENS / 4];
+        for (uint32_t i = 0; i < GROUP_TOKENS / 4; i++)
+            largest[i] = at[i];
+        for (uint32_t i = GROUP_TOKENS / 4; i < GROUP_TOKENS; i++) {
+            uint32_t lane = i % (GROUP_TOKENS / 4);
+            largest[lane] = at[i] > largest[lane] ? at[i] : largest[lane];
+        }
+        for (uint32_t i = 1; i < GROUP_TOKENS / 4; i++)
+            largest[0] = largest[i] > largest[0] ? largest[i] : largest[0];
+        sampler->candidates[group] = (struct candidate){.logit = largest[0], .token_id = group};
+    }
+    candidates_heap(sampler, groups);
+    return candidate_at(sampler, count - 1).logit;
+}
+
 /* The worst candidate that top_k and top_p keep; total: the sum of all weights. */
 static struct candidate filters_apply(struct sampler *sampler, const struct sampling *sampling,
                                       const float *logits, double total)
@@ -310,9 +350,10 @@ static struct candidate filters_apply(struct sampler *sampler, const struct samp
     /* Candidates so light that all of them together are less than half of what top_p cuts off
      * cannot be kept: leave them out of the heap. */
     double light = cuts_k ? 0.0 : 0.5 * (1.0 - (double)sampling->top_p) * total;
-    candidates_gather(sampler, logits, (float)(light / (double)sampler->vocabulary));
+    candidates_gather(sampler, logits, (float)(light / (double)sampler->vocabulary),
+                      cuts_k ? logit_bound(sampler, logits, sampling->top_k) : -INFINITY);
     uint32_t kept = sampler->candidate_count;
-    if (cuts_k && sampling->top_k < kept) {
+    if (cuts_k && sampling->top_k <= kept) {
         kept = sampling->top_k;
         total = 0.0;
         for (uint32_t rank = 0; rank < kept; rank++)
@@ -329,29 +370,49 @@ static struct candidate filters_apply(struct sampler *sampler, const struct samp
     return worst;
 }
 
-/* Walk what is kept in order of token ids until the sum of weights passes u times their total. */
-static uint32_t draw(const struct sampler *sampler, const float *logits, struct candidate worst,
-                     float weight_min, double u)
+/* Set the weight of everything that is not kept to 0. */
+static void weights_cut(struct sampler *sampler, const float *logits, struct candidate worst,
+                        float weight_min)
+{
+    float *weights = sampler->weights;
+    uint32_t vocabulary = sampler->vocabulary;
+    for (uint32_t i = 0; i < vocabulary; i++) {
+        int kept = (logits[i] > worst.logit) | ((logits[i] == worst.logit) & (i <= worst.token_id));
+        weights[i] = (kept & (weights[i] >= weight_min)) != 0 ? weights[i] : 0.0f;
+    }
+}
+
+static double group_sum(const struct sampler *sampler, uint32_t first)
+{
+    uint32_t left = sampler->vocabulary - first;
+    double sum = 0.0;
+    for (uint32_t i = 0; i < (left < GROUP_TOKENS ? left : GROUP_TOKENS); i++)
+        sum += (double)sampler->weights[first + i];
+    return sum;
+}
+
+/* Walk in order of token ids until the sum of weights passes u times their total; group by group
+ * first, then within the group. */
+static uint32_t draw(const struct sampler *sampler, double u)
 {
     double total = 0.0, sum = 0.0;
-    uint32_t last = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t i = 0; i < sampler->vocabulary; i++) {
-            float weight = sampler->weights[i];
-            struct candidate candidate = {.logit = logits[i], .token_id = i};
-            if (weight < weight_min || weight == 0.0f || better(worst, candidate))
-                continue;
-            if (pass == 0) {
-                total += (double)weight;
-                last = i;
-                continue;
-            }
-            sum += (double)weight;
-            if (sum > u * total)
-                return i;
-        }
+    uint32_t first = 0, last = 0;
+    for (uint32_t i = 0; i < sampler->vocabulary; i += GROUP_TOKENS)
+        total += group_sum(sampler, i);
+    for (; first < sampler->vocabulary; first += GROUP_TOKENS) {
+        double group = group_sum(sampler, first);
+        if (sum + group > u * total)
+            break;
+        sum += group;
     }
-    return last; /* u * total was rounded up to the total */
+    for (uint32_t i = first; i < sampler->vocabulary; i++) {
+        sum += (double)sampler->weights[i];
+        if (sum > u * total)
+            return i;
+    }
+    for (uint32_t i = 0; i < sampler->vocabulary; i++) /* u * total was rounded up to the total */
+        last = sampler->weights[i] > 0.0f ? i : last;
+    return last;
 }
 
 status sampler_pick(struct sampler *sampler, const struct sampling *sampling,
@@ -374,7 +435,8 @@ status sampler_pick(struct sampler *sampler, const struct sampling *sampling,
         double total = weights_fill(sampler, logits, best.logit, sampling->temperature);
         struct candidate worst = filters_apply(sampler, sampling, logits, total);
         double u = sampler_uniform(sampling->seed, row->position, row->sequence_index);
-        sampled.token_id = draw(sampler, logits, worst, sampling->min_p, u);
+        weights_cut(sampler, logits, worst, sampling->min_p);
+        sampled.token_id = draw(sampler, u);
     } else {
         sampled.token_id = best.token_id;
     }

@@ -3,11 +3,12 @@
  *     body bytes --openai_chat_parse--> struct openai_request  (or struct openai_error: a 400 that
  *                                                              names the parameter)
  *
- * One table (openai_request.c) gives each parameter's type, range and default; nothing is silently
- * ignored: a parameter that is not in a table is refused by name. null is as absent, everywhere.
- * Accepted without effect, because they ask for nothing: "user", "metadata" (labels; object of
- * strings), "parallel_tool_calls", "store": false, and every parameter of openai_neutral[] at the
- * value that means "off" (tools: [], response_format: {"type": "text"}, best_of equal to n, ...).
+ * One table (openai_parameters.c) gives each parameter's type, range and default; nothing is
+ * silently ignored: a parameter that is not in a table is refused by name. null is as absent,
+ * everywhere. Accepted without effect, because they ask for nothing: "user", "metadata" (labels;
+ * object of strings), "parallel_tool_calls", "store": false, and every parameter of the second
+ * table at the value that means "off" (tools: [], response_format: {"type": "text"}, best_of equal
+ * to n, ...).
  *
  * Limits before anything is built: body depth 64, values by their memory, duplicate keys, invalid
  * UTF-8 and NUL characters refused.
@@ -33,6 +34,7 @@
 #define OPENAI_BIASES_MAX 1024
 #define OPENAI_TOP_LOGPROBS_MAX 20
 #define OPENAI_PROMPTS_MAX 64
+#define OPENAI_SEQUENCES_MAX 128 /* prompts x n */
 #define OPENAI_MESSAGES_MAX 4096
 #define OPENAI_SALT_BYTES_MAX 256
 #define OPENAI_TOKENS_REST UINT32_MAX /* max_tokens: as many as the context has room for */

@@ -14,7 +14,7 @@
  *                 y) for types with a minimum, group after group. F32, F16 and BF16 weights are
  *                 computed as in cpu-float. quantize.h has the rounding.
  *
- * Norms, softmax, SiLU and rotations are the same in both classes (math.h of this folder). Attention
+ * Norms, softmax, SiLU and rotations are the same in both classes (elementary.h). Attention
  * is float over partitions of 256 keys, merged in order of position (attend.h).
  *
  * Threads:  see backend.h; the compute thread is one of the team's threads. With threads = 1 nothing

@@ -1,0 +1,380 @@
+/* Attention over the blocks of the pool, and the rotation of queries and keys on their way there.
+ *
+ * A unit is some rows of one sequence and the query heads of one kv head; queries of a unit are
+ * rows x heads of the group, a row's heads side by side. Keys are taken in partitions of PARTITION
+ * by position. For each partition, in order:
+ *
+ *     scores [queries][keys]  = queries x keys, each one a sum over the dimensions in order
+ *     weights                 = exp(score - largest of the partition), their sum in 16 partial sums
+ *     part [queries][dims]    = weights x values, each one a sum over the keys in order
+ *     merge                   output, largest and sum so far with those of the partition
+ *
+ * So a row's result depends on its own query and the keys up to its position, not on the rows that
+ * are computed with it. Slots that are not filled are never read; keys after a row's position have
+ * weight zero (kernels.h says why adding them is exact).
+ *
+ * Source: Dao et al., FlashAttention (2022), for the merge of partial softmax sums.
+ */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu/angles.h"
+#include "backend/cpu/cpu_state.h"
+#include "backend/cpu/elementary.h"
+
+#define PARTITION 256u
+#define SCORE_STRIDE (PARTITION + 16) /* rows not a power of two apart */
+#define VALUE_KEYS 64u                /* values unpacked at a time */
+#define UNIT_QUERIES 96u
+
+static const uint16_t zero_key[ATTEND_DIMS_MAX];
+
+uint32_t attend_unit_rows(const struct backend_shape *shape)
+{
+    uint32_t group = shape->head_count / shape->kv_head_count;
+    return group >= UNIT_QUERIES ? 1 : UNIT_QUERIES / group;
+}
+
+uint32_t attend_units_max(const struct cpu_backend *cpu)
+{
+    return cpu->limits.sequences_max + cpu->limits.rows_max / attend_unit_rows(&cpu->shape) + 1;
+}
+
+/* A thread's memory for one unit. */
+struct unit_scratch {
+    float *queries; /* [queries][head_dim], scaled */
+    float *scores;  /* [queries][SCORE_STRIDE] */
+    float *keys;    /* [head_dim][16] */
+    float *values;  /* [panels][VALUE_KEYS][16] */
+    float *part;    /* [queries][16 * panels] */
+    float *output;  /* the same */
+    float *largest, *sum; /* [queries] */
+};
+
+static uint32_t value_panels(const struct backend_shape *shape)
+{
+    return (shape->head_dim + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+}
+
+/* Lay the parts out from base on; returns the bytes they take. */
+static size_t scratch_lay(const struct backend_shape *shape, uint8_t *base,
+                          struct unit_scratch *scratch_out)
+{
+    size_t queries = attend_unit_rows(shape) * (shape->head_count / shape->kv_head_count);
+    size_t panels = value_panels(shape);
+    size_t dims = panels * PANEL_COLUMNS;
+    const size_t counts[] = {queries * dims,        queries * SCORE_STRIDE, PANEL_COLUMNS * dims,
+                             VALUE_KEYS * dims,     queries * dims,         queries * dims,
+                             (queries + 15) / 16 * 16, (queries + 15) / 16 * 16};
+    float **parts[] = {&scratch_out->queries, &scratch_out->scores, &scratch_out->keys,
+                       &scratch_out->values,  &scratch_out->part,   &scratch_out->output,
+                       &scratch_out->largest, &scratch_out->sum};
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        *parts[i] = (float *)(void *)(base + at);
+        at += counts[i] * sizeof(float);
+    }
+    return at;
+}
+
+size_t attend_scratch_bytes(const struct cpu_backend *cpu)
+{
+    struct unit_scratch unused;
+    static uint8_t origin[1];
+    return scratch_lay(&cpu->shape, origin, &unused);
+}
+
+void attend_begin(struct cpu_backend *cpu)
+{
+    const struct step *step = cpu->step;
+    const struct backend_shape *shape = &cpu->shape;
+    uint32_t half = shape->rope_dims / 2;
+    uint32_t unit_rows = attend_unit_rows(shape);
+    cpu->unit_count = 0;
+    uint32_t covered = 0;
+    for (uint32_t s = 0; s < step->sequence_count; s++) {
+        const struct step_sequence *sequence = &step->sequences[s];
+        assert(sequence->first_row + sequence->row_count <= step->row_count);
+        assert((uint64_t)sequence->start_position + sequence->row_count <=
+               (uint64_t)sequence->block_count * shape->block_tokens);
+        covered += sequence->row_count;
+        for (uint32_t i = 0; i < sequence->row_count; i++) {
+            uint32_t row = sequence->first_row + i, position = sequence->start_position + i;
+            cpu->rows[row] = (struct step_row){
+                .position = position,
+                .token = position % shape->block_tokens,
+                .block = sequence->block_ids[position / shape->block_tokens]};
+            assert(cpu->rows[row].block < cpu->pool.block_count);
+            angles_at(position, cpu->frequencies, half, cpu->cosines + (size_t)row * half,
+                      cpu->sines + (size_t)row * half);
+            if (i % unit_rows == 0) {
+                uint32_t left = sequence->row_count - i;
+                assert(cpu->unit_count < attend_units_max(cpu));
+                cpu->units[cpu->unit_count++] =
+                    (struct attend_unit){.sequence = s,
+                                         .first_row = row,
+                                         .row_count = left < unit_rows ? left : unit_rows,
+                                         .first_position = position};
+            }
+        }
+    }
+    assert(covered == step->row_count);
+}
+
+/* ---- rotate and store ------------------------------------------------------------------------- */
+
+struct rope_job {
+    struct cpu_backend *cpu;
+    uint32_t layer;
+    struct backend_buffer *q, *k;
+    const struct backend_buffer *v;
+    const struct backend_tensor *q_norm, *k_norm;
+};
+
+static void rotate(const struct backend_shape *shape, const float *cosines, const float *sines,
+                   float *head)
+{
+    uint32_t half = shape->rope_dims / 2;
+    uint32_t next = shape->rope_style == ROPE_PAIRS ? 2 : 1;
+    uint32_t apart = shape->rope_style == ROPE_PAIRS ? 1 : half;
+    for (uint32_t i = 0; i < half; i++) {
+        float a = head[i * next], b = head[i * next + apart];
+        head[i * next] = a * cosines[i] - b * sines[i];
+        head[i * next + apart] = a * sines[i] + b * cosines[i];
+    }
+}
+
+static void rope_row(const struct rope_job *job, uint32_t row)
+{
+    const struct cpu_backend *cpu = job->cpu;
+    const struct backend_shape *shape = &cpu->shape;
+    const struct step_row *at = &cpu->rows[row];
+    const float *cosines = cpu->cosines + (size_t)row * (shape->rope_dims / 2);
+    const float *sines = cpu->sines + (size_t)row * (shape->rope_dims / 2);
+    uint32_t dims = shape->head_dim;
+
+    for (uint32_t h = 0; h < shape->head_count; h++) {
+        float *head = buffer_row(job->q, row) + (size_t)h * dims;
+        if (job->q_norm != NULL)
+            norm_row(cpu->kernels, head, job->q_norm->vector, dims, shape->norm_epsilon, head);
+        rotate(shape, cosines, sines, head);
+    }
+    for (uint32_t h = 0; h < shape->kv_head_count; h++) {
+        float *head = buffer_row(job->k, row) + (size_t)h * dims;
+        if (job->k_norm != NULL)
+            norm_row(cpu->kernels, head, job->k_norm->vector, dims, shape->norm_epsilon, head);
+        rotate(shape, cosines, sines, head);
+        cpu->kernels->half_store(head, pool_token(cpu, at->block, job->layer, 0, h, at->token),
+                                 dims);
+        cpu->kernels->half_store(buffer_row(job->v, row) + (size_t)h * dims,
+                                 pool_token(cpu, at->block, job->layer, 1, h, at->token), dims);
+    }
+}
+
+#define ROPE_ROWS 8u
+
+static void rope_piece(void *ctx, uint32_t piece, uint32_t thread)
+{
+    (void)thread;
+    const struct rope_job *job = ctx;
+    uint32_t rows = job->cpu->step->row_count;
+    uint32_t end = (piece + 1) * ROPE_ROWS < rows ? (piece + 1) * ROPE_ROWS : rows;
+    for (uint32_t row = piece * ROPE_ROWS; row < end; row++)
+        rope_row(job, row);
+}
+
+void cpu_rope_store(struct backend *backend, uint32_t layer, struct backend_buffer *q,
+                    struct backend_buffer *k, const struct backend_buffer *v,
+                    const struct backend_tensor *q_norm, const struct backend_tensor *k_norm)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    const struct backend_shape *shape = &cpu->shape;
+    assert(q->width == shape->head_count * shape->head_dim);
+    assert(k->width == shape->kv_head_count * shape->head_dim && v->width == k->width);
+    assert(layer < shape->layer_count && cpu->pool.host != NULL);
+    struct rope_job job = {cpu, layer, q, k, v, q_norm, k_norm};
+    team_run(cpu->team, piece_count(cpu->step->row_count, ROPE_ROWS), rope_piece, &job);
+}
+
+/* ---- attend ----------------------------------------------------------------------------------- */
+
+struct attend_job {
+    struct cpu_backend *cpu;
+    uint32_t layer;
+    const struct backend_buffer *q;
+    struct backend_buffer *o;
+};
+
+/* A unit at work. */
+struct unit_work {
+    const struct attend_job *job;
+    const struct attend_unit *unit;
+    const struct step_sequence *sequence;
+    uint32_t kv_head, group;
+    struct unit_scratch scratch;
+};
+
+static const uint16_t *token_at(const struct unit_work *work, uint32_t plane, uint32_t position)
+{
+    const struct cpu_backend *cpu = work->job->cpu;
+    uint32_t tokens = cpu->shape.block_tokens;
+    return pool_token(cpu, work->sequence->block_ids[position / tokens], work->job->layer, plane,
+                      work->kv_head, position % tokens);
+}
+
+/* Scores of rows from first_row on against keys start .. start + count. */
+static void unit_scores(const struct unit_work *work, uint32_t first_row, uint32_t start,
+                        uint32_t count)
+{
+    const struct cpu_backend *cpu = work->job->cpu;
+    uint32_t dims = cpu->shape.head_dim;
+    for (uint32_t t = 0; t < count; t += PANEL_COLUMNS) {
+        const uint16_t *keys[PANEL_COLUMNS];
+        for (uint32_t i = 0; i < PANEL_COLUMNS; i++)
+            keys[i] = t + i < count ? token_at(work, 0, start + t + i) : zero_key;
+        cpu->kernels->key_tile(keys, dims, work->scratch.keys);
+
+        uint32_t row = first_row;
+        while (work->unit->first_position + row < start + t)
+            row++;
+        uint32_t query = row * work->group;
+        struct tile_product product = {
+            .rows = (work->unit->row_count - row) * work->group,
+            .panels = 1,
+            .k = dims,
+            .x = work->scratch.queries + (size_t)query * dims,
+            .x_stride = dims,
+            .w = work->scratch.keys,
+            .c = work->scratch.scores + (size_t)query * SCORE_STRIDE + t,
+            .c_stride = SCORE_STRIDE,
+        };
+        cpu->kernels->product(&product);
+    }
+}
+
+/* part = weights x values, of rows from first_row on. */
+static void unit_values(const struct unit_work *work, uint32_t first_row, uint32_t start,
+                        uint32_t count)
+{
+    const struct cpu_backend *cpu = work->job->cpu;
+    uint32_t panels = value_panels(&cpu->shape);
+    size_t query = (size_t)first_row * work->group;
+    struct tile_product product = {
+        .rows = (work->unit->row_count - first_row) * work->group,
+        .panels = panels,
+        .x_stride = SCORE_STRIDE,
+        .w = work->scratch.values,
+        .panel_stride = VALUE_KEYS * PANEL_COLUMNS,
+        .c = work->scratch.part + query * panels * PANEL_COLUMNS,
+        .c_stride = (size_t)panels * PANEL_COLUMNS,
+    };
+    for (uint32_t t = 0; t < count; t += VALUE_KEYS) {
+        product.k = count - t < VALUE_KEYS ? count - t : VALUE_KEYS;
+        for (uint32_t i = 0; i < product.k; i++)
+            cpu->kernels->value_row(token_at(work, 1, start + t + i), cpu->shape.head_dim,
+                                    work->scratch.values + (size_t)i * PANEL_COLUMNS,
+                                    product.panel_stride);
+        product.x = work->scratch.scores + query * SCORE_STRIDE + t;
+        product.add = t > 0;
+        cpu->kernels->product(&product);
+    }
+}
+
+/* Take the partition's part of a query into what it has so far. */
+static void query_merge(const struct unit_work *work, uint32_t query, bool first, float largest,
+                        float sum)
+{
+    uint32_t dims = value_panels(&work->job->cpu->shape) * PANEL_COLUMNS;
+    float *output = work->scratch.output + (size_t)query * dims;
+    const float *part = work->scratch.part + (size_t)query * dims;
+    float *most = &work->scratch.largest[query], *total = &work->scratch.sum[query];
+    if (first) {
+        memcpy(output, part, dims * sizeof(float));
+        *most = largest;
+        *total = sum;
+        return;
+    }
+    float both = *most > largest ? *most : largest;
+    float a = exp_weight(*most - both, SOFTMAX_CUT);
+    float b = exp_weight(largest - both, SOFTMAX_CUT);
+    work->job->cpu->kernels->merge(output, part, a, b, dims);
+    *total = fmaf(*total, a, sum * b);
+    *most = both;
+}
+
+/* Keys start .. start + count, which is one partition or the filled part of the last one. */
+static void unit_partition(const struct unit_work *work, uint32_t start, uint32_t count)
+{
+    const struct attend_unit *unit = work->unit;
+    uint32_t first_row = unit->first_position < start ? start - unit->first_position : 0;
+    float largest[ATTEND_QUERIES_MAX], sum[ATTEND_QUERIES_MAX];
+    unit_scores(work, first_row, start, count);
+    for (uint32_t row = first_row; row < unit->row_count; row++) {
+        uint32_t seen = unit->first_position + row - start + 1;
+        if (seen > count)
+            seen = count;
+        for (uint32_t g = 0; g < work->group; g++) {
+            uint32_t query = row * work->group + g;
+            float *scores = work->scratch.scores + (size_t)query * SCORE_STRIDE;
+            sum[query] = work->job->cpu->kernels->softmax(scores, seen, &largest[query]);
+            memset(scores + seen, 0, (count - seen) * sizeof(float));
+        }
+    }
+    unit_values(work, first_row, start, count);
+    for (uint32_t query = first_row * work->group; query < unit->row_count * work->group; query++)
+        query_merge(work, query, start == 0, largest[query], sum[query]);
+}
+
+static void attend_unit(void *ctx, uint32_t chunk, uint32_t thread)
+{
+    const struct attend_job *job = ctx;
+    struct cpu_backend *cpu = job->cpu;
+    const struct backend_shape *shape = &cpu->shape;
+    struct unit_work work = {.job = job,
+                             .unit = &cpu->units[chunk / shape->kv_head_count],
+                             .kv_head = chunk % shape->kv_head_count,
+                             .group = shape->head_count / shape->kv_head_count};
+    work.sequence = &cpu->step->sequences[work.unit->sequence];
+    scratch_lay(shape, cpu->scratch + thread * cpu->scratch_bytes, &work.scratch);
+
+    uint32_t dims = shape->head_dim, width = work.group * dims;
+    float scale = 1.0f / sqrtf((float)dims);
+    for (uint32_t row = 0; row < work.unit->row_count; row++) {
+        const float *q = buffer_row(job->q, work.unit->first_row + row) + work.kv_head * width;
+        for (uint32_t i = 0; i < width; i++)
+            work.scratch.queries[(size_t)row * width + i] = q[i] * scale;
+    }
+    uint32_t keys = work.unit->first_position + work.unit->row_count;
+    for (uint32_t start = 0; start < keys; start += PARTITION)
+        unit_partition(&work, start, keys - start < PARTITION ? keys - start : PARTITION);
+
+    uint32_t padded = value_panels(shape) * PANEL_COLUMNS;
+    for (uint32_t row = 0; row < work.unit->row_count; row++) {
+        float *o = buffer_row(job->o, work.unit->first_row + row) + work.kv_head * width;
+        for (uint32_t g = 0; g < work.group; g++) {
+            uint32_t query = row * work.group + g;
+            for (uint32_t d = 0; d < dims; d++)
+                o[g * dims + d] = work.scratch.output[(size_t)query * padded + d] /
+                                  work.scratch.sum[query];
+        }
+    }
+}
+
+void cpu_attend(struct backend *backend, uint32_t layer, const struct backend_buffer *q,
+                struct backend_buffer *o)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    const struct backend_shape *shape = &cpu->shape;
+    assert(o->width == q->width && q->width == shape->head_count * shape->head_dim);
+    for (uint32_t s = 0; s < cpu->step->sequence_count; s++) {
+        const struct step_sequence *sequence = &cpu->step->sequences[s];
+        uint64_t rows = sequence->row_count, keys = sequence->start_position + rows;
+        /* The sum of (position + 1) over the rows. */
+        uint64_t pairs = rows * sequence->start_position + rows * (rows + 1) / 2;
+        cpu->counters.operations += 4 * pairs * shape->head_count * shape->head_dim;
+        cpu->counters.bytes += keys * shape->kv_head_count * shape->head_dim * 4;
+    }
+    struct attend_job job = {cpu, layer, q, o};
+    team_run(cpu->team, cpu->unit_count * shape->kv_head_count, attend_unit, &job);
+}

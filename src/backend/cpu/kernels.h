@@ -1,0 +1,113 @@
+/* backend/cpu/kernels.h - the inner loops, one table of them per instruction set.
+ *
+ *     kernels_scalar.c   the definition: plain C, every operation in the order that counts
+ *     kernels_avx2.c     lanes_x86.h with 8 lanes, and kernels_lanes.h
+ *     kernels_avx512.c   the same with 16 lanes
+ *     int8_*.c           the integer products of the class cpu-int8
+ *
+ * All tables compute the same bits. Sums along a row of activations (square_sum, softmax) are 16
+ * partial sums by index mod 16, merged as ((i, i+8), (i, i+4), (i, i+2), (0, 1)). Products run over
+ * k in order. No table may be used on a machine that kernels_find does not answer it for.
+ *
+ * Threads: any. Memory: the caller's; nothing is allocated.
+ */
+#ifndef BACKEND_CPU_KERNELS_H
+#define BACKEND_CPU_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backend/cpu/pack.h"
+#include "base/dtype.h"
+
+#define SUM_LANES 16u
+#define DTYPE_NUMBERS (DTYPE_BF16 + 1)
+
+/* Softmax weights of exp(-60) and less are zero. It makes every product of a weight and an f16 value
+ * a multiple of 2^-134, so that adding a masked key's 0 x value never changes a sum, not even the
+ * sign of its zero. */
+#define SOFTMAX_CUT (-60.0f)
+
+/* c[rows][16 * panels] (+)= x[rows][k] times panels of floats [k][16]. Strides are in floats. */
+struct tile_product {
+    uint32_t rows, panels, k;
+    const float *x;
+    size_t x_stride;
+    const float *w;
+    size_t panel_stride;
+    float *c;
+    size_t c_stride;
+    bool add; /* go on from what c holds; else start from zero */
+};
+
+/* What the integer dot product needs of 32 activations beside their int8 values. */
+struct quant_scale {
+    float scale;      /* value = scale * int8 */
+    float scaled_sum; /* scale * sum of all 32 */
+    int32_t sums[2];  /* of the first and the last 16 */
+};
+
+/* Activations as int8: rows [columns] and scales [columns / 32]; columns is a multiple of 32. */
+struct quant_rows {
+    int8_t *values;
+    struct quant_scale *scales;
+    size_t value_stride; /* from row to row */
+    size_t scale_stride;
+};
+
+/* c[rows][16 * panels] = quantised rows first_row.. times panels of packed weights, all k. */
+struct int8_product {
+    uint32_t rows, first_row;
+    uint32_t panels, first_panel;
+    const struct quant_rows *x;
+    const struct packed *w;
+    float *c;
+    size_t c_stride;
+};
+
+struct kernels {
+    const char *name;
+
+    /* k0 .. k0 + count of a panel as floats [count][16]; multiples of 32 for quantised types. */
+    void (*unpack[DTYPE_NUMBERS])(const struct packed *w, const uint8_t *panel, uint32_t k0,
+                                  uint32_t count, float *tile);
+    void (*product)(const struct tile_product *product);
+
+    /* count x int8 with its scales; count is a multiple of 32. */
+    void (*quantize)(const float *x, uint32_t count, int8_t *values, struct quant_scale *scales);
+    void (*int8_product[DTYPE_NUMBERS])(const struct int8_product *product);
+
+    float (*square_sum)(const float *x, uint32_t count);
+    void (*gate)(const float *gate, const float *up, float *h, size_t count);
+
+    /* s[t] becomes exp(s[t] - max); returns their sum and the maximum. count >= 1; s has room for
+     * count rounded up to SUM_LANES, and zeros are written there. */
+    float (*softmax)(float *s, uint32_t count, float *max_out);
+    /* o = o * a + part * b. */
+    void (*merge)(float *o, const float *part, float a, float b, uint32_t count);
+
+    /* Floats to f16, saturating at +-65504 (and NaN to -65504). */
+    void (*half_store)(const float *x, uint16_t *to, uint32_t count);
+    /* Sixteen keys as a panel [dims][16]. */
+    void (*key_tile)(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile);
+    /* One value as a row of panels: dimension d at panel_stride * (d / 16) + d % 16, zeros after
+     * the last up to a multiple of 16. */
+    void (*value_row)(const uint16_t *value, uint32_t dims, float *to, size_t panel_stride);
+};
+
+/* The table of that name, the best for NULL or "auto"; NULL when this machine (or this build) lacks
+ * it. *known_out tells an unknown name from one that is only missing here. */
+const struct kernels *kernels_find(const char *name, bool *known_out);
+
+/* Tables by rising speed; NULL where this machine or build lacks one. */
+#define KERNELS_COUNT 4u
+const struct kernels *kernels_at(uint32_t index);
+
+/* What the tables are made of. */
+extern const struct kernels kernels_scalar;
+extern const struct kernels kernels_avx2;
+extern const struct kernels kernels_avx512;
+extern const struct kernels kernels_vnni;
+
+#endif

@@ -1,0 +1,412 @@
+/* backend/cpu/kernels_lanes.h - the float kernels over vectors of LANES floats (8 or 16).
+ *
+ * Included once by each kernels_*.c after its lanes file; it is the body of that file. Each loop is
+ * the one of kernels_scalar.c with the lanes being outputs (products) or the index mod 16 (sums).
+ */
+#include <string.h>
+
+#include "backend/cpu/elementary.h"
+#include "backend/cpu/kernels.h"
+
+#define PANEL_VECTORS (16 / LANES)
+
+/* ---- exp -------------------------------------------------------------------------------------- */
+
+static ALWAYS_INLINE lanes_f lanes_exp(lanes_f x)
+{
+    x = lanes_max(x, lanes_set(EXP_LOW));
+    x = lanes_min(x, lanes_set(EXP_HIGH));
+    lanes_i n = lanes_round(lanes_mul(x, lanes_set(EXP_LOG2E)));
+    lanes_f minus_n = lanes_sub(lanes_zero(), lanes_float(n));
+    lanes_f r = lanes_fma(minus_n, lanes_set(EXP_LN2_HIGH), x);
+    r = lanes_fma(minus_n, lanes_set(EXP_LN2_LOW), r);
+    lanes_f p = lanes_set(EXP_C7);
+    p = lanes_fma(p, r, lanes_set(EXP_C6));
+    p = lanes_fma(p, r, lanes_set(EXP_C5));
+    p = lanes_fma(p, r, lanes_set(EXP_C4));
+    p = lanes_fma(p, r, lanes_set(EXP_C3));
+    p = lanes_fma(p, r, lanes_set(EXP_C2));
+    p = lanes_fma(p, r, lanes_set(1.0f));
+    p = lanes_fma(p, r, lanes_set(1.0f));
+    lanes_i power = lanes_i_left(lanes_i_add(n, lanes_i_set(127)), 23);
+    return lanes_mul(p, lanes_cast(power));
+}
+
+/* ---- sums over 16 partial sums ---------------------------------------------------------------- */
+
+static float lanes_square_sum(const float *x, uint32_t count)
+{
+    lanes_f sum[PANEL_VECTORS];
+    UNROLL
+    for (int v = 0; v < PANEL_VECTORS; v++)
+        sum[v] = lanes_zero();
+    uint32_t i = 0;
+    for (; i + SUM_LANES <= count; i += SUM_LANES) {
+        UNROLL
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            lanes_f value = lanes_load(x + i + v * LANES);
+            sum[v] = lanes_fma(value, value, sum[v]);
+        }
+    }
+    float partial[SUM_LANES];
+    UNROLL
+    for (int v = 0; v < PANEL_VECTORS; v++)
+        lanes_store(partial + v * LANES, sum[v]);
+    for (; i < count; i++)
+        partial[i % SUM_LANES] = __builtin_fmaf(x[i], x[i], partial[i % SUM_LANES]);
+    return sum_merge(partial);
+}
+
+static float lanes_softmax(float *s, uint32_t count, float *max_out)
+{
+    uint32_t padded = (count + SUM_LANES - 1) / SUM_LANES * SUM_LANES;
+    for (uint32_t t = count; t < padded; t++)
+        s[t] = -INFINITY;
+
+    lanes_f most[PANEL_VECTORS], sum[PANEL_VECTORS];
+    UNROLL
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+        most[v] = lanes_set(s[0]);
+        sum[v] = lanes_zero();
+    }
+    for (uint32_t t = 0; t < padded; t += SUM_LANES) {
+        UNROLL
+        for (int v = 0; v < PANEL_VECTORS; v++)
+            most[v] = lanes_max(lanes_load(s + t + v * LANES), most[v]);
+    }
+    float partial[SUM_LANES];
+    UNROLL
+    for (int v = 0; v < PANEL_VECTORS; v++)
+        lanes_store(partial + v * LANES, most[v]);
+    float largest = partial[0];
+    for (uint32_t i = 1; i < SUM_LANES; i++)
+        largest = partial[i] > largest ? partial[i] : largest;
+
+    for (uint32_t t = 0; t < padded; t += SUM_LANES) {
+        UNROLL
+        for (int v = 0; v < PANEL_VECTORS; v++) {
+            lanes_f x = lanes_sub(lanes_load(s + t + v * LANES), lanes_set(largest));
+            lanes_f weight = lanes_where_not_below(x, lanes_set(SOFTMAX_CUT), lanes_exp(x));
+            lanes_store(s + t + v * LANES, weight);
+            sum[v] = lanes_add(sum[v], weight);
+        }
+    }
+    UNROLL
+    for (int v = 0; v < PANEL_VECTORS; v++)
+        lanes_store(partial + v * LANES, sum[v]);
+    *max_out = largest;
+    return sum_merge(partial);
+}
+
+/* ---- value by value --------------------------------------------------------------------------- */
+
+static void lanes_gate(const float *gate, const float *up, float *h, size_t count)
+{
+    lanes_f one = lanes_set(1.0f);
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        lanes_f g = lanes_load(gate + i);
+        lanes_f silu = lanes_div(g, lanes_add(one, lanes_exp(lanes_sub(lanes_zero(), g))));
+        lanes_store(h + i, lanes_mul(silu, lanes_load(up + i)));
+    }
+    for (; i < count; i++) {
+        float silu = gate[i] / (1.0f + exp_scalar(-gate[i]));
+        h[i] = silu * up[i];
+    }
+}
+
+static void lanes_merge(float *o, const float *part, float a, float b, uint32_t count)
+{
+    uint32_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        lanes_f scaled = lanes_mul(lanes_load(part + i), lanes_set(b));
+        lanes_store(o + i, lanes_fma(lanes_load(o + i), lanes_set(a), scaled));
+    }
+    for (; i < count; i++)
+        o[i] = __builtin_fmaf(o[i], a, part[i] * b);
+}
+
+/* ---- f16 keys and values ---------------------------------------------------------------------- */
+
+static void lanes_half_store(const float *x, uint16_t *to, uint32_t count)
+{
+    uint32_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        lanes_f value = lanes_max(lanes_load(x + i), lanes_set(-65504.0f));
+        value = lanes_min(value, lanes_set(65504.0f));
+        lanes_to_half(to + i, value);
+    }
+    for (; i < count; i++) {
+        float value = x[i] > -65504.0f ? x[i] : -65504.0f;
+        value = value < 65504.0f ? value : 65504.0f;
+        to[i] = f32_to_f16(value);
+    }
+}
+
+static void lanes_key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile)
+{
+    uint32_t d = 0;
+    for (; d + 8 <= dims; d += 8) {
+        lanes_turn_keys(keys, d, tile + (size_t)d * PANEL_COLUMNS);
+        lanes_turn_keys(keys + 8, d, tile + (size_t)d * PANEL_COLUMNS + 8);
+    }
+    for (; d < dims; d++)
+        for (uint32_t t = 0; t < PANEL_COLUMNS; t++)
+            tile[d * PANEL_COLUMNS + t] = f16_to_f32(keys[t][d]);
+}
+
+static void lanes_value_row(const uint16_t *value, uint32_t dims, float *to, size_t panel_stride)
+{
+    uint32_t d = 0;
+    for (; d + PANEL_COLUMNS <= dims; d += PANEL_COLUMNS, to += panel_stride) {
+        UNROLL
+        for (int v = 0; v < PANEL_VECTORS; v++)
+            lanes_store(to + v * LANES, lanes_from_half(value + d + v * LANES));
+    }
+    if (d == dims)
+        return;
+    for (uint32_t i = 0; i < PANEL_COLUMNS; i++)
+        to[i] = d + i < dims ? f16_to_f32(value[d + i]) : 0.0f;
+}
+
+/* ---- packed weights to floats ----------------------------------------------------------------- */
+
+static void lanes_unpack_f32(const struct packed *w, const uint8_t *panel, uint32_t k0,
+                             uint32_t count, float *tile)
+{
+    (void)w;
+    memcpy(tile, panel + (size_t)k0 * PANEL_COLUMNS * 4, (size_t)count * PANEL_COLUMNS * 4);
+}
+
+static void lanes_unpack_f16(const struct packed *w, const uint8_t *panel, uint32_t k0,
+                             uint32_t count, float *tile)
+{
+    (void)w;
+    const uint8_t *from = panel + (size_t)k0 * PANEL_COLUMNS * 2;
+    for (size_t i = 0; i < (size_t)count * PANEL_COLUMNS; i += LANES)
+        lanes_store(tile + i, lanes_from_half(from + 2 * i));
+}
+
+static void lanes_unpack_bf16(const struct packed *w, const uint8_t *panel, uint32_t k0,
+                              uint32_t count, float *tile)
+{
+    (void)w;
+    const uint8_t *from = panel + (size_t)k0 * PANEL_COLUMNS * 2;
+    for (size_t i = 0; i < (size_t)count * PANEL_COLUMNS; i += LANES)
+        lanes_store(tile + i, lanes_from_brain(from + 2 * i));
+}
+
+/* Scale and minimum of LANES columns from c0 on, for part part of 32 (Q6_K: 16) values. */
+static ALWAYS_INLINE void lanes_scale(enum dtype type, const uint8_t *scales, uint32_t part,
+                                      uint32_t c0, lanes_f *scale_out, lanes_f *minimum_out)
+{
+    lanes_f d = lanes_from_half(scales + c0 * 2);
+    *minimum_out = lanes_zero();
+    if (type == DTYPE_Q4_1)
+        *minimum_out = lanes_from_half(scales + 32 + c0 * 2);
+    if (type == DTYPE_Q4_K || type == DTYPE_Q5_K) {
+        lanes_f dmin = lanes_from_half(scales + 32 + c0 * 2);
+        const uint8_t *of_part = scales + 64 + part * 32 + c0;
+        lanes_f m = lanes_mul(dmin, lanes_float(lanes_i_from_u8(of_part + 16)));
+        *minimum_out = lanes_mul(m, lanes_set(-1.0f));
+        d = lanes_mul(d, lanes_float(lanes_i_from_u8(of_part)));
+    } else if (type == DTYPE_Q6_K) {
+        d = lanes_mul(d, lanes_float(lanes_i_from_s8(scales + 32 + part * 16 + c0)));
+    }
+    *scale_out = d;
+}
+
+/* Four values (bytes) of each of LANES columns: quad of a group. */
+static ALWAYS_INLINE lanes_i lanes_quad(enum dtype type, const uint8_t *values,
+                                        const uint8_t *high, uint32_t quad, uint32_t c0)
+{
+    if (type == DTYPE_Q8_0)
+        return lanes_i_load(values + quad * 64 + c0 * 4);
+    lanes_i q = lanes_i_load(values + quad % 4 * 64 + c0 * 4);
+    q = lanes_i_and(lanes_i_right(q, quad / 4 * 4), lanes_i_set(0x0f0f0f0f));
+    if (type == DTYPE_Q5_K) {
+        lanes_i bit = lanes_i_right(lanes_i_load(high + c0 * 4), quad);
+        q = lanes_i_or(q, lanes_i_left(lanes_i_and(bit, lanes_i_set(0x01010101)), 4));
+    } else if (type == DTYPE_Q6_K) {
+        lanes_i bits = lanes_i_right(lanes_i_load(high + quad / 4 * 64 + c0 * 4), quad % 4 * 2);
+        q = lanes_i_or(q, lanes_i_left(lanes_i_and(bits, lanes_i_set(0x03030303)), 4));
+    }
+    return q;
+}
+
+static ALWAYS_INLINE void lanes_unpack_group(enum dtype type, const uint8_t *values,
+                                             const uint8_t *high, const uint8_t *scales,
+                                             uint32_t group, float *tile)
+{
+    int32_t zero = type == DTYPE_Q8_0 ? 128 : type == DTYPE_Q4_0 ? 8 : type == DTYPE_Q6_K ? 32 : 0;
+    bool minimum = type == DTYPE_Q4_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
+    for (uint32_t c0 = 0; c0 < PANEL_COLUMNS; c0 += LANES) {
+        lanes_f d, m;
+        lanes_scale(type, scales, type == DTYPE_Q6_K ? group % 8 * 2 : group % 8, c0, &d, &m);
+        UNROLL
+        for (uint32_t quad = 0; quad < 8; quad++) {
+            if (type == DTYPE_Q6_K && quad == 4)
+                lanes_scale(type, scales, group % 8 * 2 + 1, c0, &d, &m);
+            lanes_i q = lanes_quad(type, values, high, quad, c0);
+            UNROLL
+            for (uint32_t byte = 0; byte < 4; byte++) {
+                lanes_i one = lanes_i_and(lanes_i_right(q, byte * 8), lanes_i_set(0xff));
+                lanes_f value = lanes_float(lanes_i_sub(one, lanes_i_set(zero)));
+                value = minimum ? lanes_fma(d, value, m) : lanes_mul(d, value);
+                lanes_store(tile + (quad * 4 + byte) * PANEL_COLUMNS + c0, value);
+            }
+        }
+    }
+}
+
+static ALWAYS_INLINE void lanes_unpack(enum dtype type, const struct packed *w,
+                                       const uint8_t *panel, uint32_t k0, uint32_t count,
+                                       float *tile)
+{
+    uint32_t per_scale = type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q6_K ? 8 : 1;
+    for (uint32_t group = k0 / 32; group < (k0 + count) / 32; group++, tile += 32 * PANEL_COLUMNS)
+        lanes_unpack_group(type, panel + group * packed_group_bytes(type),
+                           panel + w->high_at + group * packed_high_bytes(type),
+                           panel + w->scale_at + group / per_scale * packed_scale_bytes(type),
+                           group, tile);
+}
+
+#define UNPACK(name, type)                                                                         \
+    static void name(const struct packed *w, const uint8_t *panel, uint32_t k0, uint32_t count,   \
+                     float *tile)                                                                  \
+    {                                                                                              \
+        lanes_unpack(type, w, panel, k0, count, tile);                                             \
+    }
+UNPACK(lanes_unpack_q8_0, DTYPE_Q8_0)
+UNPACK(lanes_unpack_q4_0, DTYPE_Q4_0)
+UNPACK(lanes_unpack_q4_1, DTYPE_Q4_1)
+UNPACK(lanes_unpack_q4_k, DTYPE_Q4_K)
+UNPACK(lanes_unpack_q5_k, DTYPE_Q5_K)
+UNPACK(lanes_unpack_q6_k, DTYPE_Q6_K)
+
+/* ---- float products --------------------------------------------------------------------------- */
+
+/* rows x (16 panels) outputs held in registers over all of k. */
+static ALWAYS_INLINE void lanes_tile(const struct tile_product *p, uint32_t row, uint32_t panel,
+                                     const uint32_t rows, const uint32_t panels)
+{
+    const uint32_t vectors = panels * PANEL_VECTORS;
+    const float *x = p->x + row * p->x_stride;
+    const float *w = p->w + panel * p->panel_stride;
+    float *c = p->c + row * p->c_stride + panel * PANEL_COLUMNS;
+    lanes_f sum[12 * 8];
+
+    UNROLL
+    for (uint32_t r = 0; r < rows; r++) {
+        UNROLL
+        for (uint32_t v = 0; v < vectors; v++)
+            sum[r * vectors + v] = p->add ? lanes_load(c + r * p->c_stride + v * LANES)
+                                          : lanes_zero();
+    }
+    for (uint32_t k = 0; k < p->k; k++) {
+        lanes_f column[8];
+        UNROLL
+        for (uint32_t v = 0; v < vectors; v++)
+            column[v] = lanes_load(w + v / PANEL_VECTORS * p->panel_stride +
+                                   (size_t)k * PANEL_COLUMNS + v % PANEL_VECTORS * LANES);
+        UNROLL
+        for (uint32_t r = 0; r < rows; r++) {
+            lanes_f one = lanes_set(x[r * p->x_stride + k]);
+            UNROLL
+            for (uint32_t v = 0; v < vectors; v++)
+                sum[r * vectors + v] = lanes_fma(one, column[v], sum[r * vectors + v]);
+        }
+    }
+    UNROLL
+    for (uint32_t r = 0; r < rows; r++) {
+        UNROLL
+        for (uint32_t v = 0; v < vectors; v++)
+            lanes_store(c + r * p->c_stride + v * LANES, sum[r * vectors + v]);
+    }
+}
+
+/* All rows of panels panel .. panel + panels, in blocks that fill the registers. */
+#define TILE_CASE(rows, panels)                                                                    \
+    case rows:                                                                                     \
+        lanes_tile(p, row, panel, rows, panels);                                                   \
+        break
+
+#define TILE_ROWS (LANES == 16 ? 12u : 6u)
+
+static void lanes_rows_wide(const struct tile_product *p, uint32_t row, uint32_t panel,
+                            uint32_t rows)
+{
+    switch (rows) {
+#if LANES == 16
+        TILE_CASE(1, 4);
+        TILE_CASE(2, 4);
+        TILE_CASE(3, 4);
+        TILE_CASE(4, 4);
+        TILE_CASE(5, 4);
+        TILE_CASE(6, 4);
+        TILE_CASE(7, 2);
+        TILE_CASE(8, 2);
+        TILE_CASE(9, 2);
+        TILE_CASE(10, 2);
+        TILE_CASE(11, 2);
+        TILE_CASE(12, 2);
+#else
+        TILE_CASE(1, 4);
+        TILE_CASE(2, 2);
+        TILE_CASE(3, 2);
+#endif
+    default:
+        break;
+    }
+}
+
+static void lanes_rows_narrow(const struct tile_product *p, uint32_t row, uint32_t panel,
+                              uint32_t rows)
+{
+    switch (rows) {
+        TILE_CASE(1, 1);
+        TILE_CASE(2, 1);
+        TILE_CASE(3, 1);
+        TILE_CASE(4, 1);
+        TILE_CASE(5, 1);
+        TILE_CASE(6, 1);
+#if LANES == 16
+        TILE_CASE(7, 1);
+        TILE_CASE(8, 1);
+        TILE_CASE(9, 1);
+        TILE_CASE(10, 1);
+        TILE_CASE(11, 1);
+        TILE_CASE(12, 1);
+#endif
+    default:
+        break;
+    }
+}
+
+/* Panels that a tile of so many rows is wide. */
+static uint32_t lanes_tile_panels(uint32_t rows)
+{
+#if LANES == 16
+    return rows <= 6 ? 4 : 2;
+#else
+    return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+#endif
+}
+
+static void lanes_product(const struct tile_product *p)
+{
+    uint32_t most = p->rows < TILE_ROWS ? p->rows : TILE_ROWS;
+    uint32_t step = lanes_tile_panels(most);
+    for (uint32_t panel = 0; panel < p->panels; panel += step) {
+        uint32_t panels = p->panels - panel < step ? p->panels - panel : step;
+        for (uint32_t row = 0; row < p->rows; row += TILE_ROWS) {
+            uint32_t rows = p->rows - row < TILE_ROWS ? p->rows - row : TILE_ROWS;
+            uint32_t at = panel;
+            uint32_t wide = lanes_tile_panels(rows);
+            for (; wide > 1 && at + wide <= panel + panels; at += wide)
+                lanes_rows_wide(p, row, at, rows);
+            for (; at < panel + panels; at++)
+                lanes_rows_narrow(p, row, at, rows);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+#include "backend/cpu/kernels.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu/elementary.h"
+#include "backend/cpu/scalar_scales.h"
+#include "base/bytes.h"
+#include "base/half.h"
+
+static void unpack_single(const struct packed *w, const uint8_t *panel, uint32_t k0,
+                          uint32_t count, float *tile)
+{
+    size_t first = (size_t)k0 * PANEL_COLUMNS;
+    for (size_t i = 0; i < (size_t)count * PANEL_COLUMNS; i++) {
+        if (w->type == DTYPE_F32)
+            tile[i] = float_from_bits(load_u32(panel + 4 * (first + i)));
+        else if (w->type == DTYPE_F16)
+            tile[i] = f16_to_f32(load_u16(panel + 2 * (first + i)));
+        else
+            tile[i] = bf16_to_f32(load_u16(panel + 2 * (first + i)));
+    }
+}
+
+static bool has_minimum(enum dtype type)
+{
+    return type == DTYPE_Q4_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
+}
+
+static void unpack_groups(const struct packed *w, const uint8_t *panel, uint32_t k0,
+                          uint32_t count, float *tile)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        for (uint32_t column = 0; column < PANEL_COLUMNS; column++) {
+            uint32_t k = k0 + i;
+            struct column_scale scale = column_scale(w, panel, k, column);
+            int32_t q = (int32_t)column_value(w, panel, k, column) - scale.zero;
+            *tile++ = has_minimum(w->type) ? fmaf(scale.scale, (float)q, scale.minimum)
+                                           : scale.scale * (float)q;
+        }
+    }
+}
+
+static void product(const struct tile_product *p)
+{
+    for (uint32_t row = 0; row < p->rows; row++) {
+        const float *x = p->x + row * p->x_stride;
+        for (uint32_t column = 0; column < p->panels * PANEL_COLUMNS; column++) {
+            const float *w = p->w + column / PANEL_COLUMNS * p->panel_stride +
+                             column % PANEL_COLUMNS;
+            float *c = p->c + row * p->c_stride + column;
+            float sum = p->add ? *c : 0.0f;
+            for (uint32_t k = 0; k < p->k; k++)
+                sum = fmaf(x[k], w[(size_t)k * PANEL_COLUMNS], sum);
+            *c = sum;
+        }
+    }
+}
+
+static void quantize(const float *x, uint32_t count, int8_t *values, struct quant_scale *scales)
+{
+    for (uint32_t group = 0; group < count / 32; group++) {
+        const float *from = x + group * 32;
+        float largest = 0.0f;
+        for (uint32_t i = 0; i < 32; i++) {
+            float magnitude = fabsf(from[i]);
+            largest = magnitude > largest ? magnitude : largest;
+        }
+        /* Below 2^-100 the inverse would overflow; such a group is zero. */
+        bool some = largest >= 0x1p-100f;
+        float inverse = some ? 127.0f / largest : 0.0f;
+        struct quant_scale scale = {.scale = some ? largest / 127.0f : 0.0f};
+        for (uint32_t i = 0; i < 32; i++) {
+            int8_t q = (int8_t)lrintf(from[i] * inverse);
+            values[group * 32 + i] = q;
+            scale.sums[i / 16] += q;
+        }
+        scale.scaled_sum = scale.scale * (float)(scale.sums[0] + scale.sums[1]);
+        scales[group] = scale;
+    }
+}
+
+/* One output: the definition of the class cpu-int8. */
+static float int8_column(const struct packed *w, const uint8_t *panel, uint32_t column,
+                         const int8_t *x, const struct quant_scale *x_scales)
+{
+    uint32_t run = w->type == DTYPE_Q6_K ? 16 : 32; /* k under one scale */
+    float sum = 0.0f;
+    for (uint32_t k0 = 0; k0 < w->columns; k0 += run) {
+        struct column_scale scale = column_scale(w, panel, k0, column);
+        const struct quant_scale *x_scale = &x_scales[k0 / 32];
+        int32_t dot = 0;
+        for (uint32_t k = k0; k < k0 + run; k++)
+            dot += ((int32_t)column_value(w, panel, k, column) - scale.zero) * x[k];
+        sum = fmaf((float)dot, scale.scale * x_scale->scale, sum);
+        if (has_minimum(w->type))
+            sum = fmaf(scale.minimum, x_scale->scaled_sum, sum);
+    }
+    return sum;
+}
+
+static void int8_product(const struct int8_product *p)
+{
+    for (uint32_t row = 0; row < p->rows; row++) {
+        const int8_t *x = p->x->values + (p->first_row + row) * p->x->value_stride;
+        const struct quant_scale *scales = p->x->scales + (p->first_row + row) * p->x->scale_stride;
+        for (uint32_t column = 0; column < p->panels * PANEL_COLUMNS; column++) {
+            const uint8_t *panel = packed_panel(p->w, p->first_panel + column / PANEL_COLUMNS);
+            p->c[row * p->c_stride + column] =
+                int8_column(p->w, panel, column % PANEL_COLUMNS, x, scales);
+        }
+    }
+}
+
+static float square_sum(const float *x, uint32_t count)
+{
+    float partial[SUM_LANES] = {0};
+    for (uint32_t i = 0; i < count; i++)
+        partial[i % SUM_LANES] = fmaf(x[i], x[i], partial[i % SUM_LANES]);
+    return sum_merge(partial);
+}
+
+static void gate(const float *gate_in, const float *up, float *h, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        float silu = gate_in[i] / (1.0f + exp_scalar(-gate_in[i]));
+        h[i] = silu * up[i];
+    }
+}
+
+static float softmax(float *s, uint32_t count, float *max_out)
+{
+    float largest = s[0];
+    for (uint32_t t = 1; t < count; t++)
+        largest = s[t] > largest ? s[t] : largest;
+    float partial[SUM_LANES] = {0};
+    for (uint32_t t = 0; t < count; t++) {
+        s[t] = exp_weight(s[t] - largest, SOFTMAX_CUT);
+        partial[t % SUM_LANES] += s[t];
+    }
+    for (uint32_t t = count; t % SUM_LANES != 0; t++)
+        s[t] = 0.0f;
+    *max_out = largest;
+    return sum_merge(partial);
+}
+
+static void merge(float *o, const float *part, float a, float b, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        o[i] = fmaf(o[i], a, part[i] * b);
+}
+
+static void half_store(const float *x, uint16_t *to, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        float value = x[i] > -65504.0f ? x[i] : -65504.0f;
+        value = value < 65504.0f ? value : 65504.0f;
+        to[i] = f32_to_f16(value);
+    }
+}
+
+static void key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile)
+{
+    for (uint32_t d = 0; d < dims; d++)
+        for (uint32_t t = 0; t < PANEL_COLUMNS; t++)
+            tile[d * PANEL_COLUMNS + t] = f16_to_f32(keys[t][d]);
+}
+
+static void value_row(const uint16_t *value, uint32_t dims, float *to, size_t panel_stride)
+{
+    for (uint32_t d = 0; d < dims; d++)
+        to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] = f16_to_f32(value[d]);
+    for (uint32_t d = dims; d % PANEL_COLUMNS != 0; d++)
+        to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] = 0.0f;
+}
+
+const struct kernels kernels_scalar = {
+    .name = "scalar",
+    .unpack = {[DTYPE_F32] = unpack_single,
+               [DTYPE_F16] = unpack_single,
+               [DTYPE_BF16] = unpack_single,
+               [DTYPE_Q8_0] = unpack_groups,
+               [DTYPE_Q4_0] = unpack_groups,
+               [DTYPE_Q4_1] = unpack_groups,
+               [DTYPE_Q4_K] = unpack_groups,
+               [DTYPE_Q5_K] = unpack_groups,
+               [DTYPE_Q6_K] = unpack_groups},
+    .product = product,
+    .quantize = quantize,
+    .int8_product = {[DTYPE_Q8_0] = int8_product,
+                     [DTYPE_Q4_0] = int8_product,
+                     [DTYPE_Q4_1] = int8_product,
+                     [DTYPE_Q4_K] = int8_product,
+                     [DTYPE_Q5_K] = int8_product,
+                     [DTYPE_Q6_K] = int8_product},
+    .square_sum = square_sum,
+    .gate = gate,
+    .softmax = softmax,
+    .merge = merge,
+    .half_store = half_store,
+    .key_tile = key_tile,
+    .value_row = value_row,
+};

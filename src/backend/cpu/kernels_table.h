@@ -1,0 +1,24 @@
+/* backend/cpu/kernels_table.h - the table of the functions that kernels_lanes.h and int8_x86.h have
+ * just defined. TABLE and TABLE_NAME say whose.
+ */
+const struct kernels TABLE = {
+    .name = TABLE_NAME,
+    .unpack = {[DTYPE_F32] = lanes_unpack_f32,
+               [DTYPE_F16] = lanes_unpack_f16,
+               [DTYPE_BF16] = lanes_unpack_bf16,
+               [DTYPE_Q8_0] = lanes_unpack_q8_0,
+               [DTYPE_Q4_0] = lanes_unpack_q4_0,
+               [DTYPE_Q4_1] = lanes_unpack_q4_1,
+               [DTYPE_Q4_K] = lanes_unpack_q4_k,
+               [DTYPE_Q5_K] = lanes_unpack_q5_k,
+               [DTYPE_Q6_K] = lanes_unpack_q6_k},
+    .product = lanes_product,
+    .quantize = NULL,
+    .square_sum = lanes_square_sum,
+    .gate = lanes_gate,
+    .softmax = lanes_softmax,
+    .merge = lanes_merge,
+    .half_store = lanes_half_store,
+    .key_tile = lanes_key_tile,
+    .value_row = lanes_value_row,
+};

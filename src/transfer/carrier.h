@@ -1,0 +1,53 @@
+/* transfer/carrier.h - how the bytes of a fetch get into the receiver's blocks.
+ *
+ *     carrier   peer_ready                fetch                         forget
+ *     shm       wait for POOL, map it     copy in the loop's idle time  off the queue of work
+ *     tcp       nothing                   ask; bytes arrive as bulk     throw away what arrives
+ *
+ * Where the others go: rdma (UCX get: peer_ready exchanges keys after the handshake, forget must wait
+ * for the transport to be quiet before the receive's report), cuda-ipc (peer_ready opens the holder's
+ * handle, fetch is one gather kernel per offer that also sums, forget waits for its event). A carrier
+ * that cannot be quiet at once keeps its receive in a list of its own and calls receive_end later.
+ * The cluster key's encryption is no carrier: it sits in wire/link, under tcp.
+ *
+ * Threads: the transfer thread.
+ */
+#ifndef TRANSFER_CARRIER_H
+#define TRANSFER_CARRIER_H
+
+#include "transfer/parts.h"
+
+struct carrier {
+    enum transfer_carrier id;
+    /* Our connection to a holder is open; calls peer_set_usable, now or later. */
+    void (*peer_ready)(struct peer *peer);
+    /* A frame that only carriers know. ERR_UNSUPPORTED: not mine. */
+    status (*on_frame)(struct peer *peer, uint16_t type, const uint8_t *payload, uint32_t bytes);
+    /* A fetch was added to the end of receive->fetches: see to it, in order; tell each entry by
+     * receive_landed and the fetch's end by receive_fetch_done. */
+    void (*fetch)(struct receive *receive);
+    /* Write nothing for this receive any more once this has returned. */
+    void (*forget)(struct receive *receive);
+    /* The connection is over. */
+    void (*peer_end)(struct peer *peer);
+};
+
+extern const struct carrier carrier_shm;
+extern const struct carrier carrier_tcp;
+
+/* shm, holder's side: make the pool's descriptor fit for peers. Errors: ERR_UNSUPPORTED, ERR_IO. */
+status shm_seal_pool(const struct transfer_pool *pool, int *read_only_fd_out);
+/* Give it to a peer that has just connected. */
+status shm_send_pool(struct peer *peer);
+
+/* tcp, holder's side: a FETCH; answer when the link has room. */
+status tcp_on_fetch(struct peer *peer, const uint8_t *payload, uint32_t bytes);
+/* Drop unanswered fetches of a lease; NULL: all. */
+void tcp_drop_asked(struct peer *peer, const struct lease *lease);
+size_t tcp_serve(void *peer);
+/* tcp, receiver's side: the link's calls for bulk. */
+uint32_t tcp_on_bulk(void *ctx, uint16_t type, const uint8_t *payload, uint32_t payload_bytes,
+                     uint32_t bulk_bytes, struct iovec spans[LINK_SPANS_MAX]);
+void tcp_on_landed(void *ctx);
+
+#endif

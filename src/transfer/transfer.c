@@ -1,0 +1,579 @@
+#include "transfer/transfer.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "transfer/carrier.h"
+#include "transfer/parts.h"
+
+#define CONNECT_MS 3000
+#define SILENCE_MS 3000
+#define SUBSCRIBE_MS 60000
+#define WORK_BYTES_MIN 4096 /* what any piece of work counts at least */
+
+const char *transfer_carrier_name(enum transfer_carrier carrier)
+{
+    switch (carrier) {
+    case TRANSFER_SHM:
+        return "shm";
+    case TRANSFER_TCP:
+        return "tcp";
+    }
+    return "none";
+}
+
+uint32_t table_bucket(const struct lease_id *lease)
+{
+    return lease->bytes[0] % TABLE_BUCKETS;
+}
+
+struct carrier_totals *transfer_totals(struct transfer *transfer, enum transfer_carrier carrier)
+{
+    return &transfer->totals[carrier == TRANSFER_TCP ? 1 : 0];
+}
+
+void transfer_refused(struct transfer *transfer, const struct peer *peer, const char *text)
+{
+    atomic_fetch_add(&transfer->refused_frames, 1);
+    log_debug("frame refused", "peer=\"%s\" cause=\"%s\"", peer->name, text);
+}
+
+/* ---- work ---- */
+
+void work_add(struct transfer *transfer, struct work *work)
+{
+    if (work->queued)
+        return;
+    work->queued = true;
+    work->next = NULL;
+    work->prev = transfer->work_tail;
+    if (transfer->work_tail != NULL)
+        transfer->work_tail->next = work;
+    else
+        transfer->work_head = work;
+    transfer->work_tail = work;
+    if (work->prev == NULL)
+        loop_timer_start(transfer->work_timer, 0);
+}
+
+void work_remove(struct transfer *transfer, struct work *work)
+{
+    if (!work->queued)
+        return;
+    work->queued = false;
+    if (work->prev != NULL)
+        work->prev->next = work->next;
+    else
+        transfer->work_head = work->next;
+    if (work->next != NULL)
+        work->next->prev = work->prev;
+    else
+        transfer->work_tail = work->prev;
+}
+
+static void transfer_on_work(void *ctx)
+{
+    struct transfer *transfer = ctx;
+    size_t moved = 0;
+    while (transfer->work_head != NULL && moved < TURN_BYTES) {
+        struct work *work = transfer->work_head;
+        work_remove(transfer, work);
+        size_t bytes = work->run(work->owner);
+        moved += bytes > WORK_BYTES_MIN ? bytes : WORK_BYTES_MIN;
+    }
+    if (transfer->work_head != NULL)
+        loop_timer_start(transfer->work_timer, 0);
+}
+
+/* ---- deadlines ---- */
+
+void transfer_deadline(struct transfer *transfer, uint64_t when_ns)
+{
+    if (transfer->deadline_ns != 0 && transfer->deadline_ns <= when_ns)
+        return;
+    transfer->deadline_ns = when_ns;
+    uint64_t now = clock_ns();
+    loop_timer_start(transfer->deadline_timer,
+                     when_ns > now ? (when_ns - now) / 1000000u + 1 : 0);
+}
+
+static void transfer_on_deadline(void *ctx)
+{
+    struct transfer *transfer = ctx;
+    uint64_t now = clock_ns();
+    transfer->deadline_ns = 0;
+    uint64_t holder = holder_check_deadlines(transfer, now);
+    uint64_t receiver = receiver_check_deadlines(transfer, now);
+    uint64_t next = holder < receiver ? holder : receiver;
+    if (next != UINT64_MAX)
+        transfer_deadline(transfer, next);
+}
+
+static void transfer_on_beat(void *ctx)
+{
+    struct transfer *transfer = ctx;
+    peer_beat(transfer);
+    loop_timer_start(transfer->beat_timer, transfer->options.silence_ms / 4 + 1);
+}
+
+/* ---- calls: from any thread to the transfer thread ---- */
+
+static struct call *call_take(struct transfer *transfer, uint32_t kind)
+{
+    pthread_mutex_lock(&transfer->kept_lock);
+    struct call *call = transfer->kept;
+    if (call != NULL)
+        transfer->kept = (struct call *)call->mail.next;
+    pthread_mutex_unlock(&transfer->kept_lock);
+    if (call == NULL) {
+        call = malloc(sizeof(*call));
+        if (call == NULL) {
+            error_set(ERR_NO_MEMORY, "no memory for a call to the transfer thread");
+            return NULL;
+        }
+        call->kept = false;
+    }
+    call->mail.kind = kind;
+    return call;
+}
+
+static void call_give_back(struct transfer *transfer, struct call *call)
+{
+    if (!call->kept) {
+        free(call);
+        return;
+    }
+    pthread_mutex_lock(&transfer->kept_lock);
+    call->mail.next = transfer->kept != NULL ? &transfer->kept->mail : NULL;
+    transfer->kept = call;
+    pthread_mutex_unlock(&transfer->kept_lock);
+}
+
+static void transfer_drop(struct transfer *transfer, uint64_t incarnation)
+{
+    struct peer *peer = transfer->peers;
+    while (peer != NULL) {
+        struct peer *next = peer->next;
+        if (peer->incarnation == incarnation) {
+            peer_close(peer, error_set(ERR_CLOSED, "\"%s\" was declared dead", peer->name));
+            next = transfer->peers; /* closing one may have changed the list */
+        }
+        peer = next;
+    }
+}
+
+static void transfer_stop(struct transfer *transfer)
+{
+    receiver_stop(transfer);
+    holder_stop(transfer);
+    while (transfer->peers != NULL)
+        peer_close(transfer->peers, error_set(ERR_CANCELLED, "the worker stops"));
+    loop_stop(transfer->loop);
+}
+
+static void transfer_on_call(void *ctx, struct mail *mail)
+{
+    struct transfer *transfer = ctx;
+    struct call *call = (struct call *)mail;
+    switch (call->mail.kind) {
+    case CALL_LEASE_OPEN:
+        lease_open(call->is.opened);
+        break;
+    case CALL_OFFER:
+        lease_offer(transfer, call);
+        break;
+    case CALL_COMPLETE:
+        lease_complete(transfer, call);
+        break;
+    case CALL_LEASE_CLOSE: {
+        struct lease *lease = lease_find(transfer, &call->lease);
+        if (lease != NULL)
+            lease_end(lease, ERR_CANCELLED, "the holder took the lease back", true);
+        break;
+    }
+    case CALL_RECEIVE:
+        receive_start(call->is.received);
+        break;
+    case CALL_CANCEL: {
+        struct receive *receive = receive_find(transfer, &call->lease);
+        if (receive != NULL)
+            receive_end(receive, TRANSFER_CANCELLED, ERR_CANCELLED, "given up by the receiver", true);
+        break;
+    }
+    case CALL_DROP_PEER:
+        transfer_drop(transfer, call->is.incarnation);
+        break;
+    case CALL_STOP:
+        transfer_stop(transfer);
+        break;
+    default:
+        assert(!"unknown call");
+    }
+    call_give_back(transfer, call);
+}
+
+status transfer_lease_open(struct transfer *transfer, const struct lease_id *id, uint64_t request_id,
+                           uint32_t epoch, uint32_t expiry_ms)
+{
+    struct lease *lease = calloc(1, sizeof(*lease));
+    struct transfer_report *report = calloc(1, sizeof(*report));
+    struct call *call = call_take(transfer, CALL_LEASE_OPEN);
+    if (lease == NULL || report == NULL || call == NULL) {
+        free(lease);
+        free(report);
+        if (call != NULL)
+            call_give_back(transfer, call);
+        return error_set(ERR_NO_MEMORY, "no memory for a lease");
+    }
+    report->lease = *id;
+    report->request_id = request_id;
+    report->epoch = epoch;
+    lease->transfer = transfer;
+    lease->id = *id;
+    lease->epoch = epoch;
+    lease->expiry_ns = clock_ns() + (uint64_t)expiry_ms * 1000000u;
+    lease->report = report;
+    call->is.opened = lease;
+    mailbox_post(transfer->calls, &call->mail);
+    return OK;
+}
+
+void transfer_offer(struct transfer *transfer, const struct lease_id *lease, uint32_t layer,
+                    uint32_t first_index, const uint32_t *block_ids, uint32_t count,
+                    const struct checksum *checksums)
+{
+    assert(layer < transfer->options.layer_count);
+    assert(first_index < OFFER_INDEX_MAX && count <= OFFER_INDEX_MAX - first_index);
+    for (uint32_t done = 0; done < count;) {
+        uint32_t part = count - done < CALL_BLOCKS ? count - done : CALL_BLOCKS;
+        struct call *call = call_take(transfer, CALL_OFFER);
+        if (call == NULL) {
+            /* The receiver finds the hole when the lease completes, and fails by name. */
+            log_error("offer lost", "cause=\"%s\"", error_text());
+            return;
+        }
+        call->lease = *lease;
+        call->is.offer.layer = layer;
+        call->is.offer.first_index = first_index + done;
+        call->is.offer.count = part;
+        call->is.offer.has_checksums = checksums != NULL;
+        for (uint32_t i = 0; i < part; i++) {
+            assert(block_ids[done + i] < transfer->options.pool.block_count);
+            call->is.offer.block_ids[i] = block_ids[done + i];
+            if (checksums != NULL)
+                call->is.offer.checksums[i] = checksums[done + i];
+        }
+        mailbox_post(transfer->calls, &call->mail);
+        done += part;
+    }
+}
+
+status transfer_complete(struct transfer *transfer, const struct lease_id *lease,
+                         uint32_t block_count, const void *payload, uint32_t payload_bytes)
+{
+    assert(payload_bytes <= TRANSFER_PAYLOAD_BYTES_MAX && block_count <= OFFER_INDEX_MAX);
+    struct call *call = call_take(transfer, CALL_COMPLETE);
+    if (call == NULL)
+        return ERR_NO_MEMORY;
+    call->lease = *lease;
+    call->is.complete.block_count = block_count;
+    call->is.complete.payload_bytes = payload_bytes;
+    call->is.complete.payload = NULL;
+    if (payload_bytes > 0) {
+        call->is.complete.payload = malloc(payload_bytes);
+        if (call->is.complete.payload == NULL) {
+            call_give_back(transfer, call);
+            return error_set(ERR_NO_MEMORY, "no memory for a payload of %u bytes", payload_bytes);
+        }
+        memcpy(call->is.complete.payload, payload, payload_bytes);
+    }
+    mailbox_post(transfer->calls, &call->mail);
+    return OK;
+}
+
+static void transfer_call_lease(struct transfer *transfer, const struct lease_id *lease, uint32_t kind)
+{
+    struct call *call = call_take(transfer, kind);
+    if (call == NULL) {
+        log_error("call lost", "cause=\"%s\"", error_text()); /* its deadline ends it instead */
+        return;
+    }
+    call->lease = *lease;
+    mailbox_post(transfer->calls, &call->mail);
+}
+
+void transfer_lease_close(struct transfer *transfer, const struct lease_id *lease)
+{
+    transfer_call_lease(transfer, lease, CALL_LEASE_CLOSE);
+}
+
+void transfer_receive_cancel(struct transfer *transfer, const struct lease_id *lease)
+{
+    transfer_call_lease(transfer, lease, CALL_CANCEL);
+}
+
+static status receive_make(struct transfer *transfer, const struct transfer_wish *wish,
+                           struct receive **receive_out)
+{
+    struct receive *receive = calloc(1, sizeof(*receive));
+    if (receive == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for a receive");
+    size_t cells = (size_t)transfer->options.layer_count * wish->block_count;
+    receive->block_ids = malloc(wish->block_count * sizeof(*receive->block_ids));
+    receive->cells = calloc(cells, sizeof(*receive->cells));
+    receive->report = calloc(1, sizeof(*receive->report));
+    if (receive->block_ids == NULL || receive->cells == NULL || receive->report == NULL) {
+        free(receive->report);
+        receive_free(receive);
+        return error_set(ERR_NO_MEMORY, "no memory for a receive of %u blocks", wish->block_count);
+    }
+    for (uint32_t i = 0; i < wish->block_count; i++) {
+        assert(wish->block_ids[i] < transfer->options.pool.block_count);
+        receive->block_ids[i] = wish->block_ids[i];
+    }
+    receive->transfer = transfer;
+    receive->id = wish->lease;
+    receive->epoch = wish->epoch;
+    receive->incarnation = wish->source.incarnation;
+    receive->first_index = wish->first_index;
+    receive->block_count = wish->block_count;
+    receive->missing = cells;
+    receive->deadline_ns = clock_ns() + (uint64_t)wish->deadline_ms * 1000000u;
+    receive->fetches_tail = &receive->fetches;
+    receive->report->lease = wish->lease;
+    receive->report->request_id = wish->request_id;
+    receive->report->epoch = wish->epoch;
+    *receive_out = receive;
+    return OK;
+}
+
+status transfer_receive(struct transfer *transfer, const struct transfer_wish *wish)
+{
+    uint32_t carriers = transfer->options.carriers;
+    bool local = wish->source.local != NULL && (carriers & TRANSFER_SHM) != 0;
+    bool remote = wish->source.remote != NULL && (carriers & TRANSFER_TCP) != 0;
+    assert(wish->block_count >= 1 && wish->first_index < OFFER_INDEX_MAX &&
+           wish->block_count <= OFFER_INDEX_MAX - wish->first_index);
+    if (!local && !remote)
+        return error_set(ERR_BAD_INPUT, "the holder has no address for a carrier that is allowed here "
+                                        "(%s%s); allow the other one or give its address",
+                         (carriers & TRANSFER_SHM) != 0 ? "shm " : "",
+                         (carriers & TRANSFER_TCP) != 0 ? "tcp" : "");
+    struct receive *receive = NULL;
+    status st = receive_make(transfer, wish, &receive);
+    if (st != OK)
+        return st;
+    receive->has_local = local;
+    receive->has_remote = remote;
+    if (local)
+        receive->local = *wish->source.local;
+    if (remote)
+        receive->remote = *wish->source.remote;
+    struct call *call = call_take(transfer, CALL_RECEIVE);
+    if (call == NULL) {
+        free(receive->report);
+        receive_free(receive);
+        return ERR_NO_MEMORY;
+    }
+    call->is.received = receive;
+    mailbox_post(transfer->calls, &call->mail);
+    return OK;
+}
+
+void transfer_drop_peer(struct transfer *transfer, uint64_t incarnation)
+{
+    struct call *call = call_take(transfer, CALL_DROP_PEER);
+    if (call == NULL) {
+        log_error("call lost", "cause=\"%s\"", error_text());
+        return;
+    }
+    call->is.incarnation = incarnation;
+    mailbox_post(transfer->calls, &call->mail);
+}
+
+void transfer_report_free(struct transfer_report *report)
+{
+    if (report == NULL)
+        return;
+    free(report->payload);
+    free(report);
+}
+
+void transfer_counters_read(const struct transfer *transfer, struct transfer_counters *counters_out)
+{
+    for (int i = 0; i < TRANSFER_CARRIERS; i++) {
+        const struct carrier_totals *from = &transfer->totals[i];
+        counters_out->carriers[i] = (struct transfer_carrier_counters){
+            .received_bytes = atomic_load(&from->received_bytes),
+            .received_handoffs = atomic_load(&from->received_handoffs),
+            .sent_bytes = atomic_load(&from->sent_bytes),
+            .sent_handoffs = atomic_load(&from->sent_handoffs),
+            .received_s = (double)atomic_load(&from->received_ns) / 1e9,
+            .exposed_s = (double)atomic_load(&from->exposed_ns) / 1e9,
+            .checksum_failures = atomic_load(&from->checksum_failures),
+            .failed_handoffs = atomic_load(&from->failed_handoffs),
+        };
+    }
+    counters_out->peers = atomic_load(&transfer->peer_count);
+    counters_out->mapped_bytes = atomic_load(&transfer->mapped_bytes);
+    counters_out->leases = atomic_load(&transfer->lease_count);
+    counters_out->receives = atomic_load(&transfer->receive_count);
+    counters_out->refused_frames = atomic_load(&transfer->refused_frames);
+}
+
+status transfer_tcp_address(const struct transfer *transfer, struct address *address_out)
+{
+    if (transfer->tcp_listener == NULL)
+        return error_set(ERR_NOT_FOUND, "this worker's transfer does not listen on TCP");
+    *address_out = transfer->tcp_address;
+    return OK;
+}
+
+/* ---- life ---- */
+
+static void *transfer_run(void *ctx)
+{
+    struct transfer *transfer = ctx;
+    loop_run(transfer->loop);
+    return NULL;
+}
+
+static status transfer_copy_options(struct transfer *transfer, const struct transfer_options *options)
+{
+    assert(options->layer_count >= 1 && options->pool.block_count >= 1);
+    transfer->options = *options;
+    transfer->hello = *options->hello;
+    transfer->pool_fd = -1;
+    struct transfer_options *own = &transfer->options;
+    own->connect_ms = own->connect_ms != 0 ? own->connect_ms : CONNECT_MS;
+    own->silence_ms = own->silence_ms != 0 ? own->silence_ms : SILENCE_MS;
+    own->subscribe_ms = own->subscribe_ms != 0 ? own->subscribe_ms : SUBSCRIBE_MS;
+    own->carriers = own->carriers != 0 ? own->carriers : TRANSFER_SHM | TRANSFER_TCP;
+    transfer->layers = calloc(options->layer_count, sizeof(*transfer->layers));
+    transfer->kept_memory = calloc(CALLS_KEPT, sizeof(*transfer->kept_memory));
+    if (transfer->layers == NULL || transfer->kept_memory == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for a transfer");
+    memcpy(transfer->layers, options->layers, options->layer_count * sizeof(*transfer->layers));
+    for (uint32_t i = 0; i < options->layer_count; i++) {
+        const struct transfer_slice *layer = &transfer->layers[i];
+        assert(layer->bytes >= 1 && layer->offset <= options->pool.block_bytes &&
+               layer->bytes <= options->pool.block_bytes - layer->offset);
+        assert(layer->bytes <= UINT32_MAX / 2);
+        if (layer->bytes > transfer->layer_bytes_max)
+            transfer->layer_bytes_max = layer->bytes;
+    }
+    for (int i = 0; i < CALLS_KEPT; i++) {
+        transfer->kept_memory[i].kept = true;
+        call_give_back(transfer, &transfer->kept_memory[i]);
+    }
+    return OK;
+}
+
+static status transfer_listen(struct transfer *transfer)
+{
+    const struct transfer_options *options = &transfer->options;
+    status st = OK;
+    if (options->unix_listen != NULL && (options->carriers & TRANSFER_SHM) != 0 &&
+        options->pool.fd >= 0) {
+        st = shm_seal_pool(&options->pool, &transfer->pool_fd);
+        if (st == OK)
+            st = link_listen(transfer->loop, options->unix_listen, peer_on_accept, transfer,
+                             &transfer->unix_listener);
+    }
+    if (st == OK && options->tcp_listen != NULL && (options->carriers & TRANSFER_TCP) != 0) {
+        st = link_listen(transfer->loop, options->tcp_listen, peer_on_accept, transfer,
+                         &transfer->tcp_listener);
+        if (st == OK)
+            transfer->tcp_address = *link_listener_address(transfer->tcp_listener);
+    }
+    return st;
+}
+
+static status transfer_open_loop(struct transfer *transfer)
+{
+    status st = mailbox_open(&transfer->calls);
+    if (st == OK)
+        st = loop_open(&transfer->loop);
+    if (st == OK)
+        st = loop_mailbox_open(transfer->loop, transfer->calls, transfer_on_call, transfer,
+                               &transfer->calls_watch);
+    if (st == OK)
+        st = loop_timer_open(transfer->loop, transfer_on_work, transfer, &transfer->work_timer);
+    if (st == OK)
+        st = loop_timer_open(transfer->loop, transfer_on_deadline, transfer,
+                             &transfer->deadline_timer);
+    if (st == OK)
+        st = loop_timer_open(transfer->loop, transfer_on_beat, transfer, &transfer->beat_timer);
+    return st;
+}
+
+static void transfer_free(struct transfer *transfer)
+{
+    link_listener_close(transfer->unix_listener);
+    link_listener_close(transfer->tcp_listener);
+    loop_timer_close(transfer->work_timer);
+    loop_timer_close(transfer->deadline_timer);
+    loop_timer_close(transfer->beat_timer);
+    loop_watch_close(transfer->calls_watch);
+    loop_close(transfer->loop);
+    mailbox_close(transfer->calls);
+    if (transfer->pool_fd >= 0)
+        close(transfer->pool_fd);
+    pthread_mutex_destroy(&transfer->kept_lock);
+    free(transfer->kept_memory);
+    free(transfer->layers);
+    free(transfer);
+}
+
+static status transfer_start_thread(struct transfer *transfer)
+{
+    /* Signals are for the process's main loop. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&transfer->thread, NULL, transfer_run, transfer);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc == 0 ? OK : error_set(ERR_IO, "cannot start the transfer thread: %s", strerror(rc));
+}
+
+status transfer_open(const struct transfer_options *options, struct transfer **transfer_out)
+{
+    struct transfer *transfer = calloc(1, sizeof(*transfer));
+    if (transfer == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for a transfer");
+    pthread_mutex_init(&transfer->kept_lock, NULL);
+    status st = transfer_copy_options(transfer, options);
+    if (st == OK)
+        st = transfer_open_loop(transfer);
+    if (st == OK)
+        st = transfer_listen(transfer);
+    if (st == OK) {
+        loop_timer_start(transfer->beat_timer, transfer->options.silence_ms / 4 + 1);
+        st = transfer_start_thread(transfer);
+    }
+    if (st != OK) {
+        transfer_free(transfer);
+        return st;
+    }
+    *transfer_out = transfer;
+    return OK;
+}
+
+void transfer_close(struct transfer *transfer)
+{
+    if (transfer == NULL)
+        return;
+    transfer->stop_call.kept = true; /* so that stopping needs no memory; nobody takes it again */
+    transfer->stop_call.mail.kind = CALL_STOP;
+    mailbox_post(transfer->calls, &transfer->stop_call.mail);
+    pthread_join(transfer->thread, NULL);
+    transfer_free(transfer);
+}

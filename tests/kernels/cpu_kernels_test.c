@@ -1,0 +1,235 @@
+/* Every kernel of every variant: against dequant_row or a float64 reference, on random shapes, with
+ * poisoned outputs, and bit for bit against the scalar one. */
+#include "cpu_fixture.h"
+
+#include <math.h>
+
+#include "backend/cpu/elementary.h"
+
+#define POISON (-7.5e33f)
+
+static const struct kernels *variant(uint32_t index, const char **name_out)
+{
+    const char *names[CPU_VARIANTS_MAX];
+    uint32_t count = backend_cpu_variants(names);
+    if (index >= count)
+        return NULL;
+    bool known;
+    *name_out = names[index];
+    return kernels_find(names[index], &known);
+}
+
+static uint8_t *packed_copy(const struct backend_weight *weight, struct packed *packed)
+{
+    assert_int_equal(pack_layout(weight, packed), OK);
+    uint8_t *to = aligned_alloc(PACK_ALIGN, pack_bytes(packed));
+    assert_non_null(to);
+    memset(to, 0xa5, pack_bytes(packed));
+    for (uint32_t panel = 0; panel < packed->panels; panel++)
+        pack_panel(weight, packed, panel, to + panel * packed->panel_bytes);
+    packed->base = to;
+    return to;
+}
+
+/* Unpacked panels hold the bits of dequant_row, from any k on. */
+static void test_unpack(void **state)
+{
+    (void)state;
+    const char *name;
+    const struct kernels *kernels;
+    for (uint32_t v = 0; (kernels = variant(v, &name)) != NULL; v++) {
+        for (size_t t = 0; t < TYPE_COUNT; t++) {
+            enum dtype type = all_types[t];
+            uint32_t unit = dtype_group(type) == 1 ? 1 : 32;
+            uint32_t columns = dtype_group(type) == 1 ? 77 : 768;
+            struct backend_weight weight = random_weight(type, 21, columns);
+            struct packed packed;
+            uint8_t *base = packed_copy(&weight, &packed);
+            uint32_t k0 = random_below(columns / unit) * unit;
+            uint32_t count = (1 + random_below((columns - k0) / unit)) * unit;
+            float *row = malloc(columns * sizeof(float));
+            float *tile = malloc((size_t)count * 16 * sizeof(float));
+            for (uint32_t r = 0; r < weight.rows; r++) {
+                dequant_row(type, (const uint8_t *)weight.data + r * dtype_row_bytes(type, columns),
+                            columns, row);
+                kernels->unpack[type](&packed, packed_panel(&packed, r / 16), k0, count, tile);
+                for (uint32_t i = 0; i < count; i++)
+                    assert_same_bits(&tile[i * 16 + r % 16], &row[k0 + i], 1, dtype_name(type));
+            }
+            free(row);
+            free(tile);
+            free(base);
+            free((void *)weight.data);
+        }
+    }
+}
+
+/* Products of any number of rows and panels are the fma chain of their own row and column. */
+static void test_product(void **state)
+{
+    (void)state;
+    enum { ROWS = 29, PANELS = 9, K = 67 };
+    static float x[ROWS * K], w[PANELS * K * 16], c[ROWS * PANELS * 16 + 1];
+    static float expected[ROWS * PANELS * 16], start[ROWS * PANELS * 16];
+    random_floats(x, ROWS * K);
+    random_floats(w, PANELS * K * 16);
+    random_floats(start, ROWS * PANELS * 16);
+    const char *name;
+    const struct kernels *kernels;
+    for (uint32_t v = 0; (kernels = variant(v, &name)) != NULL; v++) {
+        for (uint32_t rows = 1; rows <= ROWS; rows++) {
+            uint32_t panels = 1 + rows % PANELS;
+            for (int add = 0; add < 2; add++) {
+                struct tile_product p = {.rows = rows,
+                                         .panels = panels,
+                                         .k = K,
+                                         .x = x,
+                                         .x_stride = K,
+                                         .w = w,
+                                         .panel_stride = K * 16,
+                                         .c = c,
+                                         .c_stride = panels * 16,
+                                         .add = add};
+                size_t count = (size_t)rows * panels * 16;
+                for (size_t i = 0; i < count; i++) {
+                    uint32_t row = (uint32_t)i / (panels * 16), column = (uint32_t)i % (panels * 16);
+                    float sum = add ? start[i] : 0;
+                    double exact = (double)sum, size = fabs(exact);
+                    for (uint32_t k = 0; k < K; k++) {
+                        float weight = w[column / 16 * (K * 16) + k * 16 + column % 16];
+                        sum = fmaf(x[row * K + k], weight, sum);
+                        exact += (double)x[row * K + k] * (double)weight;
+                        size += fabs((double)x[row * K + k] * (double)weight);
+                    }
+                    expected[i] = sum;
+                    assert_true(fabs((double)sum - exact) <= size * K * 0x1p-24);
+                    c[i] = add ? start[i] : POISON;
+                }
+                c[count] = POISON;
+                kernels->product(&p);
+                assert_same_bits(c, expected, count, name);
+                assert_true(c[count] == POISON);
+            }
+        }
+    }
+}
+
+static void test_exp(void **state)
+{
+    (void)state;
+    double worst = 0;
+    for (float x = -86.9f; x < 87.9f; x += 0.00137f) {
+        double exact = exp((double)x);
+        double error = fabs((double)exp_scalar(x) - exact) / exact;
+        worst = error > worst ? error : worst;
+    }
+    assert_true(worst < 0x1p-23);
+    assert_true(exp_scalar(0.0f) == 1.0f);
+    assert_true(exp_scalar(-INFINITY) > 0 && isfinite(exp_scalar(INFINITY)));
+}
+
+/* Sums, gates, softmax: the scalar ones near the truth, the others equal to the scalar ones. */
+static void test_rows(void **state)
+{
+    (void)state;
+    enum { MOST = 300 };
+    const char *name;
+    const struct kernels *kernels;
+    for (uint32_t round = 0; round < 200; round++) {
+        uint32_t count = 1 + random_below(MOST - 16);
+        float a[MOST], b[MOST], expected[MOST], found[MOST];
+        random_floats(a, MOST);
+        random_floats(b, MOST);
+        double squares = 0, weights = 0, most = -1e30;
+        for (uint32_t i = 0; i < count; i++) {
+            squares += (double)a[i] * (double)a[i];
+            most = (double)a[i] > most ? (double)a[i] : most;
+        }
+        for (uint32_t i = 0; i < count; i++)
+            weights += exp((double)a[i] - most);
+
+        float sum = kernels_scalar.square_sum(a, count);
+        assert_true(fabs((double)sum - squares) <= squares * 1e-6);
+        float scalar_max, scalar_soft[MOST], scalar_merge[MOST];
+        memcpy(scalar_soft, a, sizeof(a));
+        float total = kernels_scalar.softmax(scalar_soft, count, &scalar_max);
+        assert_true((double)scalar_max == most && fabs((double)total - weights) <= weights * 1e-6);
+        kernels_scalar.gate(a, b, expected, count);
+        for (uint32_t i = 0; i < count; i++) {
+            double silu = (double)a[i] / (1 + exp(-(double)a[i])) * (double)b[i];
+            assert_true(fabs((double)expected[i] - silu) <= fabs(silu) * 1e-6);
+        }
+        memcpy(scalar_merge, a, sizeof(a));
+        kernels_scalar.merge(scalar_merge, b, 0.3f, 1.7f, count);
+
+        for (uint32_t v = 1; (kernels = variant(v, &name)) != NULL; v++) {
+            float other = kernels->square_sum(a, count), largest;
+            assert_same_bits(&sum, &other, 1, "square_sum");
+            memcpy(found, a, sizeof(a));
+            other = kernels->softmax(found, count, &largest);
+            assert_same_bits(&total, &other, 1, "softmax sum");
+            assert_same_bits(&scalar_max, &largest, 1, "softmax max");
+            assert_same_bits(scalar_soft, found, (count + 15) / 16 * 16, "softmax");
+            memset(found, 0xee, sizeof(found));
+            kernels->gate(a, b, found, count);
+            assert_same_bits(expected, found, count, "gate");
+            memcpy(found, a, sizeof(a));
+            kernels->merge(found, b, 0.3f, 1.7f, count);
+            assert_same_bits(scalar_merge, found, MOST, "merge");
+        }
+    }
+}
+
+static void test_halves(void **state)
+{
+    (void)state;
+    enum { DIMS = 83 };
+    float x[DIMS];
+    random_floats(x, DIMS);
+    x[3] = 1e9f;
+    x[4] = -INFINITY;
+    x[5] = NAN;
+    x[6] = 1e-9f;
+    uint16_t keys[16][DIMS];
+    const uint16_t *pointers[16];
+    const char *name;
+    const struct kernels *kernels;
+    for (uint32_t v = 0; (kernels = variant(v, &name)) != NULL; v++) {
+        for (uint32_t dims = 1; dims <= DIMS; dims++) {
+            uint16_t halves[DIMS + 1];
+            memset(halves, 0x5a, sizeof(halves));
+            kernels->half_store(x, halves, dims);
+            for (uint32_t i = 0; i < dims; i++) {
+                float cut = x[i] > -65504.0f ? x[i] : -65504.0f;
+                assert_int_equal(halves[i], f32_to_f16(cut < 65504.0f ? cut : 65504.0f));
+            }
+            assert_int_equal(halves[dims], 0x5a5a);
+
+            float tile[DIMS * 16], row[6 * 40];
+            for (uint32_t t = 0; t < 16; t++) {
+                for (uint32_t d = 0; d < DIMS; d++)
+                    keys[t][d] = f32_to_f16(random_float());
+                pointers[t] = keys[t];
+            }
+            kernels->key_tile(pointers, dims, tile);
+            for (uint32_t t = 0; t < 16; t++)
+                for (uint32_t d = 0; d < dims; d++)
+                    assert_true(tile[d * 16 + t] == f16_to_f32(keys[t][d]));
+            memset(row, 0x7f, sizeof(row));
+            kernels->value_row(keys[0], dims, row, 40);
+            for (uint32_t d = 0; d < (dims + 15) / 16 * 16; d++)
+                assert_true(row[d / 16 * 40 + d % 16] == (d < dims ? f16_to_f32(keys[0][d]) : 0));
+        }
+    }
+}
+
+int main(void)
+{
+    const char *names[CPU_VARIANTS_MAX];
+    variants_here(names);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_unpack), cmocka_unit_test(test_product), cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_rows),   cmocka_unit_test(test_halves),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
