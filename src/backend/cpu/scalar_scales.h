@@ -27,7 +27,7 @@ static inline uint32_t column_value(const struct packed *w, const uint8_t *panel
     if (w->type == DTYPE_Q5_K)
         value |= (high[at] >> quad & 1u) << 4;
     else if (w->type == DTYPE_Q6_K)
-        value |= (high[quad / 4 * 64 + at] >> (quad % 4 * 2) & 3u) << 4;
+        value |= ((uint32_t)high[quad / 4 * 64 + at] >> (quad % 4 * 2) & 3u) << 4;
     return value;
 }
 
