@@ -6,8 +6,8 @@
  * So does a character with more than NFC_MARKS_MAX combining marks: no language has one, and the
  * time to sort them grows with their square.
  *
- * The `tokenizers` package has tables of an older Unicode: it leaves about fifty marks assigned since
- * (U+07FD, U+0C3C, ...) where they stand.
+ * The `tokenizers` package has tables of an older Unicode: about fifty marks assigned since
+ * (U+07FD, U+0C3C, ...) stay where they stand there, and are put in order here.
  *
  * Threads: any. Source: Unicode Standard Annex 15; utf8proc has the tables (Unicode 15 in 2.8).
  */
