@@ -223,6 +223,164 @@ static void test_halves(void **state)
     }
 }
 
+/* ---- int8 ------------------------------------------------------------------------------------- */
+
+/* Rounding is within half a step, scales cover the largest value, sums are those of the bytes. */
+static void test_quantize(void **state)
+{
+    (void)state;
+    enum { COUNT = 32 * 40 };
+    float x[COUNT];
+    random_floats(x, COUNT);
+    memset(x, 0, 32 * sizeof(float));
+    for (uint32_t i = 0; i < 32; i++) {
+        x[32 + i] *= 1e-33f;
+        x[64 + i] *= 1e30f;
+        x[96 + i] = i % 2 != 0 ? 3.0f : -3.0f;
+    }
+    int8_t expected[COUNT], found[COUNT + 1];
+    struct quant_scale expected_scales[COUNT / 32], scales[COUNT / 32];
+    kernels_scalar.quantize(x, COUNT, expected, expected_scales);
+    for (uint32_t g = 0; g < COUNT / 32; g++) {
+        int32_t sum = 0, low = 0;
+        for (uint32_t i = 0; i < 32; i++) {
+            int8_t q = expected[g * 32 + i];
+            double value = (double)q * (double)expected_scales[g].scale;
+            assert_true(g == 1 || fabs(value - (double)x[g * 32 + i]) <=
+                                      (double)expected_scales[g].scale * 0.500001);
+            assert_true(q >= -127);
+            sum += q;
+            low += i < 16 ? q : 0;
+        }
+        assert_int_equal(sum, expected_scales[g].sum);
+        assert_int_equal(low, expected_scales[g].sum_low);
+    }
+    const char *name;
+    const struct kernels *kernels;
+    for (uint32_t v = 1; (kernels = variant(v, &name)) != NULL; v++) {
+        memset(found, 0x55, sizeof(found));
+        kernels->quantize(x, COUNT, found, scales);
+        assert_memory_equal(expected, found, COUNT);
+        assert_int_equal(found[COUNT], 0x55);
+        assert_memory_equal(expected_scales, scales, sizeof(scales));
+    }
+}
+
+static void quantized_rows(const float *x, uint32_t rows, uint32_t columns, struct quant_rows *q)
+{
+    *q = (struct quant_rows){.value_stride = columns, .scale_stride = columns / 32};
+    q->values = malloc((size_t)rows * columns);
+    q->scales = malloc(rows * q->scale_stride * sizeof(struct quant_scale));
+    assert_non_null(q->values);
+    assert_non_null(q->scales);
+    for (uint32_t r = 0; r < rows; r++)
+        kernels_scalar.quantize(x + (size_t)r * columns, columns, q->values + r * q->value_stride,
+                                q->scales + r * q->scale_stride);
+}
+
+/* The scalar product against the weights and the rounded activations in double. */
+static void int8_near_exact(const struct backend_weight *weight, const struct quant_rows *x,
+                            uint32_t rows, const float *c, size_t c_stride)
+{
+    uint32_t columns = weight->columns;
+    float *row = malloc(columns * sizeof(float));
+    for (uint32_t n = 0; n < weight->rows; n++) {
+        dequant_row(weight->type,
+                    (const uint8_t *)weight->data + n * dtype_row_bytes(weight->type, columns),
+                    columns, row);
+        for (uint32_t r = 0; r < rows; r++) {
+            double sum = 0, size = 0;
+            for (uint32_t k = 0; k < columns; k++) {
+                double product = (double)row[k] * (double)x->values[r * x->value_stride + k] *
+                                 (double)x->scales[r * x->scale_stride + k / 32].scale;
+                sum += product;
+                size += fabs(product);
+            }
+            /* Values and minimums are summed apart, so their sizes may exceed that of the sum. */
+            if (!(fabs((double)c[r * c_stride + n] - sum) <= 1e-5 * (size + 1)))
+                fail_msg("%s row %u column %u: %.9g, expected %.9g", dtype_name(weight->type), r,
+                         n, (double)c[r * c_stride + n], sum);
+        }
+    }
+    free(row);
+}
+
+static void test_int8_product(void **state)
+{
+    (void)state;
+    enum { ROWS = 21, N = 53, PANELS = 4 };
+    const char *name;
+    const struct kernels *kernels;
+    for (size_t t = 0; t < TYPE_COUNT; t++) {
+        enum dtype type = all_types[t];
+        if (dtype_group(type) == 1)
+            continue;
+        for (uint32_t round = 0; round < 3; round++) {
+            uint32_t columns = dtype_group(type) * (1 + random_below(3));
+            struct backend_weight weight = random_weight(type, N, columns);
+            float *x = malloc((size_t)ROWS * columns * sizeof(float));
+            random_floats(x, (size_t)ROWS * columns);
+            if (round == 2) { /* all that can be largest at once */
+                memset((void *)(uintptr_t)weight.data, 0xff, N * dtype_row_bytes(type, columns));
+                for (uint32_t n = 0; n < N; n++) {
+                    uint8_t *group = (uint8_t *)(uintptr_t)weight.data +
+                                     n * dtype_row_bytes(type, columns);
+                    for (uint32_t g = 0; g < columns / dtype_group(type); g++) {
+                        store_u16(group + (type == DTYPE_Q6_K ? 208 : 0), f32_to_f16(0.001f));
+                        if (type != DTYPE_Q8_0 && type != DTYPE_Q4_0 && type != DTYPE_Q6_K)
+                            store_u16(group + 2, f32_to_f16(-0.001f));
+                        for (uint32_t i = 2; type == DTYPE_Q8_0 && i < 34; i++)
+                            group[i] = n % 2 != 0 ? 0x7f : 0x80;
+                        group += dtype_group_bytes(type);
+                    }
+                }
+                for (uint32_t i = 0; i < ROWS * columns; i++)
+                    x[i] = i / columns % 2 != 0 ? -2.5f : 2.5f;
+            }
+            struct packed packed;
+            uint8_t *base = packed_copy(&weight, &packed);
+            struct quant_rows q;
+            quantized_rows(x, ROWS, columns, &q);
+            static float expected[ROWS * PANELS * 16], c[ROWS * PANELS * 16 + 1];
+            struct int8_product p = {.rows = ROWS,
+                                     .panels = PANELS,
+                                     .x = &q,
+                                     .w = &packed,
+                                     .c = expected,
+                                     .c_stride = PANELS * 16};
+            kernels_scalar.int8_product[type](&p);
+            int8_near_exact(&weight, &q, ROWS, expected, PANELS * 16);
+            for (uint32_t v = 1; (kernels = variant(v, &name)) != NULL; v++) {
+                for (uint32_t rows = 1; rows <= ROWS; rows++) {
+                    uint32_t first_row = random_below(ROWS - rows + 1);
+                    for (size_t i = 0; i <= ROWS * PANELS * 16; i++)
+                        c[i] = POISON;
+                    p = (struct int8_product){.rows = rows,
+                                              .first_row = first_row,
+                                              .panels = PANELS - 1,
+                                              .first_panel = 1,
+                                              .x = &q,
+                                              .w = &packed,
+                                              .c = c,
+                                              .c_stride = PANELS * 16};
+                    kernels->int8_product[type](&p);
+                    for (uint32_t r = 0; r < rows; r++) {
+                        assert_same_bits(c + r * PANELS * 16,
+                                         expected + (first_row + r) * PANELS * 16 + 16,
+                                         (PANELS - 1) * 16, dtype_name(type));
+                        assert_true(c[r * PANELS * 16 + (PANELS - 1) * 16] == POISON);
+                    }
+                }
+            }
+            free(q.values);
+            free(q.scales);
+            free(base);
+            free(x);
+            free((void *)(uintptr_t)weight.data);
+        }
+    }
+}
+
 int main(void)
 {
     const char *names[CPU_VARIANTS_MAX];
@@ -230,6 +388,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unpack), cmocka_unit_test(test_product), cmocka_unit_test(test_exp),
         cmocka_unit_test(test_rows),   cmocka_unit_test(test_halves),
+        cmocka_unit_test(test_quantize), cmocka_unit_test(test_int8_product),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -445,7 +445,6 @@ static void test_operations(void **state)
         toy_make(&toy, all_types[t], 6, 2, 32, 16, t % 2 == 0);
         for (uint32_t v = 0; v < variants; v++) {
             check_operations(&toy, "float", names[v], 1 + v % 2, 1e-5);
-            if (v == 0)
             check_operations(&toy, "int8", names[v], 1 + v % 3, 2e-2);
         }
         toy_free(&toy);
@@ -529,24 +528,39 @@ static void same_everywhere(const struct toy *toy, const char *kernels)
     }
 }
 
+struct toy_kind {
+    enum dtype type;
+    uint32_t heads, kv_heads, head_dim, block_tokens;
+    bool qwen;
+};
+
+static void test_same_bits(const char *kernels, const struct toy_kind *kinds, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct toy toy;
+        toy_make(&toy, kinds[i].type, kinds[i].heads, kinds[i].kv_heads, kinds[i].head_dim,
+                 kinds[i].block_tokens, kinds[i].qwen);
+        same_everywhere(&toy, kernels);
+        toy_free(&toy);
+    }
+}
+
 static void test_same_bits_float(void **state)
 {
     (void)state;
-    static const struct {
-        enum dtype type;
-        uint32_t heads, kv_heads, head_dim, block_tokens;
-        bool qwen;
-    } models[] = {{DTYPE_Q4_1, 9, 3, 16, 16, false},
-                  {DTYPE_F16, 4, 4, 20, 8, true},
-                  {DTYPE_Q6_K, 8, 2, 64, 32, true},
-                  {DTYPE_F32, 5, 1, 8, 16, false}};
-    for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
-        struct toy toy;
-        toy_make(&toy, models[i].type, models[i].heads, models[i].kv_heads, models[i].head_dim,
-                 models[i].block_tokens, models[i].qwen);
-        same_everywhere(&toy, "float");
-        toy_free(&toy);
-    }
+    static const struct toy_kind kinds[] = {{DTYPE_Q4_1, 9, 3, 16, 16, false},
+                                            {DTYPE_F16, 4, 4, 20, 8, true},
+                                            {DTYPE_F32, 5, 1, 8, 16, false}};
+    test_same_bits("float", kinds, sizeof(kinds) / sizeof(kinds[0]));
+}
+
+static void test_same_bits_int8(void **state)
+{
+    (void)state;
+    static const struct toy_kind kinds[] = {{DTYPE_Q4_1, 9, 3, 16, 16, false},
+                                            {DTYPE_Q8_0, 8, 2, 24, 32, true},
+                                            {DTYPE_Q6_K, 4, 2, 64, 16, true}};
+    test_same_bits("int8", kinds, sizeof(kinds) / sizeof(kinds[0]));
 }
 
 int main(void)
@@ -556,6 +570,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_operations),
         cmocka_unit_test(test_same_bits_float),
+        cmocka_unit_test(test_same_bits_int8),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

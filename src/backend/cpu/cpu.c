@@ -405,8 +405,8 @@ static status shape_check(const struct backend_shape *s)
 static status kernels_choose(struct cpu_backend *cpu, const struct backend_cpu_options *options)
 {
     const char *class_name = options->kernels;
-    cpu->int8 = strcmp(class_name, "int8") == 0;
-    if (!cpu->int8 && strcmp(class_name, "float") != 0 && strcmp(class_name, "auto") != 0)
+    cpu->int8 = strcmp(class_name, "int8") == 0 || strcmp(class_name, "auto") == 0;
+    if (!cpu->int8 && strcmp(class_name, "float") != 0)
         return error_set(ERR_BAD_INPUT, "kernels: expected float, int8 or auto, found %s",
                          class_name);
     bool known;

@@ -12,7 +12,7 @@
  *     cpu-int8    x rounded to int8 for every 32 values; per group of 32 (Q6_K: 16) an exact integer
  *                 dot product, then y = fma(dot, w scale * x scale, y), and fma(w minimum, sum of x,
  *                 y) for types with a minimum, group after group. F32, F16 and BF16 weights are
- *                 computed as in cpu-float. quantize.h has the rounding.
+ *                 computed as in cpu-float. kernels_scalar.c has the rounding.
  *
  * Norms, softmax, SiLU and rotations are the same in both classes (elementary.h). Attention
  * is float over partitions of 256 keys, merged in order of position (attend.h).

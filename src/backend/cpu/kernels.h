@@ -3,7 +3,7 @@
  *     kernels_scalar.c   the definition: plain C, every operation in the order that counts
  *     kernels_avx2.c     lanes_x86.h with 8 lanes, and kernels_lanes.h
  *     kernels_avx512.c   the same with 16 lanes
- *     int8_*.c           the integer products of the class cpu-int8
+ *     kernels_vnni.c     kernels_avx512.c with int8_vnni.h instead of int8_avx2.h
  *
  * All tables compute the same bits. Sums along a row of activations (square_sum, softmax) are 16
  * partial sums by index mod 16, merged as ((i, i+8), (i, i+4), (i, i+2), (0, 1)). Products run over
@@ -45,7 +45,8 @@ struct tile_product {
 struct quant_scale {
     float scale;      /* value = scale * int8 */
     float scaled_sum; /* scale * sum of all 32 */
-    int32_t sums[2];  /* of the first and the last 16 */
+    int32_t sum;      /* of the int8 values, all 32 */
+    int32_t sum_low;  /* of the first 16 */
 };
 
 /* Activations as int8: rows [columns] and scales [columns / 32]; columns is a multiple of 32. */

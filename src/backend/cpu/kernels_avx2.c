@@ -5,6 +5,7 @@
 
 #include "backend/cpu/lanes_x86.h"
 #include "backend/cpu/kernels_lanes.h"
+#include "backend/cpu/int8_avx2.h"
 
 #define TABLE kernels_avx2
 #define TABLE_NAME "avx2"

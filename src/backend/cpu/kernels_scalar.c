@@ -74,9 +74,10 @@ static void quantize(const float *x, uint32_t count, int8_t *values, struct quan
         for (uint32_t i = 0; i < 32; i++) {
             int8_t q = (int8_t)lrintf(from[i] * inverse);
             values[group * 32 + i] = q;
-            scale.sums[i / 16] += q;
+            scale.sum += q;
+            scale.sum_low += i < 16 ? q : 0;
         }
-        scale.scaled_sum = scale.scale * (float)(scale.sums[0] + scale.sums[1]);
+        scale.scaled_sum = scale.scale * (float)scale.sum;
         scales[group] = scale;
     }
 }

@@ -127,7 +127,7 @@ static void take_group(enum dtype type, const uint8_t *from, struct group *group
     case DTYPE_BF16:
         break;
     }
-    assert(!"a type of single values");
+    assert(false);
 }
 
 /* 32 values of one column to their places; group is counted in 32s. */

@@ -1,0 +1,111 @@
+/* backend/cpu/int8_quantize.h - activations to int8 with AVX2, for any x86 table; the rounding is
+ * that of kernels_scalar.c. Included by int8_avx2.h and int8_vnni.h.
+ */
+#ifndef BACKEND_CPU_INT8_QUANTIZE_H
+#define BACKEND_CPU_INT8_QUANTIZE_H
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/lanes_x86.h"
+
+static ALWAYS_INLINE int32_t int8_sum16(__m128i bytes)
+{
+    /* Unsigned sums of bytes plus 128, eight at a time, in the halves of the vector. */
+    __m128i sums = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8((char)0x80)),
+                                _mm_setzero_si128());
+    return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
+}
+
+static void int8_quantize(const float *x, uint32_t count, int8_t *values,
+                          struct quant_scale *scales)
+{
+    const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (uint32_t group = 0; group < count / 32; group++, x += 32, values += 32) {
+        __m256 part[4];
+        __m256 most = _mm256_setzero_ps();
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            part[i] = _mm256_loadu_ps(x + 8 * i);
+            most = _mm256_max_ps(_mm256_and_ps(part[i], no_sign), most);
+        }
+        __m128 four = _mm_max_ps(_mm256_castps256_ps128(most), _mm256_extractf128_ps(most, 1));
+        four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        four = _mm_max_ss(four, _mm_movehdup_ps(four));
+        float largest = _mm_cvtss_f32(four);
+
+        bool some = largest >= 0x1p-100f;
+        float inverse = some ? 127.0f / largest : 0.0f;
+        struct quant_scale scale = {.scale = some ? largest / 127.0f : 0.0f};
+        __m256i q[4];
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(part[i], _mm256_set1_ps(inverse)));
+        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]),
+                                           _mm256_packs_epi32(q[2], q[3]));
+        bytes = _mm256_permutevar8x32_epi32(bytes, order);
+        _mm256_storeu_si256((__m256i *)(void *)values, bytes);
+        scale.sum_low = int8_sum16(_mm256_castsi256_si128(bytes));
+        scale.sum = scale.sum_low + int8_sum16(_mm256_extracti128_si256(bytes, 1));
+        scale.scaled_sum = scale.scale * (float)scale.sum;
+        scales[group] = scale;
+    }
+}
+
+/* Where a product is: one panel against rows row .. */
+struct int8_place {
+    const uint8_t *values, *high, *scales;
+    const int8_t *x;
+    const struct quant_scale *x_scales;
+    size_t x_stride, scale_stride;
+    uint32_t groups;
+    float *c;
+    size_t c_stride;
+};
+
+static inline struct int8_place int8_place_of(const struct int8_product *p, uint32_t row,
+                                              uint32_t panel)
+{
+    const uint8_t *base = packed_panel(p->w, p->first_panel + panel);
+    return (struct int8_place){
+        .values = base,
+        .high = base + p->w->high_at,
+        .scales = base + p->w->scale_at,
+        .x = p->x->values + (p->first_row + row) * p->x->value_stride,
+        .x_scales = p->x->scales + (p->first_row + row) * p->x->scale_stride,
+        .x_stride = p->x->value_stride,
+        .scale_stride = p->x->scale_stride,
+        .groups = p->w->columns / 32,
+        .c = p->c + row * p->c_stride + panel * PANEL_COLUMNS,
+        .c_stride = p->c_stride,
+    };
+}
+
+static ALWAYS_INLINE int32_t int8_four(const int8_t *from)
+{
+    int32_t four;
+    __builtin_memcpy(&four, from, 4);
+    return four;
+}
+
+#define INT8_HAS_MINIMUM(type)                                                                     \
+    ((type) == DTYPE_Q4_1 || (type) == DTYPE_Q4_K || (type) == DTYPE_Q5_K)
+#define INT8_GROUPS_PER_SCALE(type) (int8_is_k(type) ? 8u : 1u)
+
+static ALWAYS_INLINE bool int8_is_k(enum dtype type)
+{
+    return type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q6_K;
+}
+
+/* Rows in blocks of the sizes that there is code for; block(rows) runs one. */
+#define INT8_PRODUCT(name, block)                                                                  \
+    static void name(const struct int8_product *p)                                                 \
+    {                                                                                              \
+        for (uint32_t panel = 0; panel < p->panels; panel++) {                                     \
+            for (uint32_t row = 0; row < p->rows;) {                                               \
+                struct int8_place place = int8_place_of(p, row, panel);                            \
+                row += block(&place, p->rows - row);                                               \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+#endif

@@ -1,0 +1,120 @@
+/* backend/cpu/int8_vnni.h - integer products with AVX-512 VNNI, sixteen outputs to a vector.
+ *
+ *     for each group of 32 k:   eight vectors of weights, u8 [16 columns][4 k]     in registers
+ *         for each row:         eight dot-accumulates with 4 activations broadcast -> 16 x int32
+ *                               to float, times both scales, added to the row's sums
+ *
+ * Included once, by kernels_vnni.c.
+ */
+#include "backend/cpu/int8_quantize.h"
+
+/* dot - zero * (sum of the activations) */
+static ALWAYS_INLINE __m512i vnni_less_zero(enum dtype type, __m512i dot, int32_t sum)
+{
+    if (type == DTYPE_Q8_0)
+        return _mm512_sub_epi32(dot, _mm512_slli_epi32(_mm512_set1_epi32(sum), 7));
+    if (type == DTYPE_Q4_0)
+        return _mm512_sub_epi32(dot, _mm512_slli_epi32(_mm512_set1_epi32(sum), 3));
+    if (type == DTYPE_Q6_K)
+        return _mm512_sub_epi32(dot, _mm512_slli_epi32(_mm512_set1_epi32(sum), 5));
+    return dot;
+}
+
+static ALWAYS_INLINE void vnni_rows(enum dtype type, const struct int8_place *p,
+                                    const uint32_t rows)
+{
+    __m512 sum[16];
+    UNROLL
+    for (uint32_t r = 0; r < rows; r++)
+        sum[r] = _mm512_setzero_ps();
+
+    for (uint32_t group = 0; group < p->groups; group++) {
+        const uint8_t *values = p->values + group * packed_group_bytes(type);
+        const uint8_t *high = p->high + group * packed_high_bytes(type);
+        const uint8_t *scales =
+            p->scales + group / INT8_GROUPS_PER_SCALE(type) * packed_scale_bytes(type);
+        uint32_t part = type == DTYPE_Q6_K ? group % 8 * 2 : group % 8;
+        __m512 d, m, d_high = _mm512_setzero_ps();
+        lanes_scale(type, scales, part, 0, &d, &m);
+        if (type == DTYPE_Q6_K)
+            lanes_scale(type, scales, part + 1, 0, &d_high, &m);
+        __m512i w[8];
+        UNROLL
+        for (uint32_t quad = 0; quad < 8; quad++)
+            w[quad] = lanes_quad(type, values, high, quad, 0);
+
+        UNROLL
+        for (uint32_t r = 0; r < rows; r++) {
+            const int8_t *x = p->x + r * p->x_stride + group * 32;
+            const struct quant_scale *s = p->x_scales + r * p->scale_stride + group;
+            __m512i dot = _mm512_setzero_si512(), dot_high = _mm512_setzero_si512();
+            UNROLL
+            for (uint32_t quad = 0; quad < 4; quad++)
+                dot = _mm512_dpbusd_epi32(dot, w[quad], _mm512_set1_epi32(int8_four(x + 4 * quad)));
+            if (type != DTYPE_Q6_K)
+                dot_high = dot;
+            UNROLL
+            for (uint32_t quad = 4; quad < 8; quad++)
+                dot_high = _mm512_dpbusd_epi32(dot_high, w[quad],
+                                               _mm512_set1_epi32(int8_four(x + 4 * quad)));
+            __m512 x_scale = _mm512_set1_ps(s->scale);
+            if (type == DTYPE_Q6_K) {
+                dot = vnni_less_zero(type, dot, s->sum_low);
+                dot_high = vnni_less_zero(type, dot_high, s->sum - s->sum_low);
+                sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x_scale),
+                                         sum[r]);
+                sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot_high),
+                                         _mm512_mul_ps(d_high, x_scale), sum[r]);
+                continue;
+            }
+            dot = vnni_less_zero(type, dot_high, s->sum);
+            sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x_scale), sum[r]);
+            if (INT8_HAS_MINIMUM(type))
+                sum[r] = _mm512_fmadd_ps(m, _mm512_set1_ps(s->scaled_sum), sum[r]);
+        }
+    }
+    UNROLL
+    for (uint32_t r = 0; r < rows; r++)
+        _mm512_storeu_ps(p->c + r * p->c_stride, sum[r]);
+}
+
+static ALWAYS_INLINE uint32_t vnni_block(enum dtype type, const struct int8_place *p,
+                                         uint32_t left)
+{
+    if (left >= 16) {
+        vnni_rows(type, p, 16);
+        return 16;
+    }
+    if (left >= 8) {
+        vnni_rows(type, p, 8);
+        return 8;
+    }
+    if (left >= 4) {
+        vnni_rows(type, p, 4);
+        return 4;
+    }
+    if (left == 3) {
+        vnni_rows(type, p, 3);
+        return 3;
+    }
+    if (left == 2) {
+        vnni_rows(type, p, 2);
+        return 2;
+    }
+    vnni_rows(type, p, 1);
+    return 1;
+}
+
+#define VNNI_PRODUCT(name, type)                                                                   \
+    static uint32_t name##_block(const struct int8_place *p, uint32_t left)                        \
+    {                                                                                              \
+        return vnni_block(type, p, left);                                                          \
+    }                                                                                              \
+    INT8_PRODUCT(name, name##_block)
+
+VNNI_PRODUCT(int8_product_q8_0, DTYPE_Q8_0)
+VNNI_PRODUCT(int8_product_q4_0, DTYPE_Q4_0)
+VNNI_PRODUCT(int8_product_q4_1, DTYPE_Q4_1)
+VNNI_PRODUCT(int8_product_q4_k, DTYPE_Q4_K)
+VNNI_PRODUCT(int8_product_q5_k, DTYPE_Q5_K)
+VNNI_PRODUCT(int8_product_q6_k, DTYPE_Q6_K)
