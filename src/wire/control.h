@@ -1,0 +1,249 @@
+/* wire/control.h - what router and workers say to each other.
+ *
+ *     router                          prefill worker              decode worker
+ *       | <-------- register ------------- |                            |
+ *       | <-------- register ------------------------------------------ |
+ *       | --- prefill (request) ---------> |                            |
+ *       | <-- starting ------------------- |  about to compute it       |
+ *       | --- reserve (request, holder) ------------------------------> |
+ *       | <-- reserved ------------------------------------------------ |  blocks taken
+ *       | --- place ---------------------> |  where it goes             |
+ *       |                                  | ==== transfer/ ==========> |  layer by layer
+ *       | <-- first ---------------------- |  first tokens              |
+ *       | <-- tokens -------------------------------------------------- |  one frame a step
+ *       | --- cancel --------------------> | -------------------------> |  client gone, stop string
+ *       | <-- failed --------------------- | <------------------------- |  named error
+ *       | <-- heartbeat, from each ------- | <------------------------- |
+ *       | --- alive, to each ------------> | -------------------------> |
+ *       | <-- leaving -------------------- | <------------------------- |  draining
+ *
+ * A request whose tokens all come from one worker (colocated, or done with its first token) has no
+ * starting, reserve, reserved and place. Every frame of a request starts with its id; a frame for an
+ * id that the receiver does not know (any more) is dropped: it crossed a cancel.
+ *
+ * All numbers are little-endian. Each message has one struct, one encode into a growable frame
+ * buffer and one decode that checks every field's range; a decoded struct owns what it points to
+ * where that is said, and else points into the frame.
+ *
+ * Threads: any; no state.
+ */
+#ifndef WIRE_CONTROL_H
+#define WIRE_CONTROL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/status.h"
+#include "wire/frame.h"
+#include "wire/offer.h"
+
+#define WIRE_SALT_BYTES 16
+#define WIRE_ADDRESS_BYTES 128 /* with its NUL */
+#define WIRE_NAME_BYTES 64
+#define WIRE_TEXT_BYTES 512
+#define WIRE_PROMPT_TOKENS_MAX (1u << 20)
+#define WIRE_SEQUENCES_MAX 16    /* n of one request */
+#define WIRE_LOGPROBS_MAX 20     /* alternatives shown per token */
+#define WIRE_BIAS_MAX 300
+#define WIRE_STOP_IDS_MAX 64
+
+enum wire_control {
+    WIRE_REGISTER = FRAME_CONTROL_FIRST, /* worker to router */
+    WIRE_HEARTBEAT,
+    WIRE_STARTING,
+    WIRE_RESERVED,
+    WIRE_FIRST,
+    WIRE_TOKENS,
+    WIRE_FAILED,
+    WIRE_HANDED,
+    WIRE_LEAVING, /* empty: no new requests for me; I go when the last one is done */
+    WIRE_PREFILL = FRAME_CONTROL_FIRST + 64, /* router to worker */
+    WIRE_RESERVE,
+    WIRE_PLACE,
+    WIRE_CANCEL,
+    WIRE_ALIVE, /* empty: answers a heartbeat, so that a lost router is noticed too */
+};
+
+enum wire_role { WIRE_ROLE_PREFILL = 1, WIRE_ROLE_DECODE = 2 }; /* bits; both: colocated */
+
+/* A frame under construction. Memory: malloc'd, kept between frames, freed by wire_frame_close. */
+struct wire_frame {
+    uint8_t *data;
+    size_t bytes, capacity;
+    bool failed; /* no memory; the frame must not be sent */
+};
+
+void wire_frame_reset(struct wire_frame *frame);
+void wire_frame_close(struct wire_frame *frame);
+
+struct wire_register {
+    uint32_t roles;
+    uint32_t pid;
+    uint32_t block_count;
+    uint32_t context_tokens;       /* most tokens of one sequence here */
+    uint32_t decode_batch;         /* most sequences running and reserved */
+    uint64_t incarnation;
+    char name[WIRE_NAME_BYTES];                /* "decode-0" */
+    char transfer_unix[WIRE_ADDRESS_BYTES];    /* "" when there is none */
+    char transfer_tcp[WIRE_ADDRESS_BYTES];
+    char host[WIRE_NAME_BYTES];                /* which host shm reaches: boot id and mount */
+    double limit_operations_per_s;             /* measured at start on its own cores */
+    double limit_bytes_per_s;
+};
+
+/* What a worker is doing; totals count from its start. */
+struct wire_heartbeat {
+    uint64_t step_count;           /* of the compute thread: progress */
+    uint64_t busy;                 /* 1: there is work, so step_count must move */
+    uint64_t blocks_free, blocks_cached, blocks_referenced, blocks_reserved;
+    uint64_t sequences_running, sequences_waiting, sequences_preempted;
+    uint64_t prefill_tokens, decode_tokens, cached_tokens, preemptions;
+    uint64_t prefix_queries, prefix_hits; /* tokens asked of and found in the prefix cache */
+    uint64_t operations, bytes;    /* as the backend counts them */
+    uint64_t step_ns;              /* time spent inside steps */
+    uint64_t handoffs, handoff_bytes, handoff_ns, handoff_exposed_ns;
+    uint64_t checksum_failures;
+    uint64_t leases;               /* open now, either side */
+};
+
+enum wire_request_flags {
+    WIRE_REQUEST_LOCAL = 1,           /* decode where it was prefilled; nothing is handed over */
+    WIRE_REQUEST_PROMPT_LOGPROBS = 2, /* logprobs of every prompt token, in first */
+    WIRE_REQUEST_NO_PREFIX = 4,       /* do not use the prefix cache */
+    WIRE_REQUEST_LOGPROBS = 8,        /* logprobs of output tokens */
+};
+
+struct wire_bias {
+    uint32_t token;
+    float add;
+};
+
+struct wire_sampling {
+    float temperature, top_p, min_p;
+    float repetition_penalty, frequency_penalty, presence_penalty;
+    uint32_t top_k;           /* 0: off */
+    uint32_t logprob_count;   /* alternatives per token, 0 .. WIRE_LOGPROBS_MAX */
+    uint32_t min_tokens, max_tokens; /* of output, per sequence; max >= 1 */
+    uint64_t seed;
+    uint32_t bias_count, stop_count;
+    const struct wire_bias *bias;  /* [bias_count] */
+    const uint32_t *stop_ids;      /* [stop_count] end tokens too: the router knows them */
+};
+
+struct wire_request {
+    uint64_t request_id;
+    struct lease_id lease;           /* of its handoff; random */
+    uint32_t epoch;                  /* of its handoff: counts attempts */
+    uint8_t salt[WIRE_SALT_BYTES];   /* tenant, in the root of its block keys */
+    uint32_t flags;
+    uint32_t sequence_count;         /* n */
+    uint32_t first_sequence;         /* number of the first, for sampling: choices of one request differ */
+    uint32_t deadline_ms;            /* for every single wait of it on a worker */
+    uint32_t prompt_tokens;
+    const uint32_t *prompt;          /* [prompt_tokens] */
+    struct wire_sampling sampling;
+};
+
+/* prefill and reserve: the request, and for reserve where its blocks will come from. */
+struct wire_holder {
+    uint64_t incarnation;
+    char name[WIRE_NAME_BYTES];
+    char transfer_unix[WIRE_ADDRESS_BYTES]; /* "" when the receiver is on another host */
+    char transfer_tcp[WIRE_ADDRESS_BYTES];
+};
+
+struct wire_reserved {
+    uint64_t request_id;
+    int32_t status;          /* of status.h; OK: granted */
+    uint32_t matched_blocks; /* leading blocks that the decode worker has; not to be offered */
+    char text[WIRE_TEXT_BYTES];
+};
+
+struct wire_place {
+    uint64_t request_id;
+    uint32_t matched_blocks;
+};
+
+/* One output token with its logprobs. */
+struct wire_token {
+    uint64_t request_id;
+    uint32_t sequence;       /* 0 .. n - 1 */
+    uint32_t index;          /* 0: the first output token */
+    uint32_t token;
+    uint32_t finish;         /* enum wire_finish */
+    float logprob;
+    uint32_t top_count;      /* 0 .. WIRE_LOGPROBS_MAX */
+    uint32_t top_tokens[WIRE_LOGPROBS_MAX];
+    float top_logprobs[WIRE_LOGPROBS_MAX];
+};
+
+enum wire_finish { WIRE_FINISH_NONE, WIRE_FINISH_STOP, WIRE_FINISH_LENGTH };
+
+/* Followed by sequence_count tokens, then prompt_logprob_count tokens (index = position in the
+ * prompt; position 0 has no logprob and is not sent). */
+struct wire_first {
+    uint64_t request_id;
+    uint32_t sequence_count;
+    uint32_t prompt_logprob_count;
+    uint32_t cached_tokens;   /* of the prompt, not computed */
+    uint64_t queue_ns;        /* from its arrival at the worker to the start of its first step */
+    uint64_t place_ns;        /* of that, waiting for a place */
+    uint64_t prefill_ns;      /* from the start of its first step to its first token */
+};
+
+struct wire_failed {
+    uint64_t request_id;
+    int32_t status;
+    char text[WIRE_TEXT_BYTES];
+};
+
+/* A handoff as the holder saw it: one clock for all its times. */
+struct wire_handed {
+    uint64_t request_id;
+    int32_t status;
+    uint32_t carrier;
+    uint64_t bytes;
+    uint64_t total_ns;    /* from the first offer to the acknowledgement */
+    uint64_t exposed_ns;  /* from the end of the prefill to the acknowledgement */
+};
+
+void wire_register_encode(struct wire_frame *frame, const struct wire_register *message);
+status wire_register_decode(const uint8_t *data, size_t bytes, struct wire_register *message_out);
+void wire_heartbeat_encode(struct wire_frame *frame, const struct wire_heartbeat *message);
+status wire_heartbeat_decode(const uint8_t *data, size_t bytes, struct wire_heartbeat *message_out);
+
+/* The decoded request and its arrays are one piece of memory: wire_request_free. */
+void wire_prefill_encode(struct wire_frame *frame, const struct wire_request *request);
+status wire_prefill_decode(const uint8_t *data, size_t bytes, struct wire_request **request_out);
+void wire_reserve_encode(struct wire_frame *frame, const struct wire_request *request,
+                         const struct wire_holder *holder);
+status wire_reserve_decode(const uint8_t *data, size_t bytes, struct wire_request **request_out,
+                           struct wire_holder *holder_out);
+void wire_request_free(struct wire_request *request);
+
+/* Does a sequence of this request end with token as its output number index (0: the first)? */
+enum wire_finish wire_request_finish(const struct wire_request *request, uint32_t token,
+                                     uint32_t index);
+
+void wire_reserved_encode(struct wire_frame *frame, const struct wire_reserved *message);
+status wire_reserved_decode(const uint8_t *data, size_t bytes, struct wire_reserved *message_out);
+void wire_place_encode(struct wire_frame *frame, const struct wire_place *message);
+status wire_place_decode(const uint8_t *data, size_t bytes, struct wire_place *message_out);
+void wire_failed_encode(struct wire_frame *frame, const struct wire_failed *message);
+status wire_failed_decode(const uint8_t *data, size_t bytes, struct wire_failed *message_out);
+void wire_handed_encode(struct wire_frame *frame, const struct wire_handed *message);
+status wire_handed_decode(const uint8_t *data, size_t bytes, struct wire_handed *message_out);
+
+/* starting and cancel carry only a request id. */
+void wire_id_encode(struct wire_frame *frame, uint64_t request_id);
+status wire_id_decode(const uint8_t *data, size_t bytes, uint64_t *request_id_out);
+
+/* first: the head, then wire_token_encode for each token. tokens: only wire_token_encode. */
+void wire_first_encode(struct wire_frame *frame, const struct wire_first *message);
+void wire_token_encode(struct wire_frame *frame, const struct wire_token *token);
+status wire_first_decode(struct reader *from, struct wire_first *message_out);
+status wire_token_decode(struct reader *from, struct wire_token *token_out);
+
+#endif
