@@ -1,0 +1,159 @@
+/* Which requests are computed together, and which of their rows next. */
+#include <assert.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "prefill/request.h"
+
+uint32_t prefill_chunk(uint32_t position, uint32_t prompt_tokens, uint32_t rows_left,
+                       uint32_t block_tokens)
+{
+    uint32_t left = prompt_tokens - position;
+    if (left <= rows_left)
+        return left;
+    uint32_t end = (position + rows_left) / block_tokens * block_tokens;
+    return end > position ? end - position : 0;
+}
+
+/* Tokens of the batch that are not computed yet. */
+static uint32_t prefill_batch_left(const struct prefill *prefill)
+{
+    uint32_t left = 0;
+    for (const struct prefill_request *r = prefill->batch.head; r != NULL; r = r->next)
+        left += r->wire->prompt_tokens - r->table.token_count;
+    return left;
+}
+
+/* The running batch has at most one step to go: ask places for those that the next one could take,
+ * so that the answers come while that step computes. */
+static void prefill_ask_places(struct prefill *prefill)
+{
+    if (prefill_batch_left(prefill) > prefill->options.chunk_tokens)
+        return;
+    uint64_t tokens = 0;
+    for (struct prefill_request *r = prefill->waiting.head; r != NULL; r = r->next) {
+        if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
+            break;
+        tokens += r->wire->prompt_tokens;
+        if (r->state == PREFILL_QUEUED) {
+            r->state = PREFILL_PLACING;
+            r->asked_ns = clock_ns();
+            prefill->calls->starting(prefill->ctx, r->wire->request_id);
+        }
+    }
+}
+
+/* Form a batch from the oldest requests that have a place, as far as budget and blocks go. */
+static void prefill_batch_form(struct prefill *prefill)
+{
+    uint64_t tokens = 0;
+    struct prefill_request *next;
+    for (struct prefill_request *r = prefill->waiting.head; r != NULL; r = next) {
+        next = r->next;
+        if (r->state != PREFILL_PLACED)
+            continue;
+        bool local = (r->wire->flags & WIRE_REQUEST_LOCAL) != 0;
+        if (local && !prefill->calls->local_room(prefill->ctx, r->wire))
+            break;
+        if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
+            break;
+        if (prefill_gather(prefill, r) != OK)
+            break; /* The oldest first: it waits until blocks are back. */
+        tokens += r->wire->prompt_tokens - r->cached_tokens;
+        prefill_list_remove(&prefill->waiting, r);
+        r->state = PREFILL_RUNNING;
+        r->started_ns = clock_ns();
+        prefill_list_push(&prefill->batch, r);
+        if (r->hands_over)
+            prefill_offer_start(prefill, r);
+    }
+}
+
+/* What the last chunk of a request is for: its first tokens, and the scores of its prompt. */
+static void prefill_fill_samples(struct prefill_request *r, struct engine_sequence *sequence)
+{
+    const struct wire_request *wire = r->wire;
+    for (uint32_t i = 0; i < wire->sequence_count; i++) {
+        r->samples[i] = (struct engine_sample){.sampling = &r->sampling,
+                                               .prompt_ids = wire->prompt,
+                                               .prompt_count = wire->prompt_tokens,
+                                               .sequence_index = wire->first_sequence + i};
+    }
+    sequence->sample_count = wire->sequence_count;
+    sequence->samples = r->samples;
+}
+
+static void prefill_fill(struct prefill_request *r, uint32_t tokens,
+                         struct engine_sequence *sequence)
+{
+    uint32_t start = r->table.token_count;
+    bool last = start + tokens == r->wire->prompt_tokens;
+    *sequence = (struct engine_sequence){.token_ids = r->wire->prompt + start,
+                                         .token_count = tokens,
+                                         .start_position = start,
+                                         .table = &r->table};
+    r->step_tokens = tokens;
+    if (last)
+        prefill_fill_samples(r, sequence);
+    if (r->scores != NULL) {
+        r->score = (struct engine_score){
+            .next_token_id = last ? ENGINE_NO_TOKEN : r->wire->prompt[start + tokens],
+            .top_count = r->wire->sampling.logprob_count,
+            .results = r->scores + start,
+        };
+        sequence->score = &r->score;
+    }
+}
+
+uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t sequences_max,
+                      uint32_t outputs_max, struct engine_sequence *sequences)
+{
+    if (prefill->batch.head == NULL)
+        prefill_batch_form(prefill);
+    prefill_ask_places(prefill);
+
+    uint32_t rows_left = rows_max < prefill->options.chunk_tokens ? rows_max
+                                                                  : prefill->options.chunk_tokens;
+    uint32_t outputs_left = outputs_max;
+    uint32_t count = 0;
+    for (struct prefill_request *r = prefill->batch.head; r != NULL; r = r->next) {
+        r->step_tokens = 0;
+        if (count == sequences_max || outputs_left == 0)
+            continue;
+        /* Scored rows are outputs, and there is room for so many of them in a step. */
+        uint32_t rows = r->scores != NULL && outputs_left < rows_left ? outputs_left : rows_left;
+        uint32_t tokens = prefill_chunk(r->table.token_count, r->wire->prompt_tokens, rows,
+                                        prefill->block_tokens);
+        if (tokens == 0)
+            continue;
+        prefill_fill(r, tokens, &sequences[count]);
+        prefill_offer_plan(prefill, r);
+        rows_left -= tokens;
+        outputs_left -= engine_outputs_of(&sequences[count]);
+        count++;
+    }
+    return count;
+}
+
+void prefill_stepped(struct prefill *prefill, status st)
+{
+    struct prefill_request *next;
+    for (struct prefill_request *r = prefill->batch.head; r != NULL; r = next) {
+        next = r->next;
+        if (r->step_tokens == 0)
+            continue;
+        if (st != OK) {
+            prefill_list_remove(&prefill->batch, r);
+            prefill_request_fail(prefill, r, st, error_text());
+            continue;
+        }
+        block_table_advance(&r->table, r->step_tokens);
+        prefill->counters.tokens += r->step_tokens;
+        r->offered_blocks += r->offer_count;
+        r->step_tokens = 0;
+        r->offer_count = 0;
+        prefill_seal(prefill, r);
+        if (r->table.token_count == r->wire->prompt_tokens)
+            prefill_finish(prefill, r);
+    }
+}

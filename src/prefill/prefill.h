@@ -1,0 +1,98 @@
+/* prefill/prefill.h - prompts in, first tokens and offered blocks out.
+ *
+ *     intake.c   a request arrives, waits, asks for its place when its turn is near
+ *     batch.c    which of those that have a place are computed together, and which rows next
+ *     gather.c   the longest prefix that need not be computed
+ *     offer.c    each layer of each chunk to the receiver while the next one is computed
+ *
+ *     queued -> placing -> placed -> running -> held -> (gone)
+ *                  starting   place    steps    until the receiver has acknowledged
+ *
+ * Batches are static: a batch is formed from the oldest placed requests under a token budget, its
+ * members run in order, chunk by chunk, and leave one by one; when it is nearly done the next one
+ * asks for places. A place is asked for when the prefill is about to start, not when it is queued.
+ *
+ * Threads:  all calls on the compute thread; layer_ready too (the CPU backend calls it there).
+ * Memory:   a request's own pieces are taken when it arrives; nothing is allocated inside a step.
+ */
+#ifndef PREFILL_PREFILL_H
+#define PREFILL_PREFILL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "engine/engine.h"
+#include "kv/prefix_tree.h"
+#include "wire/control.h"
+
+struct prefill;
+struct transfer;
+struct transfer_report;
+
+/* What goes out; every call is on the compute thread. */
+struct prefill_calls {
+    void (*starting)(void *ctx, uint64_t request_id);
+    /* tokens: [sequence_count]; prompt_tokens: [first->prompt_logprob_count]. */
+    void (*first)(void *ctx, const struct wire_first *first, const struct wire_token *tokens,
+                  const struct wire_token *prompt_tokens);
+    void (*failed)(void *ctx, uint64_t request_id, status code, const char *text);
+    void (*handed)(void *ctx, const struct wire_handed *handed);
+    /* Decode it here: the request and the references on ids are the callee's from now on. */
+    void (*local)(void *ctx, struct wire_request *request, const struct sampling *sampling,
+                  const block_id *ids, uint32_t block_count, const struct wire_token *firsts);
+    /* May a request that decodes here start now? */
+    bool (*local_room)(void *ctx, const struct wire_request *request);
+};
+
+struct prefill_options {
+    uint32_t batch_tokens; /* most prompt tokens of a batch; a longer prompt is one of its own */
+    uint32_t chunk_tokens; /* most rows of one step */
+    bool prefix_cache;
+    uint8_t fingerprint[BLOCK_KEY_FINGERPRINT_BYTES];
+};
+
+struct prefill_counters {
+    uint64_t tokens;                      /* computed */
+    uint64_t prefix_queries, prefix_hits; /* tokens asked of the prefix tree, and found */
+    uint32_t waiting;                     /* queued, placing, placed */
+    uint32_t running;
+    uint32_t held; /* handed over, not yet acknowledged */
+};
+
+/* transfer may be NULL when every request is local. Errors: ERR_NO_MEMORY. */
+status prefill_open(const struct prefill_options *options, struct engine *engine,
+                    struct prefix_tree *tree, struct transfer *transfer,
+                    const struct prefill_calls *calls, void *ctx, struct prefill **prefill_out);
+
+/* Every request must be gone: prefill_cancel_all, then wait for prefill_idle. */
+void prefill_close(struct prefill *prefill);
+
+/* A request arrives; prefill owns it. sampling is copied; its numbers have been checked. What is
+ * wrong with the request is told by failed. */
+void prefill_submit(struct prefill *prefill, struct wire_request *request,
+                    const struct sampling *sampling);
+void prefill_place(struct prefill *prefill, const struct wire_place *place);
+void prefill_cancel(struct prefill *prefill, uint64_t request_id);
+void prefill_cancel_all(struct prefill *prefill);
+
+/* The transfer says that the lease of a held request has ended; true when it was one of ours. */
+bool prefill_released(struct prefill *prefill, const struct transfer_report *report);
+
+/* Add this half's rows to the next step: at most rows_max rows, sequences_max sequences and
+ * outputs_max rows with logits. Returns the number of sequences written. Sends what must be sent
+ * before (starting). */
+uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t sequences_max,
+                      uint32_t outputs_max, struct engine_sequence *sequences);
+
+/* During the step that was planned: the pool holds this layer. */
+void prefill_layer_ready(struct prefill *prefill, uint32_t layer);
+
+/* The planned step ran (st OK), or failed as error_text() says: then its requests fail. */
+void prefill_stepped(struct prefill *prefill, status st);
+
+/* Nothing queued, running or held. */
+bool prefill_idle(const struct prefill *prefill);
+void prefill_count(const struct prefill *prefill, struct prefill_counters *counters_out);
+
+#endif

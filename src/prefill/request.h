@@ -1,0 +1,96 @@
+/* prefill/request.h - a request on its way through the stages of prefill/. Internal to prefill/. */
+#ifndef PREFILL_REQUEST_H
+#define PREFILL_REQUEST_H
+
+#include "prefill/prefill.h"
+
+enum prefill_state {
+    PREFILL_QUEUED,
+    PREFILL_PLACING, /* the router was told that it is about to start */
+    PREFILL_PLACED,  /* it has somewhere to go */
+    PREFILL_RUNNING,
+    PREFILL_HELD,    /* computed; its blocks stay until the receiver has them */
+};
+
+struct prefill_request {
+    struct prefill_request *next; /* in its list, oldest first */
+    enum prefill_state state;
+    struct wire_request *wire;
+    struct sampling sampling;
+    struct block_table table;
+    block_id *ids;
+    struct block_key *keys; /* of the prompt's full blocks */
+    uint32_t key_count;
+    uint32_t sealed_blocks;
+    bool hands_over;         /* another worker decodes it */
+    bool lease_open;
+    bool retired;            /* nobody waits for it; only its lease is not over yet */
+    uint32_t matched_blocks; /* the receiver has these */
+    uint32_t offered_blocks; /* leading blocks that are offered in all layers, or matched there */
+    uint32_t cached_tokens;
+    uint32_t step_tokens;    /* rows in the planned step; 0: not in it */
+    uint32_t offer_count;    /* blocks after offered_blocks that the planned step completes */
+    uint64_t arrived_ns, asked_ns, placed_ns, started_ns, finished_ns;
+    struct engine_sample *samples; /* [n] */
+    struct engine_score score;
+    struct sampled *scores;        /* [prompt_tokens] when prompt logprobs are wanted */
+    uint32_t scored;               /* rows scored in earlier steps */
+};
+
+struct prefill_list {
+    struct prefill_request *head;
+    struct prefill_request **tail;
+    uint32_t count;
+};
+
+struct prefill {
+    struct prefill_options options;
+    struct engine *engine;
+    struct prefix_tree *tree;
+    struct transfer *transfer;
+    const struct prefill_calls *calls;
+    void *ctx;
+    uint32_t block_tokens;
+    struct prefill_list waiting; /* queued, placing, placed; in order of arrival */
+    struct prefill_list batch;   /* running */
+    struct prefill_list held;
+    struct prefill_counters counters;
+};
+
+/* intake.c */
+void prefill_list_push(struct prefill_list *list, struct prefill_request *request);
+void prefill_list_remove(struct prefill_list *list, struct prefill_request *request);
+/* Drop its blocks and free it; it is in no list and its lease is over. */
+void prefill_request_close(struct prefill *prefill, struct prefill_request *request);
+/* The same as soon as its lease is over; it is in no list. */
+void prefill_request_retire(struct prefill *prefill, struct prefill_request *request);
+/* Tell the router why, and retire it. */
+void prefill_request_fail(struct prefill *prefill, struct prefill_request *request, status code,
+                          const char *text);
+
+/* gather.c */
+
+/* Give the request its blocks: the cached prefix, and new ones for the rest of the prompt. ERR_FULL:
+ * they are not there now. */
+status prefill_gather(struct prefill *prefill, struct prefill_request *request);
+/* Enter the blocks that are full now into the prefix tree. */
+void prefill_seal(struct prefill *prefill, struct prefill_request *request);
+
+/* batch.c */
+
+/* Rows of a prompt in the next step. A chunk that does not end the prompt ends with a full block, so
+ * that every block is offered once; 0: no room for that, wait for the next step. */
+uint32_t prefill_chunk(uint32_t position, uint32_t prompt_tokens, uint32_t rows_left,
+                       uint32_t block_tokens);
+
+/* offer.c */
+
+/* The prefill starts: open the lease and offer what came from the prefix cache. */
+void prefill_offer_start(struct prefill *prefill, struct prefill_request *request);
+/* Which blocks the planned step completes. */
+void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request);
+/* The first tokens are there: tell the router, complete the handoff or pass it on. Moves the request
+ * out of the batch. */
+void prefill_finish(struct prefill *prefill, struct prefill_request *request);
+
+#endif
