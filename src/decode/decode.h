@@ -1,0 +1,102 @@
+/* decode/decode.h - reservations in, tokens out, one step at a time.
+ *
+ *     reserve.c   a request asks for room: own prefix matched, blocks taken, the rest fetched
+ *     admit.c     its blocks are here: its sequences join the running ones at the next step
+ *     step.c      one token per running sequence; who must give way when blocks run out
+ *     emit.c      tokens to the router; blocks that filled up get their keys
+ *
+ *     reserve -> waiting -> receiving -> running <-> preempted -> (gone)
+ *                  room        blocks       steps       blocks
+ *
+ * Batching is continuous: sequences join and leave at every step. Blocks for output are taken as
+ * they are needed; when there is none left the youngest sequence gives up its blocks and is computed
+ * again later, in chunks beside the others' steps. The oldest never gives way, so one always gets to
+ * its end and no two wait for each other.
+ *
+ * Threads:  all calls on the compute thread.
+ * Memory:   a request's pieces are taken when it arrives, a sequence's when it is admitted.
+ */
+#ifndef DECODE_DECODE_H
+#define DECODE_DECODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "engine/engine.h"
+#include "kv/prefix_tree.h"
+#include "wire/control.h"
+
+struct decode;
+struct transfer;
+struct transfer_report;
+
+/* What goes out; every call is on the compute thread. */
+struct decode_calls {
+    void (*reserved)(void *ctx, const struct wire_reserved *reserved);
+    /* All tokens of one step. */
+    void (*tokens)(void *ctx, const struct wire_token *tokens, uint32_t count);
+    void (*failed)(void *ctx, uint64_t request_id, status code, const char *text);
+};
+
+struct decode_options {
+    uint32_t batch_sequences; /* most sequences running and reserved */
+    uint32_t chunk_tokens;    /* most tokens of a preempted sequence computed again in one step */
+    bool prefix_cache;
+    bool prefers_local;       /* peers of this host are reached over their Unix socket */
+    uint8_t fingerprint[BLOCK_KEY_FINGERPRINT_BYTES];
+};
+
+struct decode_counters {
+    uint64_t tokens;        /* generated here, first tokens not counted */
+    uint64_t recomputed_tokens;
+    uint64_t preemptions;
+    uint64_t prefix_queries, prefix_hits;
+    uint32_t waiting;       /* reservations that have no room yet */
+    uint32_t receiving;
+    uint32_t reserved_blocks; /* of those that are receiving */
+    uint32_t running;       /* sequences */
+    uint32_t preempted;
+};
+
+/* transfer may be NULL when every request is local. Errors: ERR_NO_MEMORY. */
+status decode_open(const struct decode_options *options, struct engine *engine,
+                   struct prefix_tree *tree, struct transfer *transfer,
+                   const struct decode_calls *calls, void *ctx, struct decode **decode_out);
+
+/* Every request must be gone: decode_cancel_all, then wait for decode_idle. */
+void decode_close(struct decode *decode);
+
+/* A request wants room here; decode owns it. Answered by reserved, at once or when there is room. */
+void decode_reserve(struct decode *decode, struct wire_request *request,
+                    const struct wire_holder *holder, const struct sampling *sampling);
+
+/* A request whose prompt was computed here. Request and the references on ids are decode's. */
+void decode_adopt(struct decode *decode, struct wire_request *request,
+                  const struct sampling *sampling, const block_id *ids, uint32_t block_count,
+                  const struct wire_token *firsts);
+
+/* Could a request with so many sequences run here now, by the count of sequences? */
+bool decode_has_room(const struct decode *decode, uint32_t sequence_count);
+
+void decode_cancel(struct decode *decode, uint64_t request_id);
+void decode_cancel_all(struct decode *decode);
+
+/* The transfer reports on a receive; true when it was one of ours. */
+bool decode_received(struct decode *decode, const struct transfer_report *report);
+
+/* Add this half's rows to the next step, at most rows_max rows and sequences_max sequences. Returns
+ * the number of sequences written. */
+uint32_t decode_plan(struct decode *decode, uint32_t rows_max, uint32_t sequences_max,
+                     struct engine_sequence *sequences);
+
+/* The planned step ran (st OK), or failed as error_text() says: then its requests fail. */
+void decode_stepped(struct decode *decode, status st);
+
+/* Nothing waiting, receiving or running. */
+bool decode_idle(const struct decode *decode);
+/* Something a step could do now. */
+bool decode_has_work(const struct decode *decode);
+void decode_count(const struct decode *decode, struct decode_counters *counters_out);
+
+#endif

@@ -1,0 +1,93 @@
+/* Tokens to the router; blocks that filled up get their keys. */
+#include "base/error.h"
+#include "decode/request.h"
+
+void decode_seal(struct decode *decode, struct decode_sequence *sequence)
+{
+    const struct decode_request *request = sequence->request;
+    if (!decode->options.prefix_cache || (request->wire->flags & WIRE_REQUEST_NO_PREFIX) != 0)
+        return;
+    uint32_t full = sequence->table.token_count / decode->block_tokens;
+    while (sequence->sealed_blocks < full && !sequence->private_blocks) {
+        uint32_t i = sequence->sealed_blocks;
+        const struct block_key *parent = i > 0 ? &sequence->last_key : NULL;
+        struct block_key key =
+            i < request->key_count
+                ? request->keys[i]
+                : block_key_next(i > 0 ? parent : &request->root,
+                                 sequence->tokens + i * decode->block_tokens, decode->block_tokens);
+        block_id there;
+        status st = prefix_tree_insert(decode->tree, &key, parent, sequence->table.ids[i], &there);
+        if (st == ERR_FULL)
+            prefix_tree_swap(decode->tree, &sequence->table.ids[i], there);
+        sequence->private_blocks = st == ERR_NOT_FOUND;
+        sequence->last_key = key;
+        sequence->sealed_blocks++;
+    }
+}
+
+/* The token that the step picked for the sequence: appended, and written for the router. */
+static void decode_take_token(struct decode_sequence *sequence, struct wire_token *out)
+{
+    const struct wire_request *wire = sequence->request->wire;
+    const struct sampled *result = &sequence->sample.result;
+    uint32_t index = sequence->token_count - wire->prompt_tokens;
+    sequence->tokens[sequence->token_count++] = result->token_id;
+    out->request_id = wire->request_id;
+    out->sequence = sequence->index;
+    out->index = index;
+    out->token = result->token_id;
+    out->logprob = result->logprob;
+    out->top_count = result->top_count;
+    for (uint32_t i = 0; i < result->top_count; i++) {
+        out->top_tokens[i] = result->top_ids[i];
+        out->top_logprobs[i] = result->top_logprobs[i];
+    }
+    out->finish = (uint32_t)wire_request_finish(wire, result->token_id, index);
+}
+
+/* The step failed: the requests of its sequences do. */
+static void decode_fail_step(struct decode *decode, status code)
+{
+    struct decode_sequence *s = decode->running.head;
+    while (s != NULL) {
+        if (s->step_tokens == 0) {
+            s = s->next;
+            continue;
+        }
+        uint64_t request_id = s->request->wire->request_id;
+        decode->calls->failed(decode->ctx, request_id, code, error_text());
+        decode_cancel(decode, request_id);
+        s = decode->running.head;
+    }
+}
+
+void decode_stepped(struct decode *decode, status st)
+{
+    if (st != OK) {
+        decode_fail_step(decode, st);
+        return;
+    }
+    uint32_t count = 0;
+    struct decode_sequence *next;
+    for (struct decode_sequence *s = decode->running.head; s != NULL; s = next) {
+        next = s->next;
+        if (s->step_tokens == 0)
+            continue;
+        block_table_advance(&s->table, s->step_tokens);
+        if (s->step_tokens > 1 || !s->step_samples)
+            decode->counters.recomputed_tokens += s->step_tokens;
+        s->step_tokens = 0;
+        decode_seal(decode, s);
+        if (!s->step_samples)
+            continue;
+        decode->counters.tokens++;
+        decode_take_token(s, &decode->out[count]);
+        if (decode->out[count++].finish != WIRE_FINISH_NONE) {
+            decode_sequences_remove(&decode->running, s);
+            decode_sequence_finish(decode, s);
+        }
+    }
+    if (count > 0)
+        decode->calls->tokens(decode->ctx, decode->out, count);
+}

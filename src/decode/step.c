@@ -1,0 +1,134 @@
+/* One token per running sequence; and who gives way when blocks run out. */
+#include <assert.h>
+
+#include "base/error.h"
+#include "decode/request.h"
+
+/* The youngest gives up its blocks and is computed again when there is room. */
+static void decode_preempt(struct decode *decode, struct decode_sequence *sequence)
+{
+    decode_sequences_remove(&decode->running, sequence);
+    block_table_drop(&sequence->table, decode->tree);
+    sequence->preempted = true;
+    sequence->step_tokens = 0;
+    decode_sequences_insert(&decode->preempted, sequence);
+    decode->counters.preemptions++;
+}
+
+static struct decode_sequence *decode_youngest(struct decode *decode)
+{
+    struct decode_sequence *youngest = decode->running.head;
+    while (youngest != NULL && youngest->next != NULL)
+        youngest = youngest->next;
+    return youngest;
+}
+
+/* Bring preempted sequences back, oldest first, while what they need is there beside the growth of
+ * those that run. */
+static void decode_resume(struct decode *decode)
+{
+    while (decode->preempted.head != NULL) {
+        struct decode_sequence *sequence = decode->preempted.head;
+        uint32_t blocks = kv_blocks_for(sequence->token_count, decode->block_tokens);
+        uint32_t growth = decode->running.count > 0 ? decode->running.count + 1 : 0;
+        if (prefix_tree_available(decode->tree) < blocks + growth)
+            return;
+        decode_sequences_remove(&decode->preempted, sequence);
+        sequence->preempted = false;
+        sequence->sealed_blocks = 0;
+        sequence->private_blocks = false;
+        if (decode->options.prefix_cache) {
+            uint32_t full = (sequence->token_count - 1) / decode->block_tokens;
+            uint32_t matched = 0;
+            struct block_key key = sequence->request->root;
+            while (matched < full) {
+                struct block_key next_key =
+                    block_key_next(&key, sequence->tokens + matched * decode->block_tokens,
+                                   decode->block_tokens);
+                if (prefix_tree_match(decode->tree, &next_key, 1, &sequence->ids[matched]) == 0)
+                    break;
+                key = next_key;
+                matched++;
+            }
+            block_table_adopt(&sequence->table, sequence->ids, matched,
+                              matched * decode->block_tokens);
+            sequence->sealed_blocks = matched;
+            sequence->last_key = key;
+        }
+        decode_sequences_insert(&decode->running, sequence);
+    }
+}
+
+/* Room for the sequence's next tokens; the youngest give way. False: it was itself the youngest. */
+static bool decode_make_room(struct decode *decode, struct decode_sequence *sequence,
+                             uint32_t tokens)
+{
+    struct block_copy copy;
+    for (;;) {
+        status st = block_table_reserve(&sequence->table, decode->tree, tokens, &copy);
+        if (st == OK)
+            break;
+        assert(st == ERR_FULL);
+        struct decode_sequence *youngest = decode_youngest(decode);
+        decode_preempt(decode, youngest);
+        if (youngest == sequence)
+            return false;
+    }
+    if (copy.needed)
+        engine_block_copy(decode->engine, copy.from, copy.to);
+    return true;
+}
+
+static void decode_fill(struct decode_sequence *sequence, uint32_t tokens,
+                        struct engine_sequence *out)
+{
+    const struct wire_request *wire = sequence->request->wire;
+    uint32_t start = sequence->table.token_count;
+    *out = (struct engine_sequence){.token_ids = sequence->tokens + start,
+                                    .token_count = tokens,
+                                    .start_position = start,
+                                    .table = &sequence->table};
+    sequence->step_tokens = tokens;
+    sequence->step_samples = start + tokens == sequence->token_count;
+    if (!sequence->step_samples)
+        return;
+    sequence->sample = (struct engine_sample){
+        .sampling = &sequence->request->sampling,
+        .prompt_ids = wire->prompt,
+        .prompt_count = wire->prompt_tokens,
+        .output_ids = sequence->tokens + wire->prompt_tokens,
+        .output_count = sequence->token_count - wire->prompt_tokens,
+        .sequence_index = wire->first_sequence + sequence->index,
+    };
+    out->sample_count = 1;
+    out->samples = &sequence->sample;
+}
+
+uint32_t decode_plan(struct decode *decode, uint32_t rows_max, uint32_t sequences_max,
+                     struct engine_sequence *sequences)
+{
+    uint32_t count = 0;
+    uint32_t rows_left = rows_max;
+    uint32_t again_left = decode->options.chunk_tokens; /* rows for what was preempted */
+    decode_resume(decode);
+    decode_grant(decode);
+    for (struct decode_sequence *s = decode->running.head; s != NULL; s = s->next)
+        s->step_tokens = 0;
+    struct decode_sequence *next;
+    for (struct decode_sequence *s = decode->running.head; s != NULL; s = next) {
+        uint32_t tokens = s->token_count - s->table.token_count;
+        if (tokens > 1)
+            tokens = tokens < again_left ? tokens : again_left;
+        if (tokens > rows_left)
+            tokens = rows_left;
+        bool ran = tokens > 0 && count < sequences_max && decode_make_room(decode, s, tokens);
+        next = s->preempted ? NULL : s->next; /* Only the last in the list is ever preempted. */
+        if (!ran)
+            continue;
+        if (s->token_count - s->table.token_count > 1)
+            again_left -= tokens;
+        decode_fill(s, tokens, &sequences[count++]);
+        rows_left -= tokens;
+    }
+    return count;
+}
