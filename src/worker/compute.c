@@ -1,0 +1,359 @@
+#include "worker/compute.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "model/weights.h"
+#include "transfer/transfer.h"
+#include "worker/mail.h"
+
+#define STATS_INTERVAL_NS 100000000u
+
+struct compute {
+    struct compute_setup setup;
+    struct prefill *prefill;
+    struct decode *decode;
+    struct engine_sequence *sequences; /* [limits.sequences_max] of the next step */
+    uint64_t step_count;
+    uint64_t step_ns;
+    uint64_t stats_ns; /* when the last stats went out */
+    uint64_t handoffs, handoff_bytes, handoff_ns, handoff_exposed_ns;
+    bool stopping;
+};
+
+struct worker_mail *worker_mail_new(enum worker_mail_kind kind)
+{
+    struct worker_mail *mail = calloc(1, sizeof(*mail));
+    if (mail != NULL)
+        mail->mail.kind = kind;
+    return mail;
+}
+
+void worker_mail_free(struct worker_mail *mail)
+{
+    wire_request_free(mail->request);
+    wire_frame_close(&mail->frame);
+    free(mail);
+}
+
+/* A frame for the router. Without memory for it the process has no way to keep its word: it ends,
+ * and the router sees that. */
+static struct worker_mail *compute_frame(uint16_t type)
+{
+    struct worker_mail *mail = worker_mail_new(WORKER_FRAME);
+    assert(mail != NULL);
+    mail->type = type;
+    return mail;
+}
+
+static void compute_send(struct compute *compute, struct worker_mail *mail)
+{
+    assert(!mail->frame.failed);
+    mailbox_post(compute->setup.out, &mail->mail);
+}
+
+static void compute_starting(void *ctx, uint64_t request_id)
+{
+    struct worker_mail *mail = compute_frame(WIRE_STARTING);
+    wire_id_encode(&mail->frame, request_id);
+    compute_send(ctx, mail);
+}
+
+static void compute_first(void *ctx, const struct wire_first *first,
+                          const struct wire_token *tokens, const struct wire_token *prompt_tokens)
+{
+    struct worker_mail *mail = compute_frame(WIRE_FIRST);
+    wire_first_encode(&mail->frame, first);
+    for (uint32_t i = 0; i < first->sequence_count; i++)
+        wire_token_encode(&mail->frame, &tokens[i]);
+    for (uint32_t i = 0; i < first->prompt_logprob_count; i++)
+        wire_token_encode(&mail->frame, &prompt_tokens[i]);
+    compute_send(ctx, mail);
+}
+
+static void compute_failed(void *ctx, uint64_t request_id, status code, const char *text)
+{
+    struct wire_failed failed = {.request_id = request_id, .status = code};
+    strncpy(failed.text, text, sizeof(failed.text) - 1);
+    struct worker_mail *mail = compute_frame(WIRE_FAILED);
+    wire_failed_encode(&mail->frame, &failed);
+    compute_send(ctx, mail);
+}
+
+static void compute_handed(void *ctx, const struct wire_handed *handed)
+{
+    struct compute *compute = ctx;
+    if (handed->status == OK) {
+        compute->handoffs++;
+        compute->handoff_bytes += handed->bytes;
+        compute->handoff_ns += handed->total_ns;
+        compute->handoff_exposed_ns += handed->exposed_ns;
+    }
+    struct worker_mail *mail = compute_frame(WIRE_HANDED);
+    wire_handed_encode(&mail->frame, handed);
+    compute_send(compute, mail);
+}
+
+static void compute_local(void *ctx, struct wire_request *request, const struct sampling *sampling,
+                          const block_id *ids, uint32_t block_count,
+                          const struct wire_token *firsts)
+{
+    struct compute *compute = ctx;
+    decode_adopt(compute->decode, request, sampling, ids, block_count, firsts);
+}
+
+static bool compute_local_room(void *ctx, const struct wire_request *request)
+{
+    struct compute *compute = ctx;
+    struct decode_counters counters;
+    decode_count(compute->decode, &counters);
+    return counters.preempted == 0 && decode_has_room(compute->decode, request->sequence_count);
+}
+
+static void compute_reserved(void *ctx, const struct wire_reserved *reserved)
+{
+    struct worker_mail *mail = compute_frame(WIRE_RESERVED);
+    wire_reserved_encode(&mail->frame, reserved);
+    compute_send(ctx, mail);
+}
+
+static void compute_tokens(void *ctx, const struct wire_token *tokens, uint32_t count)
+{
+    struct worker_mail *mail = compute_frame(WIRE_TOKENS);
+    for (uint32_t i = 0; i < count; i++)
+        wire_token_encode(&mail->frame, &tokens[i]);
+    compute_send(ctx, mail);
+}
+
+static const struct prefill_calls prefill_calls = {
+    .starting = compute_starting,
+    .first = compute_first,
+    .failed = compute_failed,
+    .handed = compute_handed,
+    .local = compute_local,
+    .local_room = compute_local_room,
+};
+
+static const struct decode_calls decode_calls = {
+    .reserved = compute_reserved,
+    .tokens = compute_tokens,
+    .failed = compute_failed,
+};
+
+status compute_open(const struct compute_setup *setup, struct compute **compute_out)
+{
+    const struct worker_options *options = setup->options;
+    struct compute *compute = calloc(1, sizeof(*compute));
+    if (compute == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for the compute thread");
+    compute->setup = *setup;
+    compute->sequences =
+        calloc(engine_limits(setup->engine)->sequences_max, sizeof(*compute->sequences));
+    if (compute->sequences == NULL) {
+        free(compute);
+        return error_set(ERR_NO_MEMORY, "no memory for the compute thread");
+    }
+    bool prefix_cache = options->prefix_cache_bytes > 0;
+    struct prefill_options prefill_options = {.batch_tokens = options->prefill_batch_tokens,
+                                              .chunk_tokens = options->prefill_chunk,
+                                              .prefix_cache = prefix_cache};
+    struct decode_options decode_options = {.batch_sequences = options->decode_batch,
+                                            .chunk_tokens = options->prefill_chunk,
+                                            .prefix_cache = prefix_cache};
+    memcpy(prefill_options.fingerprint, setup->model->fingerprint,
+           sizeof(prefill_options.fingerprint));
+    memcpy(decode_options.fingerprint, setup->model->fingerprint,
+           sizeof(decode_options.fingerprint));
+    status st = prefill_open(&prefill_options, setup->engine, setup->tree, setup->transfer,
+                             &prefill_calls, compute, &compute->prefill);
+    if (st == OK)
+        st = decode_open(&decode_options, setup->engine, setup->tree, setup->transfer,
+                         &decode_calls, compute, &compute->decode);
+    if (st != OK) {
+        compute_close(compute);
+        return st;
+    }
+    *compute_out = compute;
+    return OK;
+}
+
+void compute_close(struct compute *compute)
+{
+    if (compute == NULL)
+        return;
+    prefill_close(compute->prefill);
+    decode_close(compute->decode);
+    free(compute->sequences);
+    free(compute);
+}
+
+static void compute_take_report(struct compute *compute, struct transfer_report *report)
+{
+    bool known = report->mail.kind == TRANSFER_HOLDER_DONE
+                     ? prefill_released(compute->prefill, report)
+                     : decode_received(compute->decode, report);
+    if (!known)
+        log_debug("report without owner", "request_id=%016llx",
+                  (unsigned long long)report->request_id);
+    transfer_report_free(report);
+}
+
+static void compute_take(struct compute *compute, struct mail *taken)
+{
+    if (taken->kind >= TRANSFER_HOLDER_DONE) {
+        compute_take_report(compute, (struct transfer_report *)taken);
+        return;
+    }
+    struct worker_mail *mail = (struct worker_mail *)taken;
+    struct wire_request *request = mail->request;
+    switch ((enum worker_mail_kind)taken->kind) {
+    case WORKER_PREFILL:
+        mail->request = NULL;
+        prefill_submit(compute->prefill, request, &mail->sampling);
+        break;
+    case WORKER_RESERVE:
+        mail->request = NULL;
+        decode_reserve(compute->decode, request, &mail->holder, &mail->sampling);
+        break;
+    case WORKER_PLACE:
+        prefill_place(compute->prefill, &mail->place);
+        break;
+    case WORKER_CANCEL:
+        prefill_cancel(compute->prefill, mail->request_id);
+        decode_cancel(compute->decode, mail->request_id);
+        break;
+    case WORKER_STOP:
+        compute->stopping = true;
+        prefill_cancel_all(compute->prefill);
+        decode_cancel_all(compute->decode);
+        break;
+    case WORKER_CANCEL_ALL:
+        prefill_cancel_all(compute->prefill);
+        decode_cancel_all(compute->decode);
+        break;
+    default:
+        assert(!"mail that compute never gets");
+    }
+    worker_mail_free(mail);
+}
+
+/* What the loop thread puts into the next heartbeat. */
+static void compute_send_stats(struct compute *compute, bool busy)
+{
+    struct worker_mail *mail = worker_mail_new(WORKER_STATS);
+    if (mail == NULL)
+        return; /* The next one will do. */
+    struct prefill_counters prefill;
+    struct decode_counters decode;
+    struct prefix_tree_counts blocks;
+    struct engine_counters engine;
+    struct transfer_counters transfer = {0};
+    prefill_count(compute->prefill, &prefill);
+    decode_count(compute->decode, &decode);
+    prefix_tree_count(compute->setup.tree, &blocks);
+    engine_count(compute->setup.engine, &engine);
+    if (compute->setup.transfer != NULL)
+        transfer_counters_read(compute->setup.transfer, &transfer);
+    mail->heartbeat = (struct wire_heartbeat){
+        .step_count = compute->step_count,
+        .busy = busy,
+        .blocks_free = blocks.free,
+        .blocks_cached = blocks.cached,
+        .blocks_referenced = blocks.referenced - decode.reserved_blocks,
+        .blocks_reserved = decode.reserved_blocks,
+        .sequences_running = decode.running + prefill.running,
+        .sequences_waiting = decode.waiting + decode.receiving + prefill.waiting + prefill.held,
+        .sequences_preempted = decode.preempted,
+        .prefill_tokens = prefill.tokens,
+        .decode_tokens = decode.tokens,
+        .preemptions = decode.preemptions,
+        .prefix_queries = prefill.prefix_queries + decode.prefix_queries,
+        .prefix_hits = prefill.prefix_hits + decode.prefix_hits,
+        .cached_tokens = prefill.prefix_hits,
+        .operations = engine.backend.operations,
+        .bytes = engine.backend.bytes,
+        .step_ns = compute->step_ns,
+        .handoffs = compute->handoffs,
+        .handoff_bytes = compute->handoff_bytes,
+        .handoff_ns = compute->handoff_ns,
+        .handoff_exposed_ns = compute->handoff_exposed_ns,
+        .checksum_failures = transfer.carriers[0].checksum_failures +
+                             transfer.carriers[1].checksum_failures,
+        .leases = transfer.leases + transfer.receives,
+    };
+    compute->stats_ns = clock_ns();
+    mailbox_post(compute->setup.out, &mail->mail);
+}
+
+static void compute_layer_ready(void *ctx, uint32_t layer)
+{
+    struct compute *compute = ctx;
+    prefill_layer_ready(compute->prefill, layer);
+}
+
+static void compute_delay(uint64_t delay_ms)
+{
+    struct timespec delay = {.tv_sec = (time_t)(delay_ms / 1000),
+                             .tv_nsec = (long)(delay_ms % 1000) * 1000000};
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &delay, NULL);
+}
+
+/* One step of whatever there is to do; false: nothing. */
+static bool compute_step(struct compute *compute)
+{
+    const struct backend_limits *limits = engine_limits(compute->setup.engine);
+    uint32_t chunk = compute->setup.options->prefill_chunk;
+    /* Decode first: people are reading. What it leaves, a prompt's chunk takes. */
+    uint32_t decoding = decode_plan(compute->decode, limits->rows_max - chunk,
+                                    compute->setup.options->decode_batch, compute->sequences);
+    uint32_t outputs = 0;
+    for (uint32_t i = 0; i < decoding; i++)
+        outputs += engine_outputs_of(&compute->sequences[i]);
+    uint32_t prefilling =
+        prefill_plan(compute->prefill, chunk, limits->sequences_max - decoding,
+                     limits->outputs_max - outputs, compute->sequences + decoding);
+    if (decoding + prefilling == 0)
+        return false;
+
+    uint64_t start_ns = clock_ns();
+    status st = engine_step(compute->setup.engine, compute->sequences, decoding + prefilling,
+                            compute_layer_ready, compute);
+    if (compute->setup.options->step_delay_ms > 0)
+        compute_delay(compute->setup.options->step_delay_ms);
+    compute->step_ns += clock_ns() - start_ns;
+    compute->step_count++;
+    if (st != OK)
+        log_error("step failed", "reason=\"%s\"", error_text());
+    decode_stepped(compute->decode, st);
+    prefill_stepped(compute->prefill, st);
+    return true;
+}
+
+void compute_run(struct compute *compute)
+{
+    compute_send_stats(compute, false);
+    for (;;) {
+        struct mail *mail = mailbox_take_all(compute->setup.in);
+        while (mail != NULL) {
+            struct mail *next = mail->next;
+            compute_take(compute, mail);
+            mail = next;
+        }
+        if (compute->stopping && prefill_idle(compute->prefill) && decode_idle(compute->decode))
+            break;
+        bool worked = compute_step(compute);
+        if (!worked || clock_ns() - compute->stats_ns > STATS_INTERVAL_NS)
+            compute_send_stats(compute, worked);
+        if (!worked)
+            mailbox_wait(compute->setup.in, -1);
+    }
+    compute_send_stats(compute, false);
+    struct worker_mail *stopped = worker_mail_new(WORKER_STOPPED);
+    assert(stopped != NULL);
+    mailbox_post(compute->setup.out, &stopped->mail);
+}

@@ -1,0 +1,45 @@
+/* worker/control.h - the worker's connection to its router, on the loop thread.
+ *
+ * Connects, registers, turns frames into mail for the compute thread and the compute thread's mail
+ * into frames; heartbeats; and connects again for as long as the process lives. When the router is
+ * lost, its requests are cancelled: nobody is there to take their tokens.
+ *
+ * Threads: the loop's. Memory: owns link and timers.
+ */
+#ifndef WORKER_CONTROL_H
+#define WORKER_CONTROL_H
+
+#include "base/loop.h"
+#include "base/mailbox.h"
+#include "wire/control.h"
+#include "wire/hello.h"
+
+struct control;
+
+struct control_setup {
+    struct loop *loop;
+    const char *router;            /* address */
+    const struct hello *hello;     /* ours */
+    const struct wire_register *registration;
+    uint64_t heartbeat_ms;
+    uint32_t vocabulary;           /* token ids of requests are below it */
+    struct mailbox *compute;       /* the compute thread's */
+    /* The router will not have this worker: another model, layout, class or version. No retry. */
+    void (*on_refused)(void *ctx, const char *reason);
+    void *ctx;
+};
+
+/* Errors: ERR_BAD_INPUT (the address), ERR_NO_MEMORY. A router that is not there yet is no error. */
+status control_open(const struct control_setup *setup, struct control **control_out);
+void control_close(struct control *control);
+
+/* The compute thread's mail; frees it. */
+void control_take(struct control *control, struct mail *mail);
+
+/* Tell the router that no new requests are wanted. */
+void control_leave(struct control *control);
+
+/* Requests of the last heartbeat's figures: 0 when the worker may go. */
+uint64_t control_requests(const struct control *control);
+
+#endif

@@ -1,0 +1,50 @@
+/* worker/worker.h - a worker process: one device, one model, one block pool, a role.
+ *
+ *     loop thread      control connection to the router, heartbeats, signals
+ *          | mail ^
+ *          v      |
+ *     compute thread   engine, block pool, prefix tree, prefill/ and decode/ schedulers
+ *          | mail ^
+ *          v      |
+ *     transfer thread  carriers (transfer/)
+ *
+ * Every worker can do both halves; its role says which requests the router sends it.
+ *
+ * Threads: worker_run is called once, on the thread that becomes the loop thread.
+ */
+#ifndef WORKER_WORKER_H
+#define WORKER_WORKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+struct worker_options {
+    const char *config;
+    const char *router;        /* address of the router's worker port */
+    const char *name;          /* in logs and metrics; NULL: role and pid */
+    const char *transfer;      /* Unix socket where peers of this host fetch; NULL: made up */
+    const char *transfer_tcp;  /* where peers of other hosts fetch; NULL: not at all */
+    const char *transfer_advertise; /* what peers are told; NULL: the bound address */
+    const char *carrier;       /* "auto", "shm", "tcp" */
+    const char *kernels;       /* "auto", "float", "int8" */
+    const char *cpus;          /* NULL: all it may use */
+    const char *log_level;
+    uint32_t threads;          /* 0: one per core */
+    uint32_t ctx;              /* 0: the model's */
+    uint32_t block_tokens;
+    uint64_t kv_bytes;         /* 0: chosen from the model and free memory */
+    uint64_t prefix_cache_bytes; /* UINT64_MAX: all of the pool that is free */
+    uint32_t prefill_batch_tokens;
+    uint32_t prefill_chunk;
+    uint32_t decode_batch;
+    uint64_t heartbeat_ms;
+    uint64_t step_delay_ms;    /* for tests: each step takes so much longer */
+    bool colocated;
+};
+
+/* Run until SIGTERM has drained it, or for good. roles: WIRE_ROLE_ bits. Returns the exit code. */
+int worker_run(const char *model_path, uint32_t roles, const struct worker_options *options);
+
+#endif
