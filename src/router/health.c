@@ -1,0 +1,312 @@
+/* Workers: who is there, who is silent, who is stuck. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "router/request.h"
+
+#define WORKER_FRAME_BYTES_MAX (64u << 20)
+#define WORKER_PENDING_BYTES_MAX (256u << 20)
+
+static void health_update_context(struct router *router)
+{
+    uint32_t least = router->model->context_tokens;
+    for (const struct worker *w = router->workers; w != NULL; w = w->next) {
+        if (w->registered && !w->closed && w->registration.context_tokens < least)
+            least = w->registration.context_tokens;
+    }
+    router->context_tokens = least;
+}
+
+uint32_t health_worker_count(const struct router *router, uint32_t roles)
+{
+    uint32_t count = 0;
+    for (const struct worker *w = router->workers; w != NULL; w = w->next)
+        count += w->registered && !w->leaving && !w->closed && (w->registration.roles & roles) != 0;
+    return count;
+}
+
+static void health_say_ready(struct router *router)
+{
+    if (router->ready_said || health_worker_count(router, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE) <
+                                  router->options->expect_workers)
+        return;
+    router->ready_said = true;
+    log_info("ready", "url=http://%s workers=%u model=\"%s\" ctx=%u",
+             http_server_address(router->http)->text,
+             health_worker_count(router, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE), router->model_name,
+             router->context_tokens);
+    if (router->options->ready_fd != NULL) {
+        int fd = atoi(router->options->ready_fd);
+        ssize_t written = write(fd, "ready\n", 6);
+        (void)written; /* Who asked may be gone. */
+        close(fd);
+    }
+}
+
+/* Unlink and free; its requests have been taken care of. */
+static void worker_free(struct router *router, struct worker *worker)
+{
+    struct worker **at = &router->workers;
+    while (*at != worker)
+        at = &(*at)->next;
+    *at = worker->next;
+    free(worker);
+    health_update_context(router);
+}
+
+static void worker_lose(struct worker *worker, const char *reason)
+{
+    struct router *router = worker->router;
+    if (worker->registered) {
+        log_line(worker->leaving ? LOG_INFO : LOG_WARN, 0,
+                 worker->leaving ? "worker left" : "worker lost", "worker=%s reason=\"%s\"",
+                 worker->registration.name, reason);
+        metrics_worker_gone(router, worker);
+        route_worker_lost(router, worker);
+    }
+    link_close(worker->link);
+    worker_free(router, worker);
+}
+
+/* All workers' blocks must mean the same: compare with any that is here. */
+static status worker_check_class(struct router *router, const struct worker *worker)
+{
+    for (const struct worker *w = router->workers; w != NULL; w = w->next) {
+        if (w != worker && w->registered && !w->closed)
+            return hello_check(&w->hello, &worker->hello);
+    }
+    return OK;
+}
+
+/* Tell a worker why it cannot be here, and close. */
+static void worker_refuse(struct worker *worker)
+{
+    struct router *router = worker->router;
+    struct wire_failed failed = {.status = ERR_REFUSED};
+    strncpy(failed.text, error_text(), sizeof(failed.text) - 1);
+    log_warn("worker refused", "worker=%s reason=\"%s\"", worker->hello.name, failed.text);
+    wire_frame_reset(&router->frame);
+    wire_failed_encode(&router->frame, &failed);
+    route_send(worker, WIRE_FAILED, &router->frame);
+    link_close(worker->link);
+    worker_free(router, worker);
+}
+
+/* False: the worker is gone. */
+static bool worker_register(struct worker *worker, const uint8_t *payload, uint32_t bytes)
+{
+    struct router *router = worker->router;
+    struct wire_register registration;
+    status st = wire_register_decode(payload, bytes, &registration);
+    if (st == OK && worker->registered)
+        st = error_set(ERR_BAD_INPUT, "worker %s registers twice", registration.name);
+    if (st == OK)
+        st = worker_check_class(router, worker);
+    if (st != OK) {
+        worker_refuse(worker);
+        return false;
+    }
+    /* One that comes back under its name is a new incarnation; the old one is dead. */
+    for (struct worker *old = router->workers, *next; old != NULL; old = next) {
+        next = old->next;
+        if (old != worker && old->registered &&
+            strcmp(old->registration.name, registration.name) == 0)
+            worker_lose(old, "another incarnation has registered under this name");
+    }
+    worker->registration = registration;
+    worker->registered = true;
+    worker->progress_ns = clock_ns();
+    log_info("worker registered", "worker=%s roles=%s%s blocks=%u ctx=%u pid=%u",
+             registration.name, registration.roles & WIRE_ROLE_PREFILL ? "p" : "",
+             registration.roles & WIRE_ROLE_DECODE ? "d" : "", registration.block_count,
+             registration.context_tokens, registration.pid);
+    health_update_context(router);
+    health_say_ready(router);
+    return true;
+}
+
+static void worker_beat(struct worker *worker, const uint8_t *payload, uint32_t bytes)
+{
+    struct wire_heartbeat beat;
+    if (wire_heartbeat_decode(payload, bytes, &beat) != OK) {
+        log_warn("heartbeat dropped", "worker=%s reason=\"%s\"", worker->registration.name,
+                 error_text());
+        return;
+    }
+    if (beat.step_count != worker->beat.step_count || !beat.busy)
+        worker->progress_ns = clock_ns();
+    if (beat.step_ns > worker->beat.step_ns) {
+        worker->recent_operations = (double)(beat.operations - worker->beat.operations);
+        worker->recent_bytes = (double)(beat.bytes - worker->beat.bytes);
+        worker->recent_step_s = (double)(beat.step_ns - worker->beat.step_ns) / 1e9;
+    }
+    worker->beat = beat;
+    struct wire_frame empty = {0};
+    route_send(worker, WIRE_ALIVE, &empty);
+}
+
+static void worker_handed(struct router *router, const uint8_t *payload, uint32_t bytes)
+{
+    struct wire_handed handed;
+    struct router_metrics *m = &router->metrics;
+    if (wire_handed_decode(payload, bytes, &handed) != OK || handed.status != OK)
+        return;
+    const char *carrier = handed.carrier == 1 ? "shm" : handed.carrier == 2 ? "tcp" : "none";
+    prometheus_observe(m->all, prometheus_series(m->all, m->handoff),
+                       (double)handed.total_ns / 1e9);
+    prometheus_observe(m->all, prometheus_series(m->all, m->exposed),
+                       (double)handed.exposed_ns / 1e9);
+    prometheus_add(m->all, prometheus_series(m->all, m->handoffs, carrier), 1);
+    prometheus_add(m->all, prometheus_series(m->all, m->handoff_bytes, carrier),
+                   (double)handed.bytes);
+    log_line(LOG_DEBUG, handed.request_id, "handed over", "carrier=%s bytes=%llu exposed_us=%llu",
+             carrier, (unsigned long long)handed.bytes,
+             (unsigned long long)(handed.exposed_ns / 1000));
+}
+
+static void worker_request_frame(struct worker *worker, uint16_t type, const uint8_t *payload,
+                                 uint32_t bytes)
+{
+    struct router *router = worker->router;
+    struct reader from = reader_over(payload, bytes);
+    struct wire_reserved reserved;
+    struct wire_failed failed;
+    uint64_t id;
+    switch (type) {
+    case WIRE_STARTING:
+        if (wire_id_decode(payload, bytes, &id) == OK) {
+            struct request *request = request_find(router, id);
+            if (request != NULL && request->prefill == worker)
+                route_decode(router, request);
+        }
+        break;
+    case WIRE_RESERVED:
+        if (wire_reserved_decode(payload, bytes, &reserved) == OK)
+            route_reserved(router, worker, &reserved);
+        break;
+    case WIRE_FIRST:
+        relay_first(router, &from);
+        break;
+    case WIRE_TOKENS:
+        relay_tokens(router, &from);
+        break;
+    case WIRE_FAILED:
+        if (wire_failed_decode(payload, bytes, &failed) == OK)
+            relay_failed(router, &failed);
+        break;
+    case WIRE_HANDED:
+        worker_handed(router, payload, bytes);
+        break;
+    default:
+        log_warn("frame dropped", "worker=%s type=%u", worker->registration.name, type);
+        break;
+    }
+}
+
+static void worker_on_ready(void *ctx, const struct hello *peer)
+{
+    struct worker *worker = ctx;
+    worker->hello = *peer;
+}
+
+static void worker_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
+                            uint32_t payload_bytes)
+{
+    struct worker *worker = ctx;
+    if (type == WIRE_REGISTER) {
+        worker_register(worker, payload, payload_bytes);
+    } else if (!worker->registered) {
+        error_set(ERR_BAD_INPUT, "expected to register first");
+        worker_refuse(worker);
+    } else if (type == WIRE_HEARTBEAT) {
+        worker_beat(worker, payload, payload_bytes);
+    } else if (type == WIRE_LEAVING) {
+        worker->leaving = true;
+        log_info("worker leaving", "worker=%s", worker->registration.name);
+    } else {
+        worker_request_frame(worker, type, payload, payload_bytes);
+    }
+}
+
+static void worker_on_close(void *ctx, status cause)
+{
+    struct worker *worker = ctx;
+    char reason[256];
+    (void)cause;
+    snprintf(reason, sizeof(reason), "%s", error_text());
+    worker->link = NULL;
+    if (!worker->registered && cause != ERR_CLOSED)
+        log_warn("connection refused", "reason=\"%s\"", reason);
+    worker_lose(worker, reason);
+}
+
+static const struct link_calls worker_calls = {
+    .on_ready = worker_on_ready,
+    .on_frame = worker_on_frame,
+    .on_close = worker_on_close,
+};
+
+static void health_on_accept(void *ctx, int fd)
+{
+    struct router *router = ctx;
+    struct worker *worker = calloc(1, sizeof(*worker));
+    if (worker == NULL) {
+        close(fd);
+        return;
+    }
+    struct link_setup setup = {
+        .calls = &worker_calls,
+        .ctx = worker,
+        .hello = &router->hello,
+        .limits = {.payload_bytes_max = WORKER_FRAME_BYTES_MAX,
+                   .pending_bytes_max = WORKER_PENDING_BYTES_MAX,
+                   .idle_ms = (uint32_t)router->options->silence_ms},
+    };
+    worker->router = router;
+    if (link_open(router->loop, fd, &setup, &worker->link) != OK) {
+        free(worker);
+        return;
+    }
+    worker->next = router->workers;
+    router->workers = worker;
+}
+
+status health_open(struct router *router)
+{
+    struct address address;
+    status st = address_parse(router->options->workers, 8001, &address);
+    if (st != OK)
+        return st;
+    if (!address_is_loopback(&address))
+        return error_set(ERR_REFUSED,
+                         "--workers %s can be reached from other hosts, and workers do not "
+                         "authenticate yet: use a loopback address or a Unix socket",
+                         router->options->workers);
+    router->context_tokens = router->model->context_tokens;
+    return link_listen(router->loop, &address, health_on_accept, router, &router->listener);
+}
+
+void health_close(struct router *router)
+{
+    link_listener_close(router->listener);
+    while (router->workers != NULL)
+        worker_lose(router->workers, "the router ends");
+}
+
+void health_tick(struct router *router, uint64_t now_ns)
+{
+    struct worker *next;
+    for (struct worker *w = router->workers; w != NULL; w = next) {
+        next = w->next;
+        if (!w->registered)
+            continue;
+        if (w->closed)
+            worker_lose(w, "it does not read what it is sent");
+        else if (now_ns - w->progress_ns > router->options->stuck_ms * 1000000u)
+            worker_lose(w, "it has work and makes no progress");
+    }
+}

@@ -1,0 +1,192 @@
+/* What an operator watches. Names are the field's, behind baton_. */
+#include <string.h>
+
+#include "router/request.h"
+
+static const double seconds_bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05,
+                                        0.075, 0.1,    0.15,  0.2,  0.3,  0.4,  0.5,  0.75,
+                                        1,     2.5,    5,     10,   20,   40,   80,   160};
+#define SECONDS_BUCKETS (sizeof(seconds_bounds) / sizeof(seconds_bounds[0]))
+
+/* Handoffs are much shorter than requests. */
+static const double handoff_bounds[] = {0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005,
+                                        0.001,   0.002,   0.005,   0.01,   0.02,   0.05,
+                                        0.1,     0.2,     0.5,     1,      2,      5};
+#define HANDOFF_BUCKETS (sizeof(handoff_bounds) / sizeof(handoff_bounds[0]))
+
+static uint32_t metrics_seconds(struct router_metrics *m, const char *name, const char *help)
+{
+    return prometheus_histogram(m->all, name, help, "", seconds_bounds, SECONDS_BUCKETS);
+}
+
+static void metrics_open_requests(struct router_metrics *m)
+{
+    struct prometheus *p = m->all;
+    m->ttft = metrics_seconds(m, "baton_time_to_first_token_seconds",
+                              "From a request's first byte to its first token.");
+    m->itl = metrics_seconds(m, "baton_inter_token_latency_seconds",
+                             "Between two tokens of a sequence.");
+    m->tpot = metrics_seconds(m, "baton_request_time_per_output_token_seconds",
+                              "Mean time per token after the first, per sequence.");
+    m->e2e = metrics_seconds(m, "baton_e2e_request_latency_seconds",
+                             "From a request's first byte to the end of its answer.");
+    m->queue = metrics_seconds(m, "baton_request_queue_time_seconds",
+                               "On the prefill worker, before the first step.");
+    m->place = metrics_seconds(m, "baton_request_place_time_seconds",
+                               "Of the queue time, waiting for room on a decode worker.");
+    m->prefill = metrics_seconds(m, "baton_request_prefill_time_seconds",
+                                 "From the first step to the first token.");
+    m->decode = metrics_seconds(m, "baton_request_decode_time_seconds",
+                                "From the first token to the last.");
+    m->handoff = prometheus_histogram(p, "baton_handoff_seconds",
+                                      "From the first offer to the acknowledgement.", "",
+                                      handoff_bounds, HANDOFF_BUCKETS);
+    m->exposed = prometheus_histogram(p, "baton_handoff_exposed_seconds",
+                                      "Of a handoff, what comes after the end of the prefill.", "",
+                                      handoff_bounds, HANDOFF_BUCKETS);
+    m->handoffs = prometheus_counter(p, "baton_handoffs_total", "Handoffs that arrived.",
+                                     "carrier");
+    m->handoff_bytes = prometheus_counter(p, "baton_handoff_bytes_total",
+                                          "Bytes of keys and values handed over.", "carrier");
+    m->prompt_tokens = prometheus_counter(p, "baton_prompt_tokens_total",
+                                          "Prompt tokens, computed or found.", "");
+    m->cached_tokens = prometheus_counter(p, "baton_prompt_tokens_cached_total",
+                                          "Prompt tokens found in the prefill worker's cache.", "");
+    m->generation_tokens = prometheus_counter(p, "baton_generation_tokens_total",
+                                              "Tokens generated.", "");
+    m->success = prometheus_counter(p, "baton_request_success_total", "Sequences that ended well.",
+                                    "finished_reason");
+    m->failed = prometheus_counter(p, "baton_request_failures_total",
+                                   "Requests answered with an error.", "type");
+    m->rejected = prometheus_counter(p, "baton_requests_rejected_total",
+                                     "Requests refused because the queue was full.", "");
+    m->running = prometheus_gauge(p, "baton_num_requests_running",
+                                  "Requests that have their first token.", "");
+    m->waiting = prometheus_gauge(p, "baton_num_requests_waiting",
+                                  "Requests that wait for their first token.", "");
+}
+
+static void metrics_open_workers(struct router_metrics *m)
+{
+    struct prometheus *p = m->all;
+    m->worker_up = prometheus_gauge(p, "baton_worker_up", "1 while a worker is connected.",
+                                    "worker,role");
+    m->worker_blocks = prometheus_gauge(p, "baton_worker_blocks", "KV blocks by state.",
+                                        "worker,state");
+    m->kv_usage = prometheus_gauge(p, "baton_kv_cache_usage_perc",
+                                   "Share of a worker's blocks that are in use, 0 to 1.", "worker");
+    m->worker_sequences = prometheus_gauge(p, "baton_worker_sequences", "Sequences by state.",
+                                           "worker,state");
+    m->worker_tokens = prometheus_counter(p, "baton_worker_tokens_total", "Tokens computed.",
+                                          "worker,kind");
+    m->worker_operations = prometheus_counter(
+        p, "baton_worker_operations_total",
+        "Arithmetic operations; a multiplication and an addition are two.", "worker");
+    m->worker_bytes = prometheus_counter(p, "baton_worker_bytes_total",
+                                         "Bytes of weights, keys and values read.", "worker");
+    m->worker_step_seconds = prometheus_counter(p, "baton_worker_step_seconds_total",
+                                                "Time inside steps.", "worker");
+    m->worker_compute_ratio = prometheus_gauge(
+        p, "baton_worker_compute_ratio",
+        "Operations per second inside steps over the limit measured at start.", "worker");
+    m->worker_bandwidth_ratio = prometheus_gauge(
+        p, "baton_worker_bandwidth_ratio",
+        "Bytes read per second inside steps over the limit measured at start.", "worker");
+    m->worker_preemptions = prometheus_counter(p, "baton_num_preemptions_total",
+                                               "Sequences that gave up their blocks.", "worker");
+    m->worker_prefix_queries = prometheus_counter(p, "baton_prefix_cache_queries_total",
+                                                  "Tokens looked up in the prefix cache.",
+                                                  "worker");
+    m->worker_prefix_hits = prometheus_counter(p, "baton_prefix_cache_hits_total",
+                                               "Tokens found in the prefix cache.", "worker");
+    m->worker_checksum_failures = prometheus_counter(
+        p, "baton_checksum_failures_total", "Slices that arrived damaged.", "worker");
+    m->worker_leases = prometheus_gauge(p, "baton_worker_leases", "Handoffs under way.", "worker");
+}
+
+status metrics_open(struct router *router)
+{
+    struct router_metrics *m = &router->metrics;
+    status st = prometheus_open(64, 8192, &m->all);
+    if (st != OK)
+        return st;
+    metrics_open_requests(m);
+    metrics_open_workers(m);
+    return OK;
+}
+
+void metrics_close(struct router *router)
+{
+    if (router->metrics.all != NULL)
+        prometheus_close(router->metrics.all);
+}
+
+void metrics_worker_gone(struct router *router, const struct worker *worker)
+{
+    prometheus_drop(router->metrics.all, "worker", worker->registration.name);
+}
+
+static void metrics_set(struct router_metrics *m, uint32_t family, const char *worker,
+                        const char *label, uint64_t value)
+{
+    uint32_t series = label != NULL ? prometheus_series(m->all, family, worker, label)
+                                    : prometheus_series(m->all, family, worker);
+    prometheus_set(m->all, series, (double)value);
+}
+
+static void metrics_write_worker(struct router_metrics *m, const struct worker *w)
+{
+    const struct wire_heartbeat *b = &w->beat;
+    const char *name = w->registration.name;
+    uint32_t roles = w->registration.roles;
+    metrics_set(m, m->worker_up, name,
+                roles == WIRE_ROLE_PREFILL  ? "prefill"
+                : roles == WIRE_ROLE_DECODE ? "decode"
+                                            : "colocated",
+                1);
+    metrics_set(m, m->worker_blocks, name, "free", b->blocks_free);
+    metrics_set(m, m->worker_blocks, name, "cached", b->blocks_cached);
+    metrics_set(m, m->worker_blocks, name, "referenced", b->blocks_referenced);
+    metrics_set(m, m->worker_blocks, name, "reserved", b->blocks_reserved);
+    metrics_set(m, m->worker_sequences, name, "running", b->sequences_running);
+    metrics_set(m, m->worker_sequences, name, "waiting", b->sequences_waiting);
+    metrics_set(m, m->worker_sequences, name, "preempted", b->sequences_preempted);
+    metrics_set(m, m->worker_tokens, name, "prefill", b->prefill_tokens);
+    metrics_set(m, m->worker_tokens, name, "decode", b->decode_tokens);
+    metrics_set(m, m->worker_operations, name, NULL, b->operations);
+    metrics_set(m, m->worker_bytes, name, NULL, b->bytes);
+    metrics_set(m, m->worker_preemptions, name, NULL, b->preemptions);
+    metrics_set(m, m->worker_prefix_queries, name, NULL, b->prefix_queries);
+    metrics_set(m, m->worker_prefix_hits, name, NULL, b->prefix_hits);
+    metrics_set(m, m->worker_checksum_failures, name, NULL, b->checksum_failures);
+    metrics_set(m, m->worker_leases, name, NULL, b->leases);
+    double step_s = (double)b->step_ns / 1e9;
+    double blocks = (double)w->registration.block_count;
+    prometheus_set(m->all, prometheus_series(m->all, m->worker_step_seconds, name), step_s);
+    prometheus_set(m->all, prometheus_series(m->all, m->kv_usage, name),
+                   blocks > 0 ? (double)(b->blocks_referenced + b->blocks_reserved) / blocks : 0);
+    /* Of the time since the last look, so that the ratio follows what happens now. */
+    double compute = w->recent_step_s > 0 ? w->recent_operations / w->recent_step_s : 0;
+    double bandwidth = w->recent_step_s > 0 ? w->recent_bytes / w->recent_step_s : 0;
+    double most_operations = w->registration.limit_operations_per_s;
+    double most_bytes = w->registration.limit_bytes_per_s;
+    prometheus_set(m->all, prometheus_series(m->all, m->worker_compute_ratio, name),
+                   most_operations > 0 ? compute / most_operations : 0);
+    prometheus_set(m->all, prometheus_series(m->all, m->worker_bandwidth_ratio, name),
+                   most_bytes > 0 ? bandwidth / most_bytes : 0);
+}
+
+void metrics_write(struct router *router, struct text *text)
+{
+    struct router_metrics *m = &router->metrics;
+    uint32_t running = 0;
+    for (const struct answer *a = router->answers; a != NULL; a = a->next)
+        running += !a->waiting;
+    prometheus_set(m->all, prometheus_series(m->all, m->running), running);
+    prometheus_set(m->all, prometheus_series(m->all, m->waiting), router->waiting_count);
+    for (const struct worker *w = router->workers; w != NULL; w = w->next) {
+        if (w->registered && !w->closed)
+            metrics_write_worker(m, w);
+    }
+    prometheus_write(m->all, text);
+}

@@ -1,0 +1,228 @@
+/* router/request.h - what the router knows of clients, their requests, and workers. Internal.
+ *
+ *     answer    what one HTTP client waits for                      (one stream, or one body)
+ *       request    one prompt of it, as the workers see it          (a chat has one)
+ *         sequence    one generation of that prompt                 (n of them)
+ *
+ * Memory: an answer owns its requests and sequences; it goes when the HTTP request has ended and no
+ *         task in the pool works on it. Workers that still run its requests are told to cancel.
+ */
+#ifndef ROUTER_REQUEST_H
+#define ROUTER_REQUEST_H
+
+#include "base/address.h"
+#include "base/loop.h"
+#include "base/mailbox.h"
+#include "base/task_pool.h"
+#include "http/openai_request.h"
+#include "http/openai_response.h"
+#include "http/prometheus.h"
+#include "http/server.h"
+#include "model/chat_template.h"
+#include "model/detokenizer.h"
+#include "model/tokenizer.h"
+#include "model/weights.h"
+#include "router/router.h"
+#include "router/stops.h"
+#include "wire/control.h"
+#include "wire/link.h"
+
+#define ROUTER_BUCKETS 4096 /* of the table of requests by id */
+#define ROUTER_ATTEMPTS_MAX 3
+
+struct router;
+struct request;
+struct answer;
+
+/* ---- workers ---- */
+
+struct worker {
+    struct worker *next;
+    struct router *router;
+    struct link *link;
+    struct hello hello;
+    struct wire_register registration;
+    bool registered;
+    bool leaving;
+    struct wire_heartbeat beat;      /* the last */
+    uint64_t progress_ns;            /* when step_count last moved, or it was idle */
+    /* What we have given it; capacity itself is the worker's to grant. */
+    uint64_t queued_tokens;          /* of prompts without a first token yet */
+    uint32_t decoding;               /* sequences placed here and not finished */
+    bool closed;                     /* given up: the next tick lets it go */
+    /* Between the last two heartbeats in which steps were made. */
+    double recent_operations, recent_bytes, recent_step_s;
+};
+
+/* ---- clients ---- */
+
+/* A token that arrived, with all that logprobs may say of it. */
+struct sequence_token {
+    char *piece;                     /* bytes of the token */
+    struct openai_token shown;
+    struct openai_alternative *top;
+};
+
+struct sequence {
+    struct request *request;
+    uint32_t number;                 /* 0 .. n - 1 */
+    uint32_t choice;                 /* index in the answer */
+    struct detokenizer detokenizer;
+    struct stops stops;
+    uint32_t token_count;            /* arrived in order */
+    struct wire_token *early;        /* tokens that overtook the first one */
+    uint32_t early_count;
+    bool role_sent;
+    bool done;
+    const char *finish_reason;
+    struct text text;                /* not streamed: all of it; streamed: free to be sent */
+    uint32_t text_characters;        /* sent or written, for text_offset */
+    struct sequence_token *tokens;   /* for logprobs: not yet sent */
+    uint32_t shown_count, shown_capacity;
+    uint64_t last_ns;                /* of its last token */
+};
+
+enum request_state {
+    REQUEST_WAITING,  /* a prefill worker has it; no token yet */
+    REQUEST_RUNNING,  /* first tokens have come */
+    REQUEST_DONE,
+};
+
+struct request {
+    struct request *next_in_bucket;
+    struct answer *answer;
+    uint64_t id;                     /* on workers */
+    uint32_t number;                 /* which prompt of the answer */
+    enum request_state state;
+    struct token_list prompt;
+    struct wire_request wire;        /* as it was sent */
+    struct wire_bias *bias;
+    uint32_t *stop_ids;
+    struct worker *prefill;          /* NULL: none, or done with it */
+    struct worker *decode;
+    bool handed;                     /* decode has all it needs: prefill may go */
+    bool cancels;                    /* over for us, not for the workers: a stop string */
+    uint32_t attempts;
+    uint32_t sequences_left;
+    struct sequence *sequences;      /* [n] */
+    uint32_t cached_tokens;
+    uint64_t sent_ns, first_ns, progress_ns;
+};
+
+struct answer {
+    struct task task;                /* first: what the pool runs */
+    struct answer *next;             /* in router->answers */
+    struct router *router;
+    struct http_request *http;       /* NULL: ended */
+    char *body;                      /* taken from the HTTP request */
+    size_t body_bytes;
+    enum openai_kind kind;
+    bool in_pool;
+    uint32_t context_tokens;         /* the router's, when it arrived */
+    status read;                     /* what the pool found */
+    struct openai_error error;
+    struct openai_request *openai;
+    struct token_list *prompts;      /* [prompt_count] what the pool made of them */
+    uint32_t prompt_count;
+    struct stop_string *stops;
+    char id[OPENAI_ID_BYTES];
+    struct openai_head head;
+    uint64_t arrived_ns, last_sent_ns;
+    bool waiting;                    /* counted in router->waiting_count */
+    bool streaming;                  /* the head is out */
+    struct request *requests;        /* [prompt_count] */
+    uint32_t requests_left;
+};
+
+/* ---- the router ---- */
+
+struct router_metrics {
+    struct prometheus *all;
+    uint32_t ttft, itl, tpot, e2e, queue, prefill, decode, place, handoff, exposed;
+    uint32_t prompt_tokens, generation_tokens, cached_tokens, success, failed, http_requests;
+    uint32_t running, waiting, handoffs, handoff_bytes, rejected;
+    uint32_t worker_up, worker_blocks, worker_sequences, worker_tokens, worker_operations,
+        worker_bytes, worker_compute_ratio, worker_bandwidth_ratio, worker_preemptions,
+        worker_step_seconds, worker_prefix_queries, worker_prefix_hits, worker_checksum_failures,
+        worker_handoff_seconds, worker_leases, kv_usage;
+};
+
+struct router {
+    const struct router_options *options;
+    struct loop *loop;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat_template; /* NULL: only completions */
+    char *template_source;
+    size_t template_bytes;
+    char bos_text[128], eos_text[128];
+    const char *model_name;
+    struct http_keys *keys;
+    struct http_server *http;
+    struct task_pool *pool;
+    struct mailbox *pool_done;
+    struct loop_watch *pool_watch, *term_watch, *int_watch;
+    struct loop_timer *tick;
+    struct link_listener *listener;
+    struct hello hello;
+    struct worker *workers;
+    struct answer *answers;
+    struct request *buckets[ROUTER_BUCKETS];
+    uint64_t next_request_id;
+    uint32_t waiting_count; /* answers without a first token */
+    uint32_t context_tokens; /* the least of the workers'; the model's while there is none */
+    struct wire_frame frame; /* scratch */
+    struct text text;        /* scratch */
+    struct router_metrics metrics;
+    bool ready_said;
+    bool draining, http_draining;
+    uint64_t drain_deadline_ns;
+    int exit_code;
+};
+
+/* accept.c */
+extern const struct http_route router_routes[];
+extern const uint32_t router_route_count;
+void accept_done(void *ctx, struct mail *mail); /* a task came back from the pool */
+void answer_error(struct answer *answer, const struct openai_error *error);
+/* The client is gone, or the answer is complete: cancel what runs and free it (or let the pool). */
+void answer_end(struct answer *answer);
+
+/* route.c */
+struct request *request_find(struct router *router, uint64_t id);
+void request_track(struct router *router, struct request *request);
+void request_untrack(struct router *router, struct request *request);
+/* Send it to a prefill worker. Errors: ERR_CLOSED (no worker is there). */
+status route_prefill(struct router *router, struct request *request);
+/* Its prefill is about to start: ask a decode worker for room. */
+void route_decode(struct router *router, struct request *request);
+void route_reserved(struct router *router, struct worker *worker,
+                    const struct wire_reserved *reserved);
+/* Its first token is there. */
+void route_computed(struct request *request);
+/* It is over: forget it, and have the workers do so. */
+void route_release(struct request *request);
+/* A worker is gone: what waited for it goes elsewhere or fails by name. */
+void route_worker_lost(struct router *router, struct worker *worker);
+void route_send(struct worker *worker, uint16_t type, const struct wire_frame *frame);
+
+/* relay.c */
+void relay_first(struct router *router, struct reader *from);
+void relay_tokens(struct router *router, struct reader *from);
+void relay_failed(struct router *router, const struct wire_failed *failed);
+void request_fail(struct request *request, unsigned http_code, const char *code, const char *text);
+void relay_ping(struct answer *answer, uint64_t now_ns);
+
+/* health.c */
+status health_open(struct router *router);
+void health_close(struct router *router);
+void health_tick(struct router *router, uint64_t now_ns);
+uint32_t health_worker_count(const struct router *router, uint32_t roles);
+
+/* metrics.c */
+status metrics_open(struct router *router);
+void metrics_close(struct router *router);
+void metrics_write(struct router *router, struct text *text);
+void metrics_worker_gone(struct router *router, const struct worker *worker);
+
+#endif

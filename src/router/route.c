@@ -1,0 +1,302 @@
+/* Which worker computes a prompt, which one its answer; and what happens when one is lost. */
+#include "router/route.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "router/request.h"
+
+/* ---- requests by id ---- */
+
+struct request *request_find(struct router *router, uint64_t id)
+{
+    struct request *request = router->buckets[id % ROUTER_BUCKETS];
+    while (request != NULL && request->id != id)
+        request = request->next_in_bucket;
+    return request;
+}
+
+void request_track(struct router *router, struct request *request)
+{
+    struct request **bucket = &router->buckets[request->id % ROUTER_BUCKETS];
+    request->next_in_bucket = *bucket;
+    *bucket = request;
+}
+
+void request_untrack(struct router *router, struct request *request)
+{
+    struct request **at = &router->buckets[request->id % ROUTER_BUCKETS];
+    while (*at != NULL && *at != request)
+        at = &(*at)->next_in_bucket;
+    if (*at != NULL)
+        *at = request->next_in_bucket;
+}
+
+/* ---- policy: plain numbers in, an index out ---- */
+
+int route_choose_prefill(const struct route_view *views, uint32_t count, bool *local_out)
+{
+    int best = -1;
+    bool decode_exists = false, prefill_exists = false;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!views[i].usable)
+            continue;
+        decode_exists = decode_exists || (views[i].roles & WIRE_ROLE_DECODE) != 0;
+        prefill_exists = prefill_exists || (views[i].roles & WIRE_ROLE_PREFILL) != 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (!views[i].usable)
+            continue;
+        /* With none of the right role left, the others do it: any worker can do both. */
+        if (prefill_exists && (views[i].roles & WIRE_ROLE_PREFILL) == 0)
+            continue;
+        if (best < 0 || views[i].queued_tokens < views[best].queued_tokens ||
+            (views[i].queued_tokens == views[best].queued_tokens &&
+             views[i].decoding < views[best].decoding))
+            best = (int)i;
+    }
+    if (best >= 0)
+        *local_out = !decode_exists || (views[best].roles & WIRE_ROLE_DECODE) != 0;
+    return best;
+}
+
+int route_choose_decode(const struct route_view *views, uint32_t count)
+{
+    int best = -1;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!views[i].usable || (views[i].roles & WIRE_ROLE_DECODE) == 0)
+            continue;
+        /* Least full by sequences; the batch sizes may differ. */
+        if (best < 0 || (uint64_t)views[i].decoding * views[best].decode_batch <
+                            (uint64_t)views[best].decoding * views[i].decode_batch)
+            best = (int)i;
+    }
+    return best;
+}
+
+static uint32_t route_views(struct router *router, struct route_view *views,
+                            struct worker **workers)
+{
+    uint32_t count = 0;
+    for (struct worker *w = router->workers; w != NULL && count < ROUTE_WORKERS_MAX; w = w->next) {
+        workers[count] = w;
+        views[count++] = (struct route_view){
+            .roles = w->registration.roles,
+            .usable = w->registered && !w->leaving && !w->closed,
+            .queued_tokens = w->queued_tokens,
+            .decoding = w->decoding,
+            .decode_batch = w->registration.decode_batch > 0 ? w->registration.decode_batch : 1,
+        };
+    }
+    return count;
+}
+
+/* ---- what a worker has been given ---- */
+
+void route_send(struct worker *worker, uint16_t type, const struct wire_frame *frame)
+{
+    if (worker->closed)
+        return;
+    if (!frame->failed &&
+        link_send(worker->link, type, frame->data, (uint32_t)frame->bytes) == OK)
+        return;
+    /* A worker that does not read, or a frame that could not be made: a hole in what it was told
+     * would leave requests hanging. Its requests go on elsewhere, from the next tick. */
+    log_warn("worker does not read", "worker=%s reason=\"%s\"", worker->registration.name,
+             error_text());
+    worker->closed = true;
+}
+
+static void route_set_prefill(struct request *request, struct worker *worker)
+{
+    if (request->prefill != NULL && request->state == REQUEST_WAITING)
+        request->prefill->queued_tokens -= request->wire.prompt_tokens;
+    request->prefill = worker;
+    if (worker != NULL && request->state == REQUEST_WAITING)
+        worker->queued_tokens += request->wire.prompt_tokens;
+}
+
+static void route_set_decode(struct request *request, struct worker *worker)
+{
+    if (request->decode != NULL)
+        request->decode->decoding -= request->wire.sequence_count;
+    request->decode = worker;
+    if (worker != NULL)
+        worker->decoding += request->wire.sequence_count;
+}
+
+void route_computed(struct request *request)
+{
+    if (request->prefill != NULL && request->state == REQUEST_WAITING)
+        request->prefill->queued_tokens -= request->wire.prompt_tokens;
+    request->state = REQUEST_RUNNING;
+}
+
+static void route_cancel_at(struct router *router, struct worker *worker, uint64_t request_id)
+{
+    wire_frame_reset(&router->frame);
+    wire_id_encode(&router->frame, request_id);
+    route_send(worker, WIRE_CANCEL, &router->frame);
+}
+
+void route_release(struct request *request)
+{
+    struct router *router = request->answer->router;
+    if (request->id == 0)
+        return;
+    bool over = request->state == REQUEST_DONE;
+    struct worker *prefill = request->prefill, *decode = request->decode;
+    route_set_prefill(request, NULL);
+    route_set_decode(request, NULL);
+    request_untrack(router, request);
+    request->state = REQUEST_DONE;
+    /* A request that came to its end by itself is known to be over by the workers. */
+    if (!over || request->cancels) {
+        if (prefill != NULL)
+            route_cancel_at(router, prefill, request->id);
+        if (decode != NULL && decode != prefill)
+            route_cancel_at(router, decode, request->id);
+    }
+    request->id = 0;
+}
+
+status route_prefill(struct router *router, struct request *request)
+{
+    struct route_view views[ROUTE_WORKERS_MAX];
+    struct worker *workers[ROUTE_WORKERS_MAX];
+    bool local = false;
+    uint32_t count = route_views(router, views, workers);
+    int best = route_choose_prefill(views, count, &local);
+    if (best < 0)
+        return error_set(ERR_CLOSED, "no worker is connected; try again");
+    struct worker *worker = workers[best];
+    struct wire_request *wire = &request->wire;
+    wire->flags &= ~(uint32_t)WIRE_REQUEST_LOCAL;
+    if (local)
+        wire->flags |= WIRE_REQUEST_LOCAL;
+    wire->epoch = ++request->attempts;
+    lease_id_random(&wire->lease);
+    request->state = REQUEST_WAITING;
+    request->sent_ns = request->progress_ns = clock_ns();
+    route_set_prefill(request, worker);
+    if (local)
+        route_set_decode(request, worker);
+    wire_frame_reset(&router->frame);
+    wire_prefill_encode(&router->frame, wire);
+    route_send(worker, WIRE_PREFILL, &router->frame);
+    log_line(LOG_DEBUG, request->id, "routed", "prefill=%s local=%d prompt_tokens=%u",
+             worker->registration.name, local, wire->prompt_tokens);
+    return OK;
+}
+
+void route_decode(struct router *router, struct request *request)
+{
+    struct route_view views[ROUTE_WORKERS_MAX];
+    struct worker *workers[ROUTE_WORKERS_MAX];
+    uint32_t count = route_views(router, views, workers);
+    int best = route_choose_decode(views, count);
+    if (request->prefill == NULL || request->state != REQUEST_WAITING)
+        return;
+    if (best < 0) {
+        /* The last decode worker left after this was routed: the prefill worker does both. */
+        struct worker *prefill = request->prefill;
+        route_cancel_at(router, prefill, request->id);
+        route_set_prefill(request, NULL);
+        if (route_prefill(router, request) != OK)
+            request_fail(request, 503, "no_workers", error_text());
+        return;
+    }
+    struct worker *worker = workers[best];
+    const struct wire_register *from = &request->prefill->registration;
+    struct wire_holder holder = {.incarnation = from->incarnation};
+    memcpy(holder.name, from->name, sizeof(holder.name));
+    if (strcmp(from->host, worker->registration.host) == 0)
+        memcpy(holder.transfer_unix, from->transfer_unix, sizeof(holder.transfer_unix));
+    memcpy(holder.transfer_tcp, from->transfer_tcp, sizeof(holder.transfer_tcp));
+    route_set_decode(request, worker);
+    request->progress_ns = clock_ns();
+    wire_frame_reset(&router->frame);
+    wire_reserve_encode(&router->frame, &request->wire, &holder);
+    route_send(worker, WIRE_RESERVE, &router->frame);
+}
+
+void route_reserved(struct router *router, struct worker *worker,
+                    const struct wire_reserved *reserved)
+{
+    struct request *request = request_find(router, reserved->request_id);
+    if (request == NULL || request->decode != worker || request->prefill == NULL)
+        return;
+    request->progress_ns = clock_ns();
+    if (reserved->status != OK) {
+        request_fail(request, reserved->status == ERR_BAD_INPUT ? 400 : 503, NULL, reserved->text);
+        return;
+    }
+    struct wire_place place = {.request_id = request->id,
+                               .matched_blocks = reserved->matched_blocks};
+    wire_frame_reset(&router->frame);
+    wire_place_encode(&router->frame, &place);
+    route_send(request->prefill, WIRE_PLACE, &router->frame);
+}
+
+/* One of its workers is gone. Nothing was said to the client yet: begin again elsewhere. */
+static void route_again(struct router *router, struct request *request, const struct worker *lost)
+{
+    struct worker *prefill = request->prefill, *decode = request->decode;
+    char text[256];
+    bool first_missing = request->state == REQUEST_WAITING;
+    snprintf(text, sizeof(text), "worker %s was lost while it worked on this request",
+             lost->registration.name);
+    if (!first_missing || request->attempts >= ROUTER_ATTEMPTS_MAX) {
+        request_fail(request, 503, "worker_lost", text);
+        return;
+    }
+    route_set_prefill(request, NULL);
+    route_set_decode(request, NULL);
+    /* An answer to the old attempt must not be taken for one to the new: another id. */
+    uint64_t old_id = request->id;
+    request_untrack(router, request);
+    request->id = request->wire.request_id = router->next_request_id++;
+    request_track(router, request);
+    if (prefill != NULL && prefill != lost)
+        route_cancel_at(router, prefill, old_id);
+    if (decode != NULL && decode != lost && decode != prefill)
+        route_cancel_at(router, decode, old_id);
+    if (route_prefill(router, request) != OK)
+        request_fail(request, 503, "no_workers", error_text());
+    else
+        log_line(LOG_INFO, request->id, "routed again", "was=%016llx lost=%s",
+                 (unsigned long long)old_id, lost->registration.name);
+}
+
+/* The first request of an unfinished answer that depends on the worker. */
+static struct request *route_dependent(struct router *router, const struct worker *worker)
+{
+    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+        for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {
+            /* A prefill worker matters until the receiver has everything: decode's first token
+             * says so. */
+            bool needs_prefill = r->prefill == worker && !r->handed;
+            if (needs_prefill || r->decode == worker)
+                return r;
+        }
+    }
+    return NULL;
+}
+
+void route_worker_lost(struct router *router, struct worker *worker)
+{
+    struct request *request;
+    worker->closed = true;
+    while ((request = route_dependent(router, worker)) != NULL)
+        route_again(router, request, worker);
+    /* Requests that are past it only forget it. */
+    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+        for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {
+            if (r->prefill == worker)
+                r->prefill = NULL;
+        }
+    }
+}
