@@ -119,8 +119,10 @@ static status decode_take_blocks(struct decode *decode, struct decode_request *r
     uint32_t blocks = kv_blocks_for(wire->prompt_tokens, decode->block_tokens);
     uint32_t matched = 0;
     bool looks = decode->options.prefix_cache && (wire->flags & WIRE_REQUEST_NO_PREFIX) == 0;
+    /* The last block is always fetched, because a receive is of one block at least. */
+    uint32_t most = request->key_count < blocks ? request->key_count : blocks - 1;
     if (looks)
-        matched = prefix_tree_match(decode->tree, request->keys, request->key_count, request->ids);
+        matched = prefix_tree_match(decode->tree, request->keys, most, request->ids);
     /* Those who run need room to grow, or the newcomer would be the first to be preempted. */
     uint32_t others = decode->running.count + decode->preempted.count + decode->receiving_sequences;
     uint32_t growth = others > 0 ? others + wire->sequence_count : 0;
