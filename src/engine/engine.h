@@ -32,6 +32,9 @@
 #include "kv/layout.h"
 #include "model/weights.h"
 
+/* f16 unless somebody wants to compare: rounding to f16 moves a logit by up to some hundredths. */
+enum engine_kv { ENGINE_KV_F16, ENGINE_KV_F32 };
+
 /* What an operator chooses. 0 means the default. */
 struct engine_config {
     uint32_t context_tokens; /* most tokens of a sequence; default and most: the model's */
@@ -41,7 +44,7 @@ struct engine_config {
     uint32_t outputs_max;    /* most rows with logits in a step; sequences_max */
     uint64_t kv_bytes;       /* the pool; default: four whole contexts, at most a quarter of what is
                                 available, at least one context */
-    enum dtype kv_dtype;     /* F16, also for 0 (F32, which no backend stores KV in) */
+    enum engine_kv kv;       /* what keys and values are stored in */
 };
 
 /* The sum, and what the backend is opened with. */

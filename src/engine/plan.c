@@ -55,7 +55,7 @@ static status limits_fill(const struct model *model, const struct engine_config 
         .kv_head_count = model->kv_head_count,
         .head_dim = model->head_dim,
         .block_tokens = block_tokens,
-        .dtype = config->kv_dtype == DTYPE_F32 ? DTYPE_F16 : config->kv_dtype,
+        .dtype = config->kv == ENGINE_KV_F32 ? DTYPE_F32 : DTYPE_F16,
         .rank = 0,
         .ranks = 1,
     };

@@ -28,7 +28,7 @@
 #define VALUE_KEYS 64u                /* values unpacked at a time */
 #define UNIT_QUERIES 96u
 
-static const uint16_t zero_key[ATTEND_DIMS_MAX];
+static const float zero_key[ATTEND_DIMS_MAX]; /* of either type */
 
 uint32_t attend_unit_rows(const struct backend_shape *shape)
 {
@@ -122,6 +122,51 @@ void attend_begin(struct cpu_backend *cpu)
     assert(covered == step->row_count);
 }
 
+/* ---- numbers of the pool ----------------------------------------------------------------------- */
+
+/* A pool of floats is for comparisons with other implementations, not for speed. */
+static bool pool_is_float(const struct cpu_backend *cpu)
+{
+    return cpu->shape.kv_dtype == DTYPE_F32;
+}
+
+static void kv_store(const struct cpu_backend *cpu, const float *x, void *to)
+{
+    if (pool_is_float(cpu))
+        memcpy(to, x, cpu->shape.head_dim * sizeof(*x));
+    else
+        cpu->kernels->half_store(x, to, cpu->shape.head_dim);
+}
+
+/* Keys of PANEL_COLUMNS tokens -> tile [head_dim][PANEL_COLUMNS]. */
+static void keys_unpack(const struct cpu_backend *cpu, const void *const keys[PANEL_COLUMNS],
+                        float *tile)
+{
+    const uint16_t *halves[PANEL_COLUMNS];
+    for (uint32_t t = 0; t < PANEL_COLUMNS; t++) {
+        const float *key = keys[t];
+        halves[t] = keys[t];
+        for (uint32_t d = 0; pool_is_float(cpu) && d < cpu->shape.head_dim; d++)
+            tile[d * PANEL_COLUMNS + t] = key[d];
+    }
+    if (!pool_is_float(cpu))
+        cpu->kernels->key_tile(halves, cpu->shape.head_dim, tile);
+}
+
+/* Values of one token -> a row of each panel. */
+static void value_unpack(const struct cpu_backend *cpu, const void *value, float *to,
+                         size_t panel_stride)
+{
+    const float *from = value;
+    if (!pool_is_float(cpu)) {
+        cpu->kernels->value_row(value, cpu->shape.head_dim, to, panel_stride);
+        return;
+    }
+    for (uint32_t d = 0; d < value_panels(&cpu->shape) * PANEL_COLUMNS; d++)
+        to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] =
+            d < cpu->shape.head_dim ? from[d] : 0.0f;
+}
+
 /* ---- rotate and store ------------------------------------------------------------------------- */
 
 struct rope_job {
@@ -165,10 +210,9 @@ static void rope_row(const struct rope_job *job, uint32_t row)
         if (job->k_norm != NULL)
             norm_row(cpu->kernels, head, job->k_norm->vector, dims, shape->norm_epsilon, head);
         rotate(shape, cosines, sines, head);
-        cpu->kernels->half_store(head, pool_token(cpu, at->block, job->layer, 0, h, at->token),
-                                 dims);
-        cpu->kernels->half_store(buffer_row(job->v, row) + (size_t)h * dims,
-                                 pool_token(cpu, at->block, job->layer, 1, h, at->token), dims);
+        kv_store(cpu, head, pool_token(cpu, at->block, job->layer, 0, h, at->token));
+        kv_store(cpu, buffer_row(job->v, row) + (size_t)h * dims,
+                 pool_token(cpu, at->block, job->layer, 1, h, at->token));
     }
 }
 
@@ -215,7 +259,7 @@ struct unit_work {
     struct unit_scratch scratch;
 };
 
-static const uint16_t *token_at(const struct unit_work *work, uint32_t plane, uint32_t position)
+static const void *token_at(const struct unit_work *work, uint32_t plane, uint32_t position)
 {
     const struct cpu_backend *cpu = work->job->cpu;
     uint32_t tokens = cpu->shape.block_tokens;
@@ -230,10 +274,10 @@ static void unit_scores(const struct unit_work *work, uint32_t first_row, uint32
     const struct cpu_backend *cpu = work->job->cpu;
     uint32_t dims = cpu->shape.head_dim;
     for (uint32_t t = 0; t < count; t += PANEL_COLUMNS) {
-        const uint16_t *keys[PANEL_COLUMNS];
+        const void *keys[PANEL_COLUMNS];
         for (uint32_t i = 0; i < PANEL_COLUMNS; i++)
             keys[i] = t + i < count ? token_at(work, 0, start + t + i) : zero_key;
-        cpu->kernels->key_tile(keys, dims, work->scratch.keys);
+        keys_unpack(cpu, keys, work->scratch.keys);
 
         uint32_t row = first_row;
         while (work->unit->first_position + row < start + t)
@@ -272,9 +316,8 @@ static void unit_values(const struct unit_work *work, uint32_t first_row, uint32
     for (uint32_t t = 0; t < count; t += VALUE_KEYS) {
         product.k = count - t < VALUE_KEYS ? count - t : VALUE_KEYS;
         for (uint32_t i = 0; i < product.k; i++)
-            cpu->kernels->value_row(token_at(work, 1, start + t + i), cpu->shape.head_dim,
-                                    work->scratch.values + (size_t)i * PANEL_COLUMNS,
-                                    product.panel_stride);
+            value_unpack(cpu, token_at(work, 1, start + t + i),
+                         work->scratch.values + (size_t)i * PANEL_COLUMNS, product.panel_stride);
         product.x = work->scratch.scores + query * SCORE_STRIDE + t;
         product.add = t > 0;
         cpu->kernels->product(&product);
@@ -373,7 +416,8 @@ void cpu_attend(struct backend *backend, uint32_t layer, const struct backend_bu
         /* The sum of (position + 1) over the rows. */
         uint64_t pairs = rows * sequence->start_position + rows * (rows + 1) / 2;
         cpu->counters.operations += 4 * pairs * shape->head_count * shape->head_dim;
-        cpu->counters.bytes += keys * shape->kv_head_count * shape->head_dim * 4;
+        cpu->counters.bytes +=
+            keys * shape->kv_head_count * shape->head_dim * 2 * kv_number_bytes(cpu);
     }
     struct attend_job job = {cpu, layer, q, o};
     team_run(cpu->team, cpu->unit_count * shape->kv_head_count, attend_unit, &job);

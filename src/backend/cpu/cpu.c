@@ -383,8 +383,8 @@ static const struct backend_calls cpu_calls = {
 
 static status shape_check(const struct backend_shape *s)
 {
-    if (s->kv_dtype != DTYPE_F16)
-        return error_set(ERR_UNSUPPORTED, "KV type: the cpu backend keeps F16, found %d",
+    if (s->kv_dtype != DTYPE_F16 && s->kv_dtype != DTYPE_F32)
+        return error_set(ERR_UNSUPPORTED, "KV type: the cpu backend keeps F16 or F32, found %d",
                          (int)s->kv_dtype);
     if (s->layer_count == 0 || s->head_count == 0 || s->kv_head_count == 0 ||
         s->head_count % s->kv_head_count != 0 || s->block_tokens == 0)
@@ -397,7 +397,8 @@ static status shape_check(const struct backend_shape *s)
                          "head: the cpu backend takes 1 to %u, an even number of them, 1 to %u",
                          s->head_dim, s->rope_dims, s->head_count / s->kv_head_count,
                          ATTEND_DIMS_MAX, ATTEND_QUERIES_MAX);
-    assert(s->layer_bytes == (size_t)2 * s->kv_head_count * s->block_tokens * s->head_dim * 2);
+    size_t row_bytes = dtype_row_bytes(s->kv_dtype, s->head_dim);
+    assert(s->layer_bytes == (size_t)2 * s->kv_head_count * s->block_tokens * row_bytes);
     assert(s->block_bytes == s->layer_bytes * s->layer_count);
     return OK;
 }

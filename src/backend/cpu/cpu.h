@@ -42,7 +42,7 @@ struct backend_cpu_options {
 
 /* Starts the team and allocates scratch for limits; shape.rope_factors is copied.
  * Errors: ERR_BAD_INPUT (a name or number that is none of the above), ERR_UNSUPPORTED (a variant
- * this machine lacks, a KV type other than F16), ERR_NO_MEMORY. */
+ * this machine lacks, a KV type other than F16 or F32), ERR_NO_MEMORY. */
 status backend_cpu_open(const struct backend_shape *shape, const struct backend_limits *limits,
                         const struct backend_cpu_options *options, struct backend **backend_out);
 

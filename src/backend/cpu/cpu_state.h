@@ -125,14 +125,20 @@ uint32_t attend_units_max(const struct cpu_backend *cpu);
 void norm_row(const struct kernels *kernels, const float *x, const float *weight, uint32_t width,
               float epsilon, float *y);
 
-/* The keys (plane 0) or values (1) of a token: head_dim f16 numbers. */
-static inline uint16_t *pool_token(const struct cpu_backend *cpu, block_id block, uint32_t layer,
-                                   uint32_t plane, uint32_t kv_head, uint32_t token)
+/* Bytes of one number in the pool: f16 or float. */
+static inline size_t kv_number_bytes(const struct cpu_backend *cpu)
+{
+    return cpu->shape.kv_dtype == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+/* The keys (plane 0) or values (1) of a token: head_dim numbers. */
+static inline void *pool_token(const struct cpu_backend *cpu, block_id block, uint32_t layer,
+                               uint32_t plane, uint32_t kv_head, uint32_t token)
 {
     const struct backend_shape *s = &cpu->shape;
     size_t at = block * s->block_bytes + layer * s->layer_bytes + plane * (s->layer_bytes / 2) +
-                ((size_t)kv_head * s->block_tokens + token) * s->head_dim * 2;
-    return (uint16_t *)(void *)(cpu->pool.host + at);
+                ((size_t)kv_head * s->block_tokens + token) * s->head_dim * kv_number_bytes(cpu);
+    return cpu->pool.host + at;
 }
 
 #endif
