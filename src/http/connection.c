@@ -250,8 +250,12 @@ void connection_turn(struct connection *c)
     c->turning = true;
     c->kicked = false;
     connection_check_deadline(c);
-    while (connection_step(c))
-        ;
+    for (int steps = 0; connection_step(c); steps++) {
+        if (steps == CONNECTION_TURN_STEPS && c->state != CONNECTION_DEAD) {
+            connection_kick(c); /* a flood of pipelined requests: others first */
+            break;
+        }
+    }
     c->turning = false;
     if (c->state == CONNECTION_DEAD)
         connection_free(c);
@@ -264,7 +268,11 @@ void connection_kick(struct connection *c)
     if (c->kicked)
         return;
     c->kicked = true;
-    event_active(c->timer, EV_WRITE, 0);
+    c->armed_ns = 1;
+    /* By a timeout that is over, not by event_active: what is activated while callbacks run runs
+     * before the sockets are looked at again, so one connection could keep all others waiting. */
+    struct timeval now = {0};
+    event_add(c->timer, &now);
 }
 
 static void connection_on_timer(evutil_socket_t fd, short events, void *ctx)

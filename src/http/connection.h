@@ -28,6 +28,7 @@
 
 #define CONNECTION_INPUT_BYTES 65536 /* read and not yet used: pipelined requests wait here */
 #define CONNECTION_TURN_BYTES (1 << 20)
+#define CONNECTION_TURN_STEPS 64
 #define CONNECTION_LINGER_MS 3000
 #define CONNECTION_PEER_BYTES 64
 

@@ -125,9 +125,10 @@ static void rig_counts(void *ctx, struct http_request *request)
     struct http_server_counts counts;
     http_server_counts(rig->server, &counts);
     char text[256];
-    int bytes = snprintf(text, sizeof(text), "%u %u %zu %llu %llu", counts.connections,
-                         counts.requests, counts.bodies_bytes, (unsigned long long)counts.gone,
-                         (unsigned long long)counts.cut_slow);
+    int bytes =
+        snprintf(text, sizeof(text), "%u %u %zu %llu %llu accepted=%llu", counts.connections,
+                 counts.requests, counts.bodies_bytes, (unsigned long long)counts.gone,
+                 (unsigned long long)counts.cut_slow, (unsigned long long)counts.accepted);
     http_reply(request, 200, "text/plain", NULL, 0, text, (size_t)bytes);
 }
 
