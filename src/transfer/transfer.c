@@ -215,7 +215,7 @@ static void transfer_on_call(void *ctx, struct mail *mail)
         transfer_stop(transfer);
         break;
     default:
-        assert(!"unknown call");
+        assert(false); /* an unknown call */
     }
     call_give_back(transfer, call);
 }

@@ -237,7 +237,7 @@ static void compute_take(struct compute *compute, struct mail *taken)
         decode_cancel_all(compute->decode);
         break;
     default:
-        assert(!"mail that compute never gets");
+        assert(false); /* mail that compute never gets */
     }
     worker_mail_free(mail);
 }
