@@ -107,8 +107,7 @@ static struct value message_complete(struct machine *m, struct value message)
 static struct value messages_complete(struct machine *m, struct value messages)
 {
     if (messages.kind != VALUE_LIST)
-        machine_fail(m, ERR_BAD_INPUT, "messages must be an array, not '%s'",
-                     value_type(messages));
+        machine_fail(m, ERR_BAD_INPUT, "messages must be an array, not '%s'", value_type(messages));
     const struct list *list = messages.as.list;
     struct value *complete = machine_take_array(m, list->count, sizeof(*complete));
     for (size_t i = 0; i < list->count; i++) {

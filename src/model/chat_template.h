@@ -35,7 +35,7 @@
 struct chat_template;
 
 struct chat_template_limits {
-    uint64_t steps;      /* nodes evaluated, items walked, and one for every 64 bytes of text moved */
+    uint64_t steps; /* nodes evaluated, items walked, and one for every 64 bytes of text moved */
     size_t output_bytes; /* of the text, unfinished {% set %} blocks and macros included */
     size_t memory_bytes; /* of everything a render makes beside the output */
     uint32_t depth;      /* nested expressions, statements, macro calls and values */

@@ -1,7 +1,7 @@
 /* Templates against goldens of the transformers package (tools/goldens/make_chat.py), byte for
  * byte: the chat formats of model families over many conversations, and a table of small templates
- * that covers every construct. Where transformers fails, so must this; where a template refused, its
- * message must be the same. */
+ * that covers every construct. Where transformers fails, so must this; where a template refused,
+ * the message must be the same. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

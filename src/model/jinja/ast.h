@@ -16,7 +16,7 @@
 struct name {
     const struct text *text;
     uint32_t index;
-    bool read;   /* somewhere as a variable */
+    bool read; /* somewhere as a variable */
     struct name *next;
 };
 
@@ -86,10 +86,10 @@ struct node {
     struct node **items;
     size_t count;
     union {
-        char operator;                  /* of BINARY, a token_operator */
-        const char *operators;          /* of COMPARE: also 'I' in, 'X' not in */
-        const struct filter *filter;    /* filters.h; NULL: unknown, an error when it is reached */
-        const struct test *test;        /* tests.h; the same */
+        char operator;               /* of BINARY, a token_operator */
+        const char *operators;       /* of COMPARE: also 'I' in, 'X' not in */
+        const struct filter *filter; /* filters.h; NULL: unknown, an error when it is reached */
+        const struct test *test;     /* tests.h; the same */
         bool recursive;
     } as;
     struct arguments *arguments;

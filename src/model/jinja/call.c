@@ -14,10 +14,8 @@ enum function {
 };
 
 static const char *const function_names[FUNCTION_COUNT] = {
-    [FUNCTION_RANGE] = "range",
-    [FUNCTION_DICT] = "dict",
-    [FUNCTION_NAMESPACE] = "namespace",
-    [FUNCTION_RAISE] = "raise_exception",
+    [FUNCTION_RANGE] = "range",           [FUNCTION_DICT] = "dict",
+    [FUNCTION_NAMESPACE] = "namespace",   [FUNCTION_RAISE] = "raise_exception",
     [FUNCTION_STRFTIME] = "strftime_now",
 };
 
@@ -127,8 +125,8 @@ void call_bind(struct machine *m, const char *who, const struct call *call, cons
     while (word_at(parameters, count, &bytes) != NULL)
         values_out[count++] = (struct value){.kind = VALUE_ABSENT};
     if (call->count > count)
-        machine_fail(m, ERR_BAD_INPUT, "%s takes at most %zu arguments, %zu were given", who,
-                     count, call->count);
+        machine_fail(m, ERR_BAD_INPUT, "%s takes at most %zu arguments, %zu were given", who, count,
+                     call->count);
     for (size_t i = 0; i < call->count; i++)
         values_out[i] = call->values[i];
     for (size_t i = 0; i < call->keyword_count; i++) {
@@ -145,8 +143,8 @@ void call_bind(struct machine *m, const char *who, const struct call *call, cons
     }
     for (size_t i = 0; i < required; i++)
         if (values_out[i].kind == VALUE_ABSENT)
-            machine_fail(m, ERR_BAD_INPUT, "%s needs %zu arguments, %zu were given", who,
-                         required, call->count + call->keyword_count);
+            machine_fail(m, ERR_BAD_INPUT, "%s needs %zu arguments, %zu were given", who, required,
+                         call->count + call->keyword_count);
 }
 
 static int64_t call_integer(struct machine *m, const char *who, struct value value)
@@ -176,8 +174,7 @@ static struct value call_dict(struct machine *m, const char *who, const struct c
     if (call->count > 1)
         machine_fail(m, ERR_BAD_INPUT, "%s takes at most 1 positional argument, %zu were given",
                      who, call->count);
-    if (call->count == 1 &&
-        (call->values[0].kind == VALUE_DICT)) {
+    if (call->count == 1 && (call->values[0].kind == VALUE_DICT)) {
         const struct dict *from = call->values[0].as.dict;
         for (size_t i = 0; i < from->count; i++)
             dict_set(m, dict.as.dict, from->entries[i].key, from->entries[i].value);

@@ -75,8 +75,7 @@ const struct text *exec_captured(struct render *r, const struct node *body, enum
 /* A scope in the current one; until scope_leave. */
 void scope_enter(struct render *r, struct scope *scope);
 void scope_leave(struct render *r);
-void scope_set(struct render *r, struct scope *scope, const struct name *name,
-               struct value value);
+void scope_set(struct render *r, struct scope *scope, const struct name *name, struct value value);
 /* Give values to a target: a name, a namespace's attribute, or a tuple of targets. */
 void assign(struct render *r, const struct node *target, struct value value);
 

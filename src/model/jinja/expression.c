@@ -38,7 +38,7 @@ static struct node *parse_power(struct parser *p)
     struct node *left = parse_unary(p, true);
     while (parser_take(p, OPERATOR_POWER)) {
         left = parse_pair(p, NODE_BINARY, line, left, parse_unary(p, true));
-        left->as.operator = OPERATOR_POWER;
+        left->as.operator= OPERATOR_POWER;
     }
     return left;
 }
@@ -50,10 +50,10 @@ static struct node *parse_binary(struct parser *p, const char *operators,
     struct node *left = below(p);
     while (parser_token(p)->kind == TOKEN_OPERATOR &&
            strchr(operators, parser_token(p)->operator) != NULL) {
-        char operator = parser_token(p)->operator;
+        char operator= parser_token(p)->operator;
         parser_skip(p);
         left = parse_pair(p, NODE_BINARY, line, left, below(p));
-        left->as.operator = operator;
+        left->as.operator= operator;
     }
     return left;
 }
@@ -87,7 +87,7 @@ static char take_comparison(struct parser *p)
 {
     const struct token *token = parser_token(p);
     if (token->kind == TOKEN_OPERATOR && strchr("<>ENGL", token->operator) != NULL) {
-        char operator = token->operator;
+        char operator= token->operator;
         parser_skip(p);
         return operator;
     }
@@ -108,7 +108,7 @@ static struct node *parse_comparison(struct parser *p)
     struct node *left = parse_sum(p), *node = NULL;
     char *operators = NULL;
     size_t room = 0, operator_room = 0;
-    for (char operator = take_comparison(p); operator != 0; operator = take_comparison(p)) {
+    for (char operator= take_comparison(p); operator!= 0; operator= take_comparison(p)) {
         if (node == NULL) {
             node = parser_node(p, NODE_COMPARE, line);
             node->left = left;
@@ -216,8 +216,7 @@ static struct node *parse_items(struct parser *p, struct node *(*parse)(struct p
     bool comma = false;
     for (;;) {
         const struct token *token = parser_token(p);
-        if (token->kind == TOKEN_PRINT_END || token->kind == TOKEN_BLOCK_END ||
-            parser_sees(p, ')'))
+        if (token->kind == TOKEN_PRINT_END || token->kind == TOKEN_BLOCK_END || parser_sees(p, ')'))
             break;
         node_add(p, node, &room, parse(p));
         if (!parser_take(p, ','))
@@ -269,16 +268,14 @@ static void check_target(struct parser *p, const struct node *target)
 
 struct node *parse_target(struct parser *p, bool namespaces)
 {
-    struct node *target =
-        parse_items(p, namespaces ? parse_any_target : parse_name_target, false);
+    struct node *target = parse_items(p, namespaces ? parse_any_target : parse_name_target, false);
     check_target(p, target);
     return target;
 }
 
 static struct node *parse_name(struct parser *p, const struct token *token, bool namespaces)
 {
-    static const char *const constants[] = {"true", "True", "false", "False", "none", "None",
-                                            NULL};
+    static const char *const constants[] = {"true", "True", "false", "False", "none", "None", NULL};
     if (name_is_one_of(token->text, constants)) {
         struct node *node = parser_node(p, NODE_CONSTANT, token->line);
         char letter = (char)(token->text->data[0] | 0x20);
@@ -325,8 +322,8 @@ struct node *parse_primary(struct parser *p, bool namespaces)
     if (token->kind == TOKEN_INTEGER || token->kind == TOKEN_REAL) {
         parser_skip(p);
         node = parser_node(p, NODE_CONSTANT, token->line);
-        node->constant = token->kind == TOKEN_INTEGER ? value_int(token->integer)
-                                                      : value_float(token->real);
+        node->constant =
+            token->kind == TOKEN_INTEGER ? value_int(token->integer) : value_float(token->real);
         return node;
     }
     if (parser_take(p, '(')) {

@@ -30,8 +30,7 @@ static struct value filter_default(struct render *r, struct value value,
     return arguments[0].kind != VALUE_ABSENT ? arguments[0] : value_text(text_of(r->m, ""));
 }
 
-static struct value filter_attr(struct render *r, struct value value,
-                                const struct value *arguments)
+static struct value filter_attr(struct render *r, struct value value, const struct value *arguments)
 {
     if (arguments[0].kind != VALUE_TEXT)
         machine_fail(r->m, ERR_BAD_INPUT, "attr: the name must be a string");
@@ -62,20 +61,20 @@ static struct value filter_round(struct render *r, struct value value,
 {
     struct machine *m = r->m;
     int64_t digits = argument_integer(m, "round", arguments[0], 0);
-    bool common = true, up = false;
+    bool nearest = true, up = false;
     if (arguments[1].kind != VALUE_ABSENT) {
-        if (arguments[1].kind != VALUE_TEXT || (!text_is(arguments[1].as.text, "common") &&
-                                                !text_is(arguments[1].as.text, "ceil") &&
-                                                !text_is(arguments[1].as.text, "floor")))
+        if (arguments[1].kind != VALUE_TEXT ||
+            (!text_is(arguments[1].as.text, "common") && !text_is(arguments[1].as.text, "ceil") &&
+             !text_is(arguments[1].as.text, "floor")))
             machine_fail(m, ERR_BAD_INPUT, "round: method must be common, ceil or floor");
-        common = text_is(arguments[1].as.text, "common");
+        nearest = text_is(arguments[1].as.text, "common");
         up = text_is(arguments[1].as.text, "ceil");
     }
     if (value.kind == VALUE_UNDEFINED)
         value_fail_undefined(m, value);
     if (!value_is_number(value))
         machine_fail(m, ERR_BAD_INPUT, "round: expected a number, found '%s'", value_type(value));
-    if (common)
+    if (nearest)
         return number_round(m, value, digits);
     struct value unit = number_combine(m, 'P', value_int(10), value_int(digits));
     double scaled = value_real(number_combine(m, '*', value, unit));

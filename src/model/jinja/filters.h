@@ -35,7 +35,6 @@ extern const struct filter filters_of_text[];
 extern const struct filter filters_of_lists[];
 
 /* An argument as an integer, or otherwise when it was not given. who: for the error. */
-int64_t argument_integer(struct machine *m, const char *who, struct value value,
-                         int64_t otherwise);
+int64_t argument_integer(struct machine *m, const char *who, struct value value, int64_t otherwise);
 
 #endif

@@ -88,8 +88,7 @@ static struct value filter_first(struct render *r, struct value value,
     return value_undefined(r->m, "no first item, sequence was empty");
 }
 
-static struct value filter_last(struct render *r, struct value value,
-                                const struct value *arguments)
+static struct value filter_last(struct render *r, struct value value, const struct value *arguments)
 {
     (void)arguments;
     if (!value_has_length(value))
@@ -106,16 +105,14 @@ static struct value filter_last(struct render *r, struct value value,
     return value_undefined(r->m, "no last item, sequence was empty");
 }
 
-static struct value filter_list(struct render *r, struct value value,
-                                const struct value *arguments)
+static struct value filter_list(struct render *r, struct value value, const struct value *arguments)
 {
     (void)arguments;
     const struct list *items = value_items(r->m, value);
     return value_list(r->m, items->items, items->count);
 }
 
-static struct value filter_join(struct render *r, struct value value,
-                                const struct value *arguments)
+static struct value filter_join(struct render *r, struct value value, const struct value *arguments)
 {
     struct machine *m = r->m;
     const struct text *between =
@@ -212,8 +209,7 @@ static struct value sort_key(struct machine *m, struct value item, struct value 
     return value_list(m, keys.items, keys.count);
 }
 
-static struct value filter_sort(struct render *r, struct value value,
-                                const struct value *arguments)
+static struct value filter_sort(struct render *r, struct value value, const struct value *arguments)
 {
     struct machine *m = r->m;
     const struct list *items = value_items(m, value);
@@ -359,8 +355,8 @@ static struct value filter_groupby(struct render *r, struct value value,
     bool case_sensitive = argument_truth(m, arguments[2]);
     struct sort_item *sorted = machine_take_array(m, items->count, sizeof(*sorted));
     for (size_t i = 0; i < items->count; i++) {
-        sorted[i].key = fold(m, attribute_of(m, items->items[i], arguments[0], arguments[1]),
-                             case_sensitive);
+        sorted[i].key =
+            fold(m, attribute_of(m, items->items[i], arguments[0], arguments[1]), case_sensitive);
         sorted[i].item = items->items[i];
     }
     items_sort(m, sorted, items->count, false);
@@ -456,14 +452,12 @@ static struct value filter_reject(struct render *r, struct value value, const st
     return pick(r, value, call, false, false);
 }
 
-static struct value filter_selectattr(struct render *r, struct value value,
-                                      const struct call *call)
+static struct value filter_selectattr(struct render *r, struct value value, const struct call *call)
 {
     return pick(r, value, call, true, true);
 }
 
-static struct value filter_rejectattr(struct render *r, struct value value,
-                                      const struct call *call)
+static struct value filter_rejectattr(struct render *r, struct value value, const struct call *call)
 {
     return pick(r, value, call, true, false);
 }

@@ -59,8 +59,7 @@ static struct value filter_title(struct render *r, struct value value,
     return value_text(text_marked(m, title, false));
 }
 
-static struct value filter_trim(struct render *r, struct value value,
-                                const struct value *arguments)
+static struct value filter_trim(struct render *r, struct value value, const struct value *arguments)
 {
     struct machine *m = r->m;
     const struct text *chars = NULL;
@@ -75,9 +74,8 @@ static struct value filter_replace(struct render *r, struct value value,
                                    const struct value *arguments)
 {
     struct machine *m = r->m;
-    int64_t most = arguments[2].kind == VALUE_NONE
-                       ? -1
-                       : argument_integer(m, "replace", arguments[2], -1);
+    int64_t most =
+        arguments[2].kind == VALUE_NONE ? -1 : argument_integer(m, "replace", arguments[2], -1);
     return value_text(text_replace(m, value_to_text(m, value), value_to_text(m, arguments[0]),
                                    value_to_text(m, arguments[1]), most));
 }
@@ -115,8 +113,7 @@ static struct value filter_center(struct render *r, struct value value,
 {
     struct machine *m = r->m;
     int64_t width = argument_integer(m, "center", arguments[0], 80);
-    return value_text(
-        text_pad(m, value_to_soft_text(m, value), width, text_of(m, " "), 'c'));
+    return value_text(text_pad(m, value_to_soft_text(m, value), width, text_of(m, " "), 'c'));
 }
 
 static struct value filter_truncate(struct render *r, struct value value,
@@ -131,9 +128,8 @@ static struct value filter_truncate(struct render *r, struct value value,
     bool kill_words = arguments[1].kind != VALUE_ABSENT && value_truth(m, arguments[1]);
     const struct text *end =
         arguments[2].kind != VALUE_ABSENT ? value_to_text(m, arguments[2]) : text_of(m, "...");
-    int64_t leeway = arguments[3].kind == VALUE_NONE
-                         ? 5
-                         : argument_integer(m, "truncate", arguments[3], 5);
+    int64_t leeway =
+        arguments[3].kind == VALUE_NONE ? 5 : argument_integer(m, "truncate", arguments[3], 5);
     if (length < (int64_t)end->points || leeway < 0)
         machine_fail(m, ERR_BAD_INPUT, "truncate: length must be at least %zu and leeway 0",
                      end->points);
@@ -179,8 +175,7 @@ static struct value filter_force_escape(struct render *r, struct value value,
     return value_text(text_escape(r->m, value_to_text(r->m, value)));
 }
 
-static struct value filter_safe(struct render *r, struct value value,
-                                const struct value *arguments)
+static struct value filter_safe(struct render *r, struct value value, const struct value *arguments)
 {
     (void)arguments;
     return value_text(text_marked(r->m, value_to_text(r->m, value), true));

@@ -239,16 +239,15 @@ struct value text_percent(struct machine *m, const struct text *format, struct v
     output_write(m, format->data + kept, format->bytes - kept);
     /* One value that can be indexed may stay unused, as in Python. */
     bool may_stay = !tuple && (source.names != NULL || arguments.kind == VALUE_LIST ||
-                               arguments.kind == VALUE_RANGE ||
-                               arguments.kind == VALUE_UNDEFINED);
+                               arguments.kind == VALUE_RANGE || arguments.kind == VALUE_UNDEFINED);
     if (source.at < source.list->count && !may_stay)
         machine_fail(m, ERR_BAD_INPUT, "not all arguments converted during string formatting");
     return value_text(output_cut(m, from));
 }
 
 /* The value of a field's name: nothing, an index or a keyword. */
-static struct value field_value(struct machine *m, const struct text *name,
-                                const struct call *call, size_t *next)
+static struct value field_value(struct machine *m, const struct text *name, const struct call *call,
+                                size_t *next)
 {
     size_t index = *next;
     bool digits = true;

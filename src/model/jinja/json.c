@@ -119,10 +119,10 @@ static bool print_plain(struct machine *m, struct value value, bool ascii)
         return true;
     case VALUE_FLOAT:
         real_print(value.as.real, text);
-        put(m, isnan(value.as.real)      ? "NaN"
-               : !isinf(value.as.real)   ? text
-               : value.as.real < 0       ? "-Infinity"
-                                         : "Infinity");
+        put(m, isnan(value.as.real)    ? "NaN"
+               : !isinf(value.as.real) ? text
+               : value.as.real < 0     ? "-Infinity"
+                                       : "Infinity");
         return true;
     case VALUE_TEXT:
         print_string(m, value.as.text, ascii);
@@ -170,8 +170,8 @@ static void print_key(struct machine *m, struct value key, const struct json_sty
     }
     put(m, "\"");
     if (!print_plain(m, key, style->ascii))
-        machine_fail(m, ERR_BAD_INPUT,
-                     "keys must be str, int, float, bool or None, not %s", value_type(key));
+        machine_fail(m, ERR_BAD_INPUT, "keys must be str, int, float, bool or None, not %s",
+                     value_type(key));
     put(m, "\"");
 }
 

@@ -10,7 +10,7 @@
 struct value value_from_json(struct machine *m, const json_t *json);
 
 struct json_style {
-    bool ascii;               /* escape everything beyond ASCII */
+    bool ascii; /* escape everything beyond ASCII */
     bool sort_keys;
     const struct text *indent; /* of one level; NULL: all on one line */
     const struct text *item_separator, *key_separator;

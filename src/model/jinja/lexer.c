@@ -158,9 +158,9 @@ static bool is_word(char c)
 static size_t skip_digits(const struct lexer *l, size_t from)
 {
     size_t at = from;
-    while (at < l->bytes && (is_digit(l->source[at]) ||
-                             (l->source[at] == '_' && at > from && at + 1 < l->bytes &&
-                              is_digit(l->source[at + 1]) && l->source[at - 1] != '_')))
+    while (at < l->bytes &&
+           (is_digit(l->source[at]) || (l->source[at] == '_' && at > from && at + 1 < l->bytes &&
+                                        is_digit(l->source[at + 1]) && l->source[at - 1] != '_')))
         at++;
     return at;
 }
@@ -220,8 +220,8 @@ static void read_number(struct lexer *l)
         end = integer_end(l);
     const struct text *text = text_over(l->m, l->source + l->at, end - l->at);
     struct token *token = lexer_add(l, real ? TOKEN_REAL : TOKEN_INTEGER);
-    bool ok = real ? real_parse(l->m, text, &token->real)
-                   : integer_parse(l->m, text, 0, &token->integer);
+    bool ok =
+        real ? real_parse(l->m, text, &token->real) : integer_parse(l->m, text, 0, &token->integer);
     if (!ok)
         machine_fail(l->m, ERR_BAD_INPUT, "not a number");
     lexer_advance(l, end);
@@ -282,9 +282,10 @@ static size_t read_escape(struct machine *m, const struct text *in, size_t *at, 
          * escaped one. */
         *at = from;
         point = text_next(in->data, at);
-        return (size_t)snprintf(to, 12, point < 0x100     ? "\\x%02x"
-                                        : point < 0x10000 ? "\\u%04x"
-                                                          : "\\U%08x",
+        return (size_t)snprintf(to, 12,
+                                point < 0x100     ? "\\x%02x"
+                                : point < 0x10000 ? "\\u%04x"
+                                                  : "\\U%08x",
                                 point);
     }
     to[0] = '\\';
@@ -343,7 +344,7 @@ static void read_operator(struct lexer *l)
         if (l->bracket_count == 0 || l->brackets[--l->bracket_count] != c)
             machine_fail(l->m, ERR_BAD_INPUT, "unexpected '%c': no bracket is open for it", c);
     }
-    lexer_add(l, TOKEN_OPERATOR)->operator = c;
+    lexer_add(l, TOKEN_OPERATOR)->operator= c;
     lexer_advance(l, l->at + size);
 }
 
@@ -391,10 +392,9 @@ static void read_tag(struct lexer *l, bool is_print)
 static void read_root(struct lexer *l)
 {
     size_t open = l->at;
-    while (open < l->bytes &&
-           !(l->source[open] == '{' && open + 1 < l->bytes &&
-             (l->source[open + 1] == '{' || l->source[open + 1] == '%' ||
-              l->source[open + 1] == '#')))
+    while (open < l->bytes && !(l->source[open] == '{' && open + 1 < l->bytes &&
+                                (l->source[open + 1] == '{' || l->source[open + 1] == '%' ||
+                                 l->source[open + 1] == '#')))
         open++;
     if (open == l->bytes) {
         if (open > l->at)
@@ -457,10 +457,14 @@ struct tokens lexer_read(struct machine *m, const char *source, size_t bytes)
 const char *token_describe(struct machine *m, const struct token *token)
 {
     static const char *const names[] = {
-        [TOKEN_END] = "the end of the template", [TOKEN_DATA] = "text",
-        [TOKEN_PRINT_BEGIN] = "'{{'",            [TOKEN_PRINT_END] = "'}}'",
-        [TOKEN_BLOCK_BEGIN] = "'{%'",            [TOKEN_BLOCK_END] = "'%}'",
-        [TOKEN_STRING] = "a string",             [TOKEN_INTEGER] = "an integer",
+        [TOKEN_END] = "the end of the template",
+        [TOKEN_DATA] = "text",
+        [TOKEN_PRINT_BEGIN] = "'{{'",
+        [TOKEN_PRINT_END] = "'}}'",
+        [TOKEN_BLOCK_BEGIN] = "'{%'",
+        [TOKEN_BLOCK_END] = "'%}'",
+        [TOKEN_STRING] = "a string",
+        [TOKEN_INTEGER] = "an integer",
         [TOKEN_REAL] = "a number",
     };
     if (token->kind != TOKEN_NAME && token->kind != TOKEN_OPERATOR)

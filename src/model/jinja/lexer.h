@@ -30,12 +30,12 @@ enum token_kind {
 
 /* An operator's code: its character, or for two characters one of these. */
 enum token_operator {
-    OPERATOR_FLOOR = 'D', /* // */
-    OPERATOR_POWER = 'P', /* ** */
-    OPERATOR_EQUAL = 'E', /* == */
-    OPERATOR_DIFFER = 'N', /* != */
+    OPERATOR_FLOOR = 'D',    /* // */
+    OPERATOR_POWER = 'P',    /* ** */
+    OPERATOR_EQUAL = 'E',    /* == */
+    OPERATOR_DIFFER = 'N',   /* != */
     OPERATOR_AT_LEAST = 'G', /* >= */
-    OPERATOR_AT_MOST = 'L', /* <= */
+    OPERATOR_AT_MOST = 'L',  /* <= */
 };
 
 struct token {

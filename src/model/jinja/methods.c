@@ -35,8 +35,8 @@ static int64_t integer_argument(struct machine *m, struct value value, int64_t o
 
 /* Byte offsets of [start:end] as find, count and startswith take them; false when start is beyond
  * the end of the text or end is before start. */
-static bool window(struct machine *m, const struct text *text, struct value start,
-                   struct value end, size_t *from_out, size_t *to_out)
+static bool window(struct machine *m, const struct text *text, struct value start, struct value end,
+                   size_t *from_out, size_t *to_out)
 {
     int64_t length = (int64_t)text->points;
     int64_t from = integer_argument(m, start, 0), to = integer_argument(m, end, length);
@@ -56,8 +56,7 @@ static struct value find(struct render *r, struct value self, const struct value
     const struct text *text = self.as.text, *what = text_argument(m, arguments[0]);
     size_t from, to, found = TEXT_NOT_FOUND;
     if (window(m, text, arguments[1], arguments[2], &from, &to))
-        found = last ? text_find_last(m, text, what, from, to)
-                     : text_find(m, text, what, from, to);
+        found = last ? text_find_last(m, text, what, from, to) : text_find(m, text, what, from, to);
     if (found != TEXT_NOT_FOUND)
         return value_int((int64_t)text_points(text->data, found));
     if (must)
@@ -172,8 +171,7 @@ CASE_METHOD(text_title, TEXT_TITLE)
 CASE_METHOD(text_capitalize, TEXT_CAPITALIZE)
 CASE_METHOD(text_swapcase, TEXT_SWAP)
 
-static struct value text_replace_method(struct render *r, struct value self,
-                                        const struct value *a)
+static struct value text_replace_method(struct render *r, struct value self, const struct value *a)
 {
     const struct text *old = text_argument(r->m, a[0]), *new = text_argument(r->m, a[1]);
     if (self.as.text->markup)
@@ -203,21 +201,19 @@ static struct value text_join_method(struct render *r, struct value self, const 
     return value_text(text_marked(m, output_cut(m, from), between->markup));
 }
 
-static struct value partition(struct render *r, struct value self, const struct value *a,
-                              bool last)
+static struct value partition(struct render *r, struct value self, const struct value *a, bool last)
 {
     struct machine *m = r->m;
     const struct text *text = self.as.text, *by = text_argument(m, a[0]);
     if (by->bytes == 0)
         machine_fail(m, ERR_BAD_INPUT, "empty separator");
-    size_t at = last ? text_find_last(m, text, by, 0, text->bytes)
-                     : text_find(m, text, by, 0, text->bytes);
+    size_t at =
+        last ? text_find_last(m, text, by, 0, text->bytes) : text_find(m, text, by, 0, text->bytes);
     struct value *parts = machine_take_array(m, 3, sizeof(*parts));
     size_t whole = last ? 2 : 0;
     for (size_t i = 0; i < 3; i++)
-        parts[i] = value_text(at == TEXT_NOT_FOUND && i == whole
-                                  ? text
-                                  : text_piece(m, text, 0, 0));
+        parts[i] =
+            value_text(at == TEXT_NOT_FOUND && i == whole ? text : text_piece(m, text, 0, 0));
     if (at != TEXT_NOT_FOUND) {
         parts[0] = value_text(text_piece(m, text, 0, at));
         parts[1] = value_text(text_piece(m, text, at, at + by->bytes));
@@ -239,8 +235,7 @@ static struct value text_rpartition(struct render *r, struct value self, const s
 static struct value text_removeprefix(struct render *r, struct value self, const struct value *a)
 {
     const struct text *text = self.as.text, *prefix = text_argument(r->m, a[0]);
-    bool has = prefix->bytes <= text->bytes &&
-               memcmp(text->data, prefix->data, prefix->bytes) == 0;
+    bool has = prefix->bytes <= text->bytes && memcmp(text->data, prefix->data, prefix->bytes) == 0;
     return value_text(text_piece(r->m, text, has ? prefix->bytes : 0, text->bytes));
 }
 
@@ -248,8 +243,8 @@ static struct value text_removesuffix(struct render *r, struct value self, const
 {
     const struct text *text = self.as.text, *suffix = text_argument(r->m, a[0]);
     size_t kept = text->bytes - (suffix->bytes <= text->bytes ? suffix->bytes : 0);
-    bool has = suffix->bytes <= text->bytes &&
-               memcmp(text->data + kept, suffix->data, suffix->bytes) == 0;
+    bool has =
+        suffix->bytes <= text->bytes && memcmp(text->data + kept, suffix->data, suffix->bytes) == 0;
     return value_text(text_piece(r->m, text, 0, has ? kept : text->bytes));
 }
 
@@ -261,8 +256,7 @@ static struct value pad(struct render *r, struct value self, const struct value 
         machine_fail(r->m, ERR_BAD_INPUT, "a width must be an integer");
     if (fill->points != 1)
         machine_fail(r->m, ERR_BAD_INPUT, "the fill character must be exactly one character");
-    return value_text(
-        text_pad(r->m, self.as.text, integer_argument(r->m, a[0], 0), fill, side));
+    return value_text(text_pad(r->m, self.as.text, integer_argument(r->m, a[0], 0), fill, side));
 }
 
 static struct value text_ljust(struct render *r, struct value self, const struct value *a)
@@ -310,8 +304,7 @@ static struct value text_rsplit(struct render *r, struct value self, const struc
     return text_cut(r->m, self.as.text, by, integer_argument(r->m, a[1], -1), true);
 }
 
-static struct value text_format_method(struct render *r, struct value self,
-                                       const struct call *call)
+static struct value text_format_method(struct render *r, struct value self, const struct call *call)
 {
     return text_format(r, self.as.text, call);
 }
@@ -584,10 +577,10 @@ struct value method_bind(struct machine *m, struct value value, const struct tex
 bool method_is_unbuilt(const struct text *name)
 {
     static const char *const unbuilt[] = {
-        "casefold",    "encode",    "expandtabs", "format_map",       "isidentifier",
-        "isprintable", "maketrans", "translate",  "fromkeys",         "is_integer",
-        "bit_length",  "bit_count", "conjugate",  "as_integer_ratio", "hex",
-        "to_bytes",    "from_bytes", "unescape",  "striptags",
+        "casefold",    "encode",     "expandtabs", "format_map",       "isidentifier",
+        "isprintable", "maketrans",  "translate",  "fromkeys",         "is_integer",
+        "bit_length",  "bit_count",  "conjugate",  "as_integer_ratio", "hex",
+        "to_bytes",    "from_bytes", "unescape",   "striptags",
     };
     return is_one_of(name, unbuilt, sizeof(unbuilt) / sizeof(unbuilt[0]));
 }
@@ -598,7 +591,6 @@ struct value method_call(struct render *r, const struct method *method, const st
     if (spec->apply_call != NULL)
         return spec->apply_call(r, method->self, call);
     struct value arguments[3] = {0};
-    call_bind(r->m, spec->name, call, spec->parameters, spec->required, spec->keywords,
-              arguments);
+    call_bind(r->m, spec->name, call, spec->parameters, spec->required, spec->keywords, arguments);
     return spec->apply(r, method->self, arguments);
 }

@@ -23,7 +23,7 @@ void parser_skip(struct parser *p)
 
 bool parser_sees(const struct parser *p, char operator)
 {
-    return parser_token(p)->kind == TOKEN_OPERATOR && parser_token(p)->operator == operator;
+    return parser_token(p)->kind == TOKEN_OPERATOR && parser_token(p)->operator== operator;
 }
 
 bool parser_sees_name(const struct parser *p, const char *name)
@@ -56,7 +56,7 @@ _Noreturn void parser_fail(struct parser *p, const char *expected)
 
 void parser_expect(struct parser *p, char operator)
 {
-    char expected[4] = {'\'', operator, '\''};
+    char expected[4] = {'\'', operator, '\'' };
     if (!parser_take(p, operator))
         parser_fail(p, expected);
 }
@@ -368,13 +368,13 @@ static struct node *parse_statement(struct parser *p)
         const char *name;
         struct node *(*parse)(struct parser *p);
     } statements[] = {
-        {"if", parse_if},         {"for", parse_for},        {"set", parse_set},
-        {"macro", parse_macro},   {"call", parse_call_block}, {"filter", parse_filter_block},
-        {"with", parse_with},     {"print", parse_print},    {"generation", parse_generation},
-        {"break", parse_jump},    {"continue", parse_jump},
+        {"if", parse_if},       {"for", parse_for},         {"set", parse_set},
+        {"macro", parse_macro}, {"call", parse_call_block}, {"filter", parse_filter_block},
+        {"with", parse_with},   {"print", parse_print},     {"generation", parse_generation},
+        {"break", parse_jump},  {"continue", parse_jump},
     };
-    static const char *const unbuilt[] = {"extends", "block", "include", "import", "from",
-                                          "autoescape"};
+    static const char *const unbuilt[] = {"extends", "block", "include",
+                                          "import",  "from",  "autoescape"};
     for (size_t i = 0; i < sizeof(statements) / sizeof(statements[0]); i++)
         if (parser_sees_name(p, statements[i].name))
             return statements[i].parse(p);

@@ -52,7 +52,7 @@ static struct arguments *parse_arguments(struct parser *p)
             parser_skip(p);
             arguments->keyword_rest = parse_expression(p);
         } else if (parser_token(p)->kind == TOKEN_NAME && next->kind == TOKEN_OPERATOR &&
-                   next->operator == '=') {
+                   next->operator== '=') {
             keyword_add(p, arguments, &keyword_room);
         } else {
             argument_add(p, arguments, &room);
@@ -173,8 +173,7 @@ static struct node *parse_postfix(struct parser *p, struct node *node)
     }
 }
 
-static void note_unknown(struct parser *p, const char *what, const struct text *name,
-                         uint32_t line)
+static void note_unknown(struct parser *p, const char *what, const struct text *name, uint32_t line)
 {
     if (!p->soft && p->unknown.what == NULL)
         p->unknown = (struct unknown){.what = what, .name = name, .line = line};
@@ -214,8 +213,8 @@ struct node *parse_filters(struct parser *p, struct node *left, bool first)
         node->as.filter = filter_find(name);
         if (node->as.filter == NULL)
             note_unknown(p, "filter", name, node->line);
-        node->arguments = parser_sees(p, '(') ? parse_arguments(p)
-                                              : machine_take(p->m, sizeof(struct arguments));
+        node->arguments =
+            parser_sees(p, '(') ? parse_arguments(p) : machine_take(p->m, sizeof(struct arguments));
         /* map('trim') names a filter too. */
         if (text_is(name, "map") && node->arguments->count > 0 &&
             node->arguments->values[0]->kind == NODE_CONSTANT &&
@@ -239,7 +238,7 @@ static bool sees_test_argument(const struct parser *p)
     case TOKEN_REAL:
         return true;
     case TOKEN_OPERATOR:
-        return token->operator == '[' || token->operator == '{';
+        return token->operator== '[' || token->operator== '{';
     default:
         return false;
     }
@@ -271,8 +270,8 @@ static struct node *parse_test(struct parser *p, struct node *left)
     if (!negated)
         return node;
     struct node *not = parser_node(p, NODE_NOT, node->line);
-    not->left = node;
-    return not;
+    not ->left = node;
+    return not ;
 }
 
 struct node *parse_unary(struct parser *p, bool filters)

@@ -33,9 +33,10 @@ static size_t escape_point(uint32_t point, char quote, char to[12])
         return (size_t)snprintf(to, 12, "\\%c", quote);
     if (point_is_printable(point))
         return 0;
-    return (size_t)snprintf(to, 12, point < 0x100     ? "\\x%02x"
-                                    : point < 0x10000 ? "\\u%04x"
-                                                      : "\\U%08x",
+    return (size_t)snprintf(to, 12,
+                            point < 0x100     ? "\\x%02x"
+                            : point < 0x10000 ? "\\u%04x"
+                                              : "\\U%08x",
                             point);
 }
 

@@ -197,8 +197,8 @@ static struct value text_slice(struct machine *m, const struct text *text, int64
     return value_text(text_marked(m, text_over(m, data, used), text->markup));
 }
 
-static struct value range_slice(struct machine *m, const struct range *of, int64_t from,
-                                int64_t to, int64_t stride, size_t count)
+static struct value range_slice(struct machine *m, const struct range *of, int64_t from, int64_t to,
+                                int64_t stride, size_t count)
 {
     struct range *range = machine_take(m, sizeof(*range));
     int64_t first, stop;

@@ -295,7 +295,7 @@ static const struct text *replace_empty(struct machine *m, const struct text *te
     char *data = machine_take(m, text->bytes + inserted);
     size_t at = 0, used = 0;
     for (size_t place = 0; place <= text->points; place++) {
-        if (place < places && new->bytes > 0) {
+        if (place<places &&new->bytes> 0) {
             memcpy(data + used, new->data, new->bytes);
             used += new->bytes;
         }

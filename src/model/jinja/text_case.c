@@ -122,23 +122,22 @@ static utf8proc_category_t point_category(uint32_t point)
 
 bool point_is_space(uint32_t point)
 {
-    return (point >= 0x09 && point <= 0x0d) || (point >= 0x1c && point <= 0x20) ||
-           point == 0x85 || point == 0xa0 || point == 0x1680 ||
-           (point >= 0x2000 && point <= 0x200a) || point == 0x2028 || point == 0x2029 ||
-           point == 0x202f || point == 0x205f || point == 0x3000;
+    return (point >= 0x09 && point <= 0x0d) || (point >= 0x1c && point <= 0x20) || point == 0x85 ||
+           point == 0xa0 || point == 0x1680 || (point >= 0x2000 && point <= 0x200a) ||
+           point == 0x2028 || point == 0x2029 || point == 0x202f || point == 0x205f ||
+           point == 0x3000;
 }
 
 bool point_is_line_end(uint32_t point)
 {
-    return (point >= 0x0a && point <= 0x0d) || (point >= 0x1c && point <= 0x1e) ||
-           point == 0x85 || point == 0x2028 || point == 0x2029;
+    return (point >= 0x0a && point <= 0x0d) || (point >= 0x1c && point <= 0x1e) || point == 0x85 ||
+           point == 0x2028 || point == 0x2029;
 }
 
 bool point_is_printable(uint32_t point)
 {
     utf8proc_category_t category = point_category(point);
-    return point == ' ' ||
-           (category != UTF8PROC_CATEGORY_CN && category < UTF8PROC_CATEGORY_ZS);
+    return point == ' ' || (category != UTF8PROC_CATEGORY_CN && category < UTF8PROC_CATEGORY_ZS);
 }
 
 bool point_is_upper(uint32_t point)

@@ -302,8 +302,7 @@ bool value_contains(struct machine *m, struct value container, struct value item
 {
     if (container.kind == VALUE_TEXT) {
         if (item.kind != VALUE_TEXT)
-            machine_fail(m, ERR_BAD_INPUT,
-                         "'in <string>' requires string as left operand, not %s",
+            machine_fail(m, ERR_BAD_INPUT, "'in <string>' requires string as left operand, not %s",
                          value_type(item));
         const struct text *in = container.as.text;
         return text_find(m, in, item.as.text, 0, in->bytes) != TEXT_NOT_FOUND;
