@@ -1,17 +1,20 @@
 # A thin door to CMake (presets in CMakePresets.json) and to the scripts in tools/.
 
-MODEL = models/SmolLM2-135M-Instruct.Q4_1.gguf
+DEFAULT_MODEL = models/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL = $(DEFAULT_MODEL)
 HOST = 127.0.0.1
 PORT = 8000
 PROMPT = The capital of France is
 ARGS =
 FUZZ_SECONDS = 60
 TESTS =
+URL =
 prefix = /usr/local
 DESTDIR =
 
-# Through the environment, so that a prompt may hold any quotes.
-export PROMPT FUZZ_SECONDS DESTDIR
+# Through the environment and without another expansion, so that a prompt may hold any character.
+override PROMPT := $(value PROMPT)
+export PROMPT FUZZ_SECONDS DESTDIR MODEL ARGS URL
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-serve model build serve run check asan tsan fuzz bench lint format install \
@@ -20,7 +23,7 @@ export PROMPT FUZZ_SECONDS DESTDIR
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 	@echo 'Variables: HOST PORT MODEL ARGS (serve, run), PROMPT (run), TESTS (check, asan, tsan: a ctest'
-	@echo '-R pattern), FUZZ_SECONDS (fuzz), prefix DESTDIR (install).'
+	@echo '-R pattern), FUZZ_SECONDS (fuzz), URL (bench), prefix DESTDIR (install).'
 
 setup: ## install the Debian packages that building and testing need
 	@tools/setup serve check
@@ -35,10 +38,15 @@ build: setup-serve ## build build/release/baton
 	@cmake --preset release >/dev/null
 	@cmake --build build/release --target baton
 
-serve: build model ## serve the model on 127.0.0.1:8000
+# Fetched only when it is the one that is asked for.
+ifeq ($(MODEL),$(DEFAULT_MODEL))
+wanted_model = model
+endif
+
+serve: build $(wanted_model) ## serve the model on 127.0.0.1:8000
 	@exec build/release/baton serve --host $(HOST) --port $(PORT) $(ARGS) $(MODEL)
 
-run: build model ## complete PROMPT="..." on the terminal
+run: build $(wanted_model) ## complete PROMPT="..." on the terminal
 	@exec build/release/baton run $(ARGS) $(MODEL) "$$PROMPT"
 
 check: setup model ## pass every test
@@ -60,7 +68,7 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS
 	@tools/setup serve check fuzz
 	@tools/fuzz
 
-bench: build model ## measure a server on this machine
+bench: build $(wanted_model) ## measure baton serve (or the server at URL)
 	@tools/bench
 
 lint: ## clang-format, clang-tidy, who includes whom, names
