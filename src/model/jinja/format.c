@@ -157,7 +157,7 @@ static void text_write(struct machine *m, const struct directive *d, struct valu
         text = value.as.text;
     else if (d->conversion == 'c' && value_is_integer(value) && value_integer(value) >= 0 &&
              value_integer(value) <= 0x10ffff && value_integer(value) >> 11 != 0x1b)
-        text = text_copy(m, point, text_put(point, (uint32_t)value_integer(value)));
+        text = text_copy(m, point, text_append(point, (uint32_t)value_integer(value)));
     else if (d->conversion == 'c')
         machine_fail(m, ERR_BAD_INPUT, "%%c requires int or char");
     else
@@ -288,7 +288,8 @@ static void field_write(struct machine *m, const struct text *format, size_t *at
     value_print(m, field_value(m, name, call, next));
 }
 
-struct value text_format(struct render *r, const struct text *format, const struct call *call)
+struct value text_format_fields(struct render *r, const struct text *format,
+                                const struct call *call)
 {
     struct machine *m = r->m;
     size_t from = m->output.used, next = 0;

@@ -266,14 +266,14 @@ static size_t read_escape(struct machine *m, const struct text *in, size_t *at, 
         if ((point >= 0xd800 && point < 0xe000) || point > 0x10ffff)
             machine_fail(m, ERR_UNSUPPORTED, "a string has an escape that is no character");
         *at = from + 1 + digits;
-        return text_put(to, point);
+        return text_append(to, point);
     }
     if (c >= '0' && c <= '7') {
         size_t end = from;
         while (end < in->bytes && end < from + 3 && in->data[end] >= '0' && in->data[end] <= '7')
             point = point << 3 | (uint32_t)(in->data[end++] - '0');
         *at = end;
-        return text_put(to, point);
+        return text_append(to, point);
     }
     if (c == 'N')
         machine_fail(m, ERR_UNSUPPORTED, "named characters (\\N{...}) in strings are not built");

@@ -306,7 +306,7 @@ static struct value text_rsplit(struct render *r, struct value self, const struc
 
 static struct value text_format_method(struct render *r, struct value self, const struct call *call)
 {
-    return text_format(r, self.as.text, call);
+    return text_format_fields(r, self.as.text, call);
 }
 
 /* All characters pass, and there is one. */

@@ -20,7 +20,8 @@ struct value method_call(struct render *r, const struct method *method, const st
 bool method_is_unbuilt(const struct text *name);
 
 /* str.format, and the % operator and the format filter; format.c. */
-struct value text_format(struct render *r, const struct text *format, const struct call *call);
+struct value text_format_fields(struct render *r, const struct text *format,
+                                const struct call *call);
 struct value text_percent(struct machine *m, const struct text *format, struct value arguments);
 
 /* Cut at by (NULL: runs of white space) at most most times (negative: no limit), counted from the

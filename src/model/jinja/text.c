@@ -171,7 +171,7 @@ uint32_t text_next(const char *data, size_t *at)
     return (b[0] & 0x07u) << 18 | (b[1] & 0x3fu) << 12 | (b[2] & 0x3fu) << 6 | (b[3] & 0x3fu);
 }
 
-size_t text_put(char *to, uint32_t point)
+size_t text_append(char *to, uint32_t point)
 {
     if (point < 0x80) {
         to[0] = (char)point;

@@ -56,7 +56,7 @@ const struct text *text_escape(struct machine *m, const struct text *text);
 
 /* The code point at *at, which moves on. at < end. */
 uint32_t text_next(const char *data, size_t *at);
-size_t text_put(char *to, uint32_t point); /* 1 to 4 bytes */
+size_t text_append(char *to, uint32_t point); /* 1 to 4 bytes */
 /* Where the point-th code point starts; points or more is bytes. */
 size_t text_offset(struct machine *m, const struct text *text, size_t point);
 /* How many code points the first bytes bytes hold. */

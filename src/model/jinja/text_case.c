@@ -203,7 +203,7 @@ static size_t put_points(char *to, const uint32_t *points)
 {
     size_t used = 0;
     for (size_t i = 0; i < 3 && points[i] != 0; i++)
-        used += text_put(to + used, points[i]);
+        used += text_append(to + used, points[i]);
     return used;
 }
 
@@ -212,7 +212,7 @@ static size_t put_upper(char *to, uint32_t point)
     const struct special_case *special = point < 0x80 ? NULL : special_case_find(point);
     if (special != NULL)
         return put_points(to, special->upper);
-    return text_put(to, (uint32_t)utf8proc_toupper((utf8proc_int32_t)point));
+    return text_append(to, (uint32_t)utf8proc_toupper((utf8proc_int32_t)point));
 }
 
 static size_t put_title(char *to, uint32_t point)
@@ -220,7 +220,7 @@ static size_t put_title(char *to, uint32_t point)
     const struct special_case *special = point < 0x80 ? NULL : special_case_find(point);
     if (special != NULL)
         return put_points(to, special->title);
-    return text_put(to, (uint32_t)utf8proc_totitle((utf8proc_int32_t)point));
+    return text_append(to, (uint32_t)utf8proc_totitle((utf8proc_int32_t)point));
 }
 
 /* Skipped when looking around a sigma: marks, modifiers and the punctuation inside words. */
@@ -268,12 +268,12 @@ static size_t put_lower(struct machine *m, char *to, const struct text *text, si
                         size_t after, uint32_t point)
 {
     if (point == 0x130) {
-        size_t used = text_put(to, 'i');
-        return used + text_put(to + used, 0x307);
+        size_t used = text_append(to, 'i');
+        return used + text_append(to + used, 0x307);
     }
     if (point == 0x3a3)
-        return text_put(to, sigma_is_final(m, text, at, after) ? 0x3c2 : 0x3c3);
-    return text_put(to, (uint32_t)utf8proc_tolower((utf8proc_int32_t)point));
+        return text_append(to, sigma_is_final(m, text, at, after) ? 0x3c2 : 0x3c3);
+    return text_append(to, (uint32_t)utf8proc_tolower((utf8proc_int32_t)point));
 }
 
 const struct text *text_to_case(struct machine *m, const struct text *text, enum text_case to)
