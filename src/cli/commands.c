@@ -6,12 +6,16 @@
 
 #include "base/error.h"
 
+extern const struct command_spec serve_command, router_command, prefill_command, decode_command,
+    bench_command;
 static const struct command_spec man_command;
-
-extern const struct command_spec bench_command;
 
 /* One line each, in the order of --help. */
 static const struct command_spec *const commands[] = {
+    &serve_command,
+    &router_command,
+    &prefill_command,
+    &decode_command,
     &bench_command,
     &man_command,
 };

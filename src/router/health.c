@@ -281,10 +281,11 @@ status health_open(struct router *router)
     status st = address_parse(router->options->workers, 8001, &address);
     if (st != OK)
         return st;
-    if (!address_is_loopback(&address))
+    if (!address_is_loopback(&address) && !router->options->trust_network)
         return error_set(ERR_REFUSED,
                          "--workers %s can be reached from other hosts, and workers do not "
-                         "authenticate yet: use a loopback address or a Unix socket",
+                         "authenticate: use a loopback address or a Unix socket, or say "
+                         "--trust-network when everybody in that network may be a worker",
                          router->options->workers);
     router->context_tokens = router->model->context_tokens;
     return link_listen(router->loop, &address, health_on_accept, router, &router->listener);
@@ -293,8 +294,10 @@ status health_open(struct router *router)
 void health_close(struct router *router)
 {
     link_listener_close(router->listener);
-    while (router->workers != NULL)
+    while (router->workers != NULL) {
+        router->workers->leaving = true;
         worker_lose(router->workers, "the router ends");
+    }
 }
 
 void health_tick(struct router *router, uint64_t now_ns)

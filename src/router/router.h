@@ -35,6 +35,7 @@ struct router_options {
     uint64_t silence_ms;      /* a worker that says nothing for so long is dead */
     uint64_t stuck_ms;        /* a worker that has work and makes no step for so long is dead */
     uint64_t drain_ms;        /* the longest wait for running requests at SIGTERM */
+    bool trust_network;       /* workers may connect from other hosts, unauthenticated */
 };
 
 /* Run until SIGTERM has drained it. Returns the exit code. */

@@ -149,6 +149,11 @@ static status worker_open_transfer(struct worker *worker)
         tcp_text = "127.0.0.1:0";
     if (st == OK && tcp_text != NULL)
         st = address_parse(tcp_text, 0, &tcp);
+    if (st == OK && tcp_text != NULL && !address_is_loopback(&tcp) && !options->trust_network)
+        st = error_set(ERR_REFUSED,
+                       "--transfer-tcp %s can be reached from other hosts, and peers do not "
+                       "authenticate: use a loopback address, or say --trust-network when "
+                       "everybody in that network may read keys and values", tcp_text);
     if (st != OK)
         return st;
 

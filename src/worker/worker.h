@@ -42,6 +42,7 @@ struct worker_options {
     uint64_t heartbeat_ms;
     uint64_t step_delay_ms;    /* for tests: each step takes so much longer */
     bool colocated;
+    bool trust_network;        /* other hosts may fetch blocks, unauthenticated */
 };
 
 /* Run until SIGTERM has drained it, or for good. roles: WIRE_ROLE_ bits. Returns the exit code. */

@@ -1,0 +1,352 @@
+/* baton serve: all roles on this machine, each a process of its own, supervised. It does nothing that
+ * `baton router`, `baton prefill` and `baton decode` could not do when started by hand. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cpus.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "cli/commands.h"
+#include "cli/router_options.h"
+#include "cli/supervisor.h"
+#include "cli/worker_options.h"
+
+#define SERVE_ARGS_MAX 96
+#define SERVE_ARG_BYTES 512
+
+struct serve_options {
+    uint32_t prefill_workers, decode_workers, colocated;
+    const char *cpus;
+    /* Handed on to the router. */
+    const char *host, *model_name, *api_key, *api_key_file;
+    uint32_t port, queue;
+    uint64_t body_bytes, stream_bytes, request_timeout_ms, silence_ms, stuck_ms, drain_ms;
+    /* Handed on to the workers. */
+    const char *kernels, *carrier, *log_level;
+    uint32_t ctx, block_tokens, threads, prefill_batch_tokens, prefill_chunk, decode_batch;
+    uint64_t kv_bytes, prefix_cache_bytes, step_delay_ms;
+};
+
+#define T struct serve_options
+
+static const struct option_spec serve_rows[] = {
+    ROUTER_ROWS(T),
+    {"prefill-workers", OPTION_UINT, "N", "1", 0, 64, offsetof(T, prefill_workers),
+     "workers that compute prompts"},
+    {"decode-workers", OPTION_UINT, "N", "1", 0, 64, offsetof(T, decode_workers),
+     "workers that generate answers"},
+    {"colocated", OPTION_UINT, "N", "0", 0, 64, offsetof(T, colocated),
+     "workers that do both; with it, the other two are 0 unless they are given"},
+    {"cpus", OPTION_TEXT, "LIST", NULL, 0, 0, offsetof(T, cpus),
+     "cores to share out among the workers; unset: all that the process may use"},
+    WORKER_SIZE_ROWS(T),
+};
+
+struct serve {
+    const struct serve_options *options;
+    const char *model_path;
+    struct loop *loop;
+    struct supervisor *supervisor;
+    struct loop_watch *term_watch, *int_watch, *ready_watch;
+    int ready_fd; /* the router says that everything is there */
+    char folder[64];
+    struct cpus cpus;
+    uint32_t worker_count;
+    bool failed;
+};
+
+/* ---- arguments of the children ---- */
+
+struct serve_args {
+    char *argv[SERVE_ARGS_MAX + 1];
+    char text[SERVE_ARGS_MAX][SERVE_ARG_BYTES];
+    uint32_t count;
+    bool too_long;
+};
+
+static void args_add(struct serve_args *args, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static void args_add(struct serve_args *args, const char *format, ...)
+{
+    va_list values;
+    if (args->count == SERVE_ARGS_MAX) {
+        args->too_long = true;
+        return;
+    }
+    char *to = args->text[args->count];
+    va_start(values, format);
+    int length = vsnprintf(to, SERVE_ARG_BYTES, format, values);
+    va_end(values);
+    args->too_long = args->too_long || length >= SERVE_ARG_BYTES;
+    args->argv[args->count++] = to;
+    args->argv[args->count] = NULL;
+}
+
+/* One option of the child as it was given to us: whatever its type, by its text form. */
+static void args_hand_on(struct serve_args *args, const struct serve_options *options,
+                         const struct option_spec *row)
+{
+    const char *field = (const char *)options + row->offset;
+    uint64_t number;
+    uint32_t count;
+    const char *text;
+    switch (row->type) {
+    case OPTION_UINT:
+        memcpy(&count, field, sizeof(count));
+        args_add(args, "--%s=%u", row->name, count);
+        break;
+    case OPTION_BYTES:
+        memcpy(&number, field, sizeof(number));
+        args_add(args, "--%s=%llu", row->name, (unsigned long long)number);
+        break;
+    case OPTION_SECONDS:
+        memcpy(&number, field, sizeof(number));
+        args_add(args, "--%s=%llums", row->name, (unsigned long long)number);
+        break;
+    case OPTION_TEXT:
+        memcpy(&text, field, sizeof(text));
+        if (text != NULL)
+            args_add(args, "--%s=%s", row->name, text);
+        break;
+    default:
+        break;
+    }
+}
+
+static void args_hand_on_all(struct serve_args *args, const struct serve_options *options,
+                             const struct option_spec *rows, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        args_hand_on(args, options, &rows[i]);
+}
+
+static const struct option_spec router_rows[] = {ROUTER_ROWS(T)};
+static const struct option_spec worker_rows[] = {WORKER_SIZE_ROWS(T)};
+
+static status serve_add(struct serve *serve, const char *name, uint32_t stage,
+                        const struct serve_args *args, int keep_fd)
+{
+    if (args->too_long)
+        return error_set(ERR_BAD_INPUT, "an argument for %s is longer than %u bytes", name,
+                         SERVE_ARG_BYTES - 1);
+    return supervisor_add(serve->supervisor, name, stage, args->argv, keep_fd);
+}
+
+static status serve_add_router(struct serve *serve, int keep_fd)
+{
+    struct serve_args *args = calloc(1, sizeof(*args));
+    if (args == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for the router's arguments");
+    args_add(args, "baton");
+    args_add(args, "router");
+    args_hand_on_all(args, serve->options, router_rows,
+                     sizeof(router_rows) / sizeof(router_rows[0]));
+    args_add(args, "--workers=unix:%s/router.sock", serve->folder);
+    args_add(args, "--expect-workers=%u", serve->worker_count);
+    args_add(args, "--ready-fd=%d", keep_fd);
+    args_add(args, "--log-level=%s", serve->options->log_level);
+    args_add(args, "%s", serve->model_path);
+    status st = serve_add(serve, "router", 0, args, keep_fd);
+    free(args);
+    return st;
+}
+
+static status serve_add_worker(struct serve *serve, const char *command, const char *role,
+                               uint32_t number, uint32_t part)
+{
+    char name[64];
+    char cpus_text[SERVE_ARG_BYTES - 8];
+    struct cpus share;
+    struct serve_args *args = calloc(1, sizeof(*args));
+    if (args == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for a worker's arguments");
+    snprintf(name, sizeof(name), "%s-%u", role, number);
+    cpus_share(&serve->cpus, part, serve->worker_count, &share);
+    cpus_format(&share, cpus_text, sizeof(cpus_text));
+    args_add(args, "baton");
+    args_add(args, "%s", command);
+    args_add(args, "--router=unix:%s/router.sock", serve->folder);
+    args_add(args, "--name=%s", name);
+    args_add(args, "--cpus=%s", cpus_text);
+    args_add(args, "--transfer=unix:%s/%s.sock", serve->folder, name);
+    if (strcmp(role, "colocated") == 0)
+        args_add(args, "--colocated");
+    args_hand_on_all(args, serve->options, worker_rows,
+                     sizeof(worker_rows) / sizeof(worker_rows[0]));
+    args_add(args, "%s", serve->model_path);
+    status st = serve_add(serve, name, 1, args, -1);
+    free(args);
+    return st;
+}
+
+static status serve_add_all(struct serve *serve, int keep_fd)
+{
+    const struct serve_options *options = serve->options;
+    uint32_t part = 0;
+    status st = serve_add_router(serve, keep_fd);
+    for (uint32_t i = 0; st == OK && i < options->prefill_workers; i++)
+        st = serve_add_worker(serve, "prefill", "prefill", i, part++);
+    for (uint32_t i = 0; st == OK && i < options->decode_workers; i++)
+        st = serve_add_worker(serve, "decode", "decode", i, part++);
+    for (uint32_t i = 0; st == OK && i < options->colocated; i++)
+        st = serve_add_worker(serve, "decode", "colocated", i, part++);
+    return st;
+}
+
+/* ---- running ---- */
+
+static void serve_on_over(void *ctx, bool failed)
+{
+    struct serve *serve = ctx;
+    serve->failed = failed;
+    loop_stop(serve->loop);
+}
+
+static void serve_on_signal(void *ctx, int number)
+{
+    struct serve *serve = ctx;
+    log_info("ending", "signal=%d", number);
+    supervisor_end(serve->supervisor);
+}
+
+/* The router's descriptor: a line when everything is there, the end of file when it has died. */
+static void serve_on_ready(void *ctx, int events)
+{
+    struct serve *serve = ctx;
+    char line[16];
+    (void)events;
+    ssize_t got = read(serve->ready_fd, line, sizeof(line));
+    if (got > 0) {
+        const struct serve_options *options = serve->options;
+        const char *auth = options->api_key != NULL || options->api_key_file != NULL
+                               ? " -H \"Authorization: Bearer $KEY\""
+                               : "";
+        supervisor_useful(serve->supervisor);
+        printf("ready: http://%s:%u\n"
+               "try:   curl -s http://%s:%u/v1/chat/completions%s -H 'Content-Type: "
+               "application/json' -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Name the "
+               "capital of France.\"}], \"temperature\": 0}'\n",
+               options->host, options->port, options->host, options->port, auth);
+        fflush(stdout);
+    }
+    loop_watch_close(serve->ready_watch);
+    serve->ready_watch = NULL;
+}
+
+static status serve_open(struct serve *serve)
+{
+    int ready[2];
+    const char *base = getenv("XDG_RUNTIME_DIR");
+    snprintf(serve->folder, sizeof(serve->folder), "%s/baton-XXXXXX",
+             base != NULL && strlen(base) < 32 && access(base, W_OK) == 0 ? base : "/tmp");
+    if (mkdtemp(serve->folder) == NULL) {
+        status st = error_set(ERR_IO, "cannot make folder %s: %s", serve->folder, strerror(errno));
+        serve->folder[0] = '\0';
+        return st;
+    }
+    if (pipe2(ready, O_CLOEXEC | O_NONBLOCK) != 0)
+        return error_set(ERR_IO, "cannot make a pipe: %s", strerror(errno));
+    serve->ready_fd = ready[0];
+    status st = loop_open(&serve->loop);
+    if (st == OK)
+        st = supervisor_open(serve->loop, serve_on_over, serve, &serve->supervisor);
+    if (st == OK)
+        st = loop_signal_open(serve->loop, SIGTERM, serve_on_signal, serve, &serve->term_watch);
+    if (st == OK)
+        st = loop_signal_open(serve->loop, SIGINT, serve_on_signal, serve, &serve->int_watch);
+    if (st == OK)
+        st = loop_watch_open(serve->loop, serve->ready_fd, LOOP_READ, serve_on_ready, serve,
+                             &serve->ready_watch);
+    if (st == OK)
+        st = serve_add_all(serve, ready[1]);
+    if (st == OK)
+        st = supervisor_start(serve->supervisor);
+    return st;
+}
+
+static void serve_close(struct serve *serve)
+{
+    supervisor_close(serve->supervisor);
+    loop_watch_close(serve->ready_watch);
+    loop_watch_close(serve->term_watch);
+    loop_watch_close(serve->int_watch);
+    loop_close(serve->loop);
+    if (serve->ready_fd >= 0)
+        close(serve->ready_fd);
+    if (serve->folder[0] != '\0' && rmdir(serve->folder) != 0 && errno == ENOTEMPTY) {
+        /* Sockets of children that were killed. */
+        char command_path[128];
+        static const char *const kinds[] = {"prefill", "decode", "colocated"};
+        snprintf(command_path, sizeof(command_path), "%s/router.sock", serve->folder);
+        unlink(command_path);
+        for (uint32_t k = 0; k < 3; k++) {
+            for (uint32_t i = 0; i < 64; i++) {
+                snprintf(command_path, sizeof(command_path), "%s/%s-%u.sock", serve->folder,
+                         kinds[k], i);
+                unlink(command_path);
+            }
+        }
+        rmdir(serve->folder);
+    }
+}
+
+static int serve_run(const void *options_given, const char *const *operands, uint32_t operand_count)
+{
+    struct serve_options options = *(const struct serve_options *)options_given;
+    struct serve serve = {.options = &options, .model_path = operands[0], .ready_fd = -1};
+    (void)operand_count;
+    if (log_level_parse(options.log_level) < 0) {
+        fprintf(stderr, "baton serve: --log-level is \"%s\", expected debug, info, warn or error\n",
+                options.log_level);
+        return EXIT_USAGE;
+    }
+    log_open("serve", (enum log_level)log_level_parse(options.log_level));
+    /* 1 and 1 are the defaults; who asks for colocated workers means these instead. */
+    if (options.colocated > 0 && options.prefill_workers == 1 && options.decode_workers == 1)
+        options.prefill_workers = options.decode_workers = 0;
+    serve.worker_count = options.prefill_workers + options.decode_workers + options.colocated;
+    status st = OK;
+    if (serve.worker_count == 0)
+        st = error_set(ERR_BAD_INPUT, "no workers: expected at least one of --prefill-workers, "
+                                      "--decode-workers, --colocated above 0");
+    if (st == OK && access(serve.model_path, R_OK) != 0)
+        st = error_set(ERR_NOT_FOUND, "cannot read model file %s: %s", serve.model_path,
+                       strerror(errno));
+    if (st == OK && options.cpus != NULL)
+        st = cpus_parse(options.cpus, &serve.cpus);
+    else
+        cpus_allowed(&serve.cpus);
+    if (st == OK)
+        st = serve_open(&serve);
+    if (st == OK)
+        loop_run(serve.loop);
+    else
+        log_error("cannot serve", "reason=\"%s\"", error_text());
+    serve_close(&serve);
+    return st == OK && !serve.failed ? EXIT_OK : EXIT_FAILED;
+}
+
+const struct command_spec serve_command = {
+    .name = "serve",
+    .operands = "MODEL",
+    .summary = "serve a model: router and workers on this machine",
+    .details = "Starts a router, prefill workers and decode workers, each a process of its own "
+               "(baton router, baton prefill, baton decode), shares out the cores among the "
+               "workers, and starts again what dies. SIGTERM: requests that run come to their end; "
+               "a second SIGTERM ends all at once.",
+    .options = serve_rows,
+    .option_count = sizeof(serve_rows) / sizeof(serve_rows[0]),
+    .options_bytes = sizeof(struct serve_options),
+    .operands_min = 1,
+    .operands_max = 1,
+    .run = serve_run,
+};
