@@ -1,0 +1,233 @@
+"""Starts real baton processes for the flow tests, and talks to them.
+
+    with Server(binary, model, "--prefill-workers", "2") as server:
+        text = server.complete(prompt=[1, 2, 3], max_tokens=8)["choices"][0]["text"]
+"""
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SMALL_MODELS = os.path.join(HERE, "..", "vectors", "models")
+SMALL = os.path.join(SMALL_MODELS, "llama-q4_1-tied.gguf")
+MODEL = os.path.join(os.environ.get("BATON_MODELS", os.path.join(HERE, "..", "..", "models")),
+                     "SmolLM2-135M-Instruct.Q4_1.gguf")
+# Sanitizers make everything slower; bounds that are the product's promises are not scaled.
+SLOW = 10 if os.environ.get("BATON_SANITIZE") else 1
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Failed(Exception):
+    """An HTTP answer that is not 200: .code, .body (parsed), .headers."""
+
+    def __init__(self, code, body, headers):
+        super().__init__(f"HTTP {code}: {body}")
+        self.code, self.body, self.headers = code, body, headers
+
+
+class Process:
+    """One child whose output is kept in .log (a file name)."""
+
+    def __init__(self, name, args):
+        self.name = name
+        self.file = tempfile.NamedTemporaryFile(prefix=f"baton-test-{name}-", suffix=".log",
+                                                delete=False)
+        self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=self.file,
+                                        stderr=subprocess.STDOUT)
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def log(self):
+        with open(self.file.name, errors="replace") as f:
+            return f.read()
+
+    def wait_for(self, pattern, timeout_s=60):
+        end = time.monotonic() + timeout_s * SLOW
+        while time.monotonic() < end:
+            found = re.search(pattern, self.log())
+            if found:
+                return found
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"{self.name}: no {pattern!r} in its output:\n{self.log()[-4000:]}")
+
+    def stop(self, timeout_s=20):
+        """SIGTERM, then an exit within the time; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout_s * SLOW)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"{self.name} did not end:\n{self.log()[-4000:]}")
+        finally:
+            self.file.close()
+
+    def discard(self):
+        os.unlink(self.file.name)
+
+
+class Server:
+    """baton serve with all its workers, until the with block ends."""
+
+    def __init__(self, binary, model, *options, key=None):
+        self.binary, self.model, self.options, self.key = binary, model, options, key
+        self.port = free_port()
+
+    def __enter__(self):
+        self.process = Process("serve", [self.binary, "serve", "--port", str(self.port),
+                                         *self.options, self.model])
+        self.process.wait_for(r"ready: http://")
+        return self
+
+    def __exit__(self, kind, *_):
+        code = self.process.stop()
+        log = self.process.log()
+        if kind is not None:
+            sys.stderr.write(log[-20000:])
+        self.process.discard()
+        if kind is None:
+            assert code == 0, f"serve ended with {code}:\n{log[-4000:]}"
+            assert "Sanitizer" not in log, log[-8000:]
+
+    def pid_of(self, name):
+        """The process of a child such as decode-0, as the supervisor last started it."""
+        found = re.findall(rf'event="started" child={name} pid=(\d+)', self.process.log())
+        return int(found[-1])
+
+    # -- requests
+
+    def request(self, method, path, body=None, headers=None, timeout_s=120):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s * SLOW)
+        headers = dict(headers or {})
+        if self.key:
+            headers.setdefault("Authorization", f"Bearer {self.key}")
+        if body is not None and not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+            headers.setdefault("Content-Type", "application/json")
+        connection.request(method, path, body, headers)
+        return connection, connection.getresponse()
+
+    def call(self, method, path, body=None, **more):
+        connection, answer = self.request(method, path, body, **more)
+        data = answer.read()
+        connection.close()
+        if answer.getheader("Content-Type", "").startswith("application/json"):
+            data = json.loads(data)
+        if answer.status != 200:
+            raise Failed(answer.status, data, dict(answer.getheaders()))
+        return data
+
+    def complete(self, **parameters):
+        return self.call("POST", "/v1/completions", parameters)
+
+    def chat(self, **parameters):
+        return self.call("POST", "/v1/chat/completions", parameters)
+
+    def stream(self, path="/v1/completions", **parameters):
+        """Yields (seconds since the request, event) for each event, [DONE] as None."""
+        start = time.monotonic()
+        connection, answer = self.request("POST", path, dict(parameters, stream=True))
+        if answer.status != 200:
+            raise Failed(answer.status, json.loads(answer.read()), dict(answer.getheaders()))
+        try:
+            for line in answer:
+                if line.startswith(b"data: "):
+                    data = line[6:].strip()
+                    now = time.monotonic() - start
+                    yield now, None if data == b"[DONE]" else json.loads(data)
+        finally:
+            connection.close()
+
+    def metrics(self):
+        """{(name, (label, value), ...): number}"""
+        _, answer = connection_answer = self.request("GET", "/metrics")
+        text = answer.read().decode()
+        connection_answer[0].close()
+        values = {}
+        for line in text.splitlines():
+            found = re.match(r'^([a-z_]+)(?:\{(.*)\})? (\S+)$', line)
+            if found:
+                labels = re.findall(r'(\w+)="([^"]*)"', found.group(2) or "")
+                values[(found.group(1), *sorted(labels))] = float(found.group(3))
+        return values
+
+    def sum(self, name, **labels):
+        """Sum of a metric's series that have these labels."""
+        return sum(value for key, value in self.metrics().items()
+                   if key[0] == name and set(labels.items()) <= set(key[1:]))
+
+    def wait_until(self, condition, timeout_s=10, what="condition"):
+        end = time.monotonic() + timeout_s * SLOW
+        while time.monotonic() < end:
+            if condition():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{what} did not come true within {timeout_s} s")
+
+    def assert_all_free(self, timeout_s=5):
+        """Every block of every worker is free or cached, and no handoff is open."""
+        def free():
+            values = self.metrics()
+            return all(v == 0 for k, v in values.items()
+                       if (k[0] == "baton_worker_blocks" and
+                           ("state", "referenced") in k or ("state", "reserved") in k)
+                       or k[0] in ("baton_worker_sequences", "baton_worker_leases"))
+        self.wait_until(free, timeout_s, "all blocks free")
+
+
+def together(functions):
+    """Run all at once, each in a thread; their results in order, or the first exception."""
+    results = [None] * len(functions)
+
+    def run(i):
+        try:
+            results[i] = (True, functions[i]())
+        except BaseException as problem:  # noqa: BLE001 - handed to the caller
+            results[i] = (False, problem)
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(functions))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for good, value in results:
+        if not good:
+            raise value
+    return [value for _, value in results]
+
+
+def main(tests, argv):
+    """Run test functions(binary); print a line for each."""
+    binary = os.path.abspath(argv[1])
+    only = argv[2:]
+    failed = 0
+    for test in tests:
+        if only and test.__name__ not in only:
+            continue
+        start = time.monotonic()
+        try:
+            test(binary)
+            print(f"ok    {test.__name__} ({time.monotonic() - start:.1f} s)", flush=True)
+        except BaseException as problem:  # noqa: BLE001 - the next test still runs
+            import traceback
+            traceback.print_exc()
+            print(f"FAIL  {test.__name__}: {problem}", flush=True)
+            failed += 1
+    sys.exit(1 if failed else 0)

@@ -1,0 +1,271 @@
+"""What happens when something goes away: workers, clients, the router, room."""
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from baton import (SLOW, SMALL, SMALL_MODELS, Failed, Process, Server, free_port, main,
+                   together)
+
+PROMPT = list(range(5, 60))
+LONG = {"prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "temperature": 0}
+SLOW_STEPS = ["--step-delay", "20ms", "--ctx", "512", "--kv-bytes", "8M"]
+
+
+def collect(server, body, started=None):
+    """Texts of a stream, its error (or None), and the time between its last two events."""
+    texts, error, at = [], None, []
+    for now, event in server.stream(**body):
+        at.append(now)
+        if started is not None:
+            started.append(now)
+        if event is None:
+            break
+        if "error" in event:
+            error = event["error"]
+        else:
+            texts += [c["text"] for c in event["choices"]]
+    return "".join(texts), error, at
+
+
+def decode_killed(binary):
+    """Its streams get an error event within 2 s; the others, and new requests, go on."""
+    with Server(binary, SMALL, *SLOW_STEPS, "--decode-workers", "2") as server:
+        started, ends = [], []
+
+        def stream():
+            mine = []
+            text, error, at = collect(server, LONG, mine)
+            ends.append(time.monotonic())
+            return text, error
+
+        def kill():
+            server.wait_until(lambda: server.sum("baton_worker_sequences", state="running") == 4)
+            time.sleep(0.3)
+            os.kill(server.pid_of("decode-0"), signal.SIGKILL)
+            started.append(time.monotonic())
+
+        results = together([stream] * 4 + [kill])[:4]
+        broken = [error for _, error in results if error]
+        whole = {text for text, error in results if not error}
+        assert len(broken) == 2 and len(whole) == 1, results
+        assert "decode-0" in broken[0]["message"], broken
+        assert sorted(ends)[1] - started[0] < 2, "the error came late"
+        # The supervisor has started it again.
+        server.wait_until(lambda: server.call("GET", "/health")["decode_workers"] == 2, 20)
+        answer = server.complete(**dict(LONG, max_tokens=5))
+        assert answer["usage"]["completion_tokens"] == 5
+        server.assert_all_free()
+
+
+def prefill_killed(binary):
+    """A request that has no token yet is computed by another worker; nobody sees an error."""
+    with Server(binary, SMALL, "--step-delay", "300ms", "--prefill-chunk", "16", "--ctx", "512",
+                "--kv-bytes", "8M", "--prefill-workers", "2") as server:
+        body = dict(LONG, max_tokens=4)
+
+        def kill():
+            time.sleep(0.6)
+            os.kill(server.pid_of("prefill-0"), signal.SIGKILL)
+
+        results = together([lambda: server.complete(**body)] * 4 + [kill])[:4]
+        assert len({r["choices"][0]["text"] for r in results}) == 1
+        server.assert_all_free()
+
+
+def last_decode_killed(binary):
+    """With no decode worker left, prefill workers decode until one is back."""
+    with Server(binary, SMALL, *SLOW_STEPS) as server:
+        want = server.complete(**dict(LONG, max_tokens=6))["choices"][0]["text"]
+        os.kill(server.pid_of("decode-0"), signal.SIGKILL)
+        server.process.wait_for("worker lost")
+        assert server.complete(**dict(LONG, max_tokens=6))["choices"][0]["text"] == want
+
+
+def client_gone(binary):
+    """A client that hangs up stops its work on both workers and frees its blocks."""
+    with Server(binary, SMALL, *SLOW_STEPS, "--prefill-chunk", "16") as server:
+        for wait_s in (0.0, 0.05, 0.3, 1.0):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port)
+            connection.request("POST", "/v1/completions",
+                               json.dumps(dict(LONG, stream=True, n=3)))
+            time.sleep(wait_s * SLOW)
+            connection.sock.close()
+            connection.close()
+        server.assert_all_free()
+        assert server.sum("baton_generation_tokens_total") < 4 * 3 * 400 / 2
+
+
+def stop_string_frees(binary):
+    """A stop string ends the work, not only the text."""
+    with Server(binary, SMALL, *SLOW_STEPS) as server:
+        text = server.complete(**dict(LONG, max_tokens=40))["choices"][0]["text"]
+        stop = text[8:12]
+        answer = server.complete(**dict(LONG, stop=[stop]))["choices"][0]
+        assert answer["finish_reason"] == "stop"
+        assert answer["text"] == text[:text.index(stop)], (answer, text)
+        server.assert_all_free(2)
+
+
+def drain(binary):
+    """SIGTERM: what runs comes to its end, nothing new begins, everything exits with 0."""
+    with Server(binary, SMALL, *SLOW_STEPS) as server:
+        def stream():
+            return collect(server, dict(LONG, max_tokens=100))
+
+        def terminate():
+            server.wait_until(lambda: server.sum("baton_worker_sequences", state="running") == 2)
+            server.process.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            try:
+                server.complete(**LONG)
+                raise AssertionError("a new request was taken while draining")
+            except (Failed, ConnectionError) as refused:
+                assert not isinstance(refused, Failed) or refused.code == 503
+
+        results = together([stream, stream, terminate])[:2]
+        assert all(error is None and at for _, error, at in results), results
+        assert server.process.process.wait(10 * SLOW) == 0
+
+
+def second_signal(binary):
+    """A second SIGTERM stops at once."""
+    server = Server(binary, SMALL, *SLOW_STEPS)
+    server.__enter__()
+    connection, answer = server.request("POST", "/v1/completions", dict(LONG, stream=True))
+    answer.readline()
+    server.process.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert server.process.process.poll() is None
+    started = time.monotonic()
+    server.process.process.send_signal(signal.SIGTERM)
+    server.process.process.wait(5 * SLOW)
+    assert time.monotonic() - started < 2 * SLOW
+    connection.close()
+    server.process.discard()
+
+
+def queue_full(binary):
+    """More than the queue takes: 429 with Retry-After, and the rest is served."""
+    with Server(binary, SMALL, "--step-delay", "100ms", "--ctx", "512", "--kv-bytes", "8M",
+                "--queue", "4", "--prefill-batch-tokens", "16") as server:
+        def one():
+            try:
+                return server.complete(**dict(LONG, max_tokens=2))
+            except Failed as refused:
+                return refused
+        results = together([one] * 16)
+        refused = [r for r in results if isinstance(r, Failed)]
+        assert 0 < len(refused) < 16
+        for r in refused:
+            assert r.code == 429 and r.headers["Retry-After"], r
+            assert r.body["error"]["code"] == "queue_full"
+        assert server.sum("baton_requests_rejected_total") == len(refused)
+        server.assert_all_free()
+
+
+def preemption(binary):
+    """Blocks for two sequences and eight that want them: all finish, with the same tokens."""
+    bodies = [dict(LONG, prompt=list(range(4 + i, 40 + i)), max_tokens=380) for i in range(8)]
+    with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "64M") as server:
+        want = [server.complete(**b)["choices"][0]["text"] for b in bodies]
+    for options in (["--prefix-cache-bytes", "0"], []):
+        # 6 KiB a block: room for about two and a half whole sequences.
+        with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "400K", *options) as server:
+            got = together([lambda b=b: server.complete(**b)["choices"][0]["text"]
+                            for b in bodies])
+            assert got == want, [(i, a, b) for i, (a, b) in enumerate(zip(got, want)) if a != b][:2]
+            server.wait_until(lambda: server.sum("baton_num_preemptions_total") > 0, 2,
+                              "a preemption")
+            server.assert_all_free()
+
+
+def one_by_one(binary):
+    """router, prefill and decode started by hand; a lost router is found again."""
+    folder = tempfile.mkdtemp()
+    port = free_port()
+    where = f"unix:{folder}/router.sock"
+
+    def router():
+        return Process("router", [binary, "router", "--port", str(port), "--workers", where,
+                                  "--expect-workers", "2", SMALL])
+
+    def worker(role):
+        return Process(role, [binary, role, "--router", where, "--ctx", "512", "--kv-bytes", "8M",
+                              "--transfer", f"unix:{folder}/{role}.sock", SMALL])
+
+    children = {"decode": worker("decode"), "prefill": worker("prefill"), "router": router()}
+    server = Server(binary, SMALL)
+    server.port = port
+    try:
+        children["router"].wait_for('event="ready"')
+        want = server.complete(**dict(LONG, max_tokens=8))["choices"][0]["text"]
+        os.kill(children["router"].pid, signal.SIGKILL)
+        children["router"].process.wait()
+        children["router"].discard()
+        children["router"] = router()
+        children["router"].wait_for('event="ready"')
+        assert server.complete(**dict(LONG, max_tokens=8))["choices"][0]["text"] == want
+        server.assert_all_free()
+        for name in ("decode", "prefill", "router"):
+            assert children[name].stop() == 0, name
+    finally:
+        for child in children.values():
+            child.process.kill()
+            child.discard()
+
+
+def strangers(binary):
+    """A worker with another model, block size or class is refused by name, and exits with 1."""
+    other = os.path.join(SMALL_MODELS, "llama-q4_0.gguf")
+    with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "8M") as server:
+        folder = os.path.dirname(
+            server.process.wait_for(r"workers=unix:(\S+)").group(1))
+        for options, words in (([other], ["fingerprint"]),
+                               (["--block-tokens", "32", SMALL], ["block tokens", "16", "32"]),
+                               (["--kernels", "float", SMALL], ["class", "float", "int8"])):
+            stranger = Process("stranger", [binary, "prefill", "--router",
+                                            f"unix:{folder}/router.sock", "--ctx", "512",
+                                            "--kv-bytes", "8M", *options])
+            assert stranger.process.wait(20 * SLOW) == 1
+            log = stranger.log()
+            assert "refused" in log, log
+            for word in words:
+                assert word in log, (word, log)
+            stranger.discard()
+        assert server.complete(**dict(LONG, max_tokens=4))["usage"]["completion_tokens"] == 4
+
+
+def cannot_start(binary):
+    """Each says what was expected, what was found and what to do; nothing is left running."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        cases = [
+            (["serve", "--port", port, SMALL], "in use"),
+            (["serve", "/nowhere.gguf"], "/nowhere.gguf"),
+            (["serve", "--prefill-workers", "0", "--decode-workers", "0", SMALL], "no workers"),
+            (["router", "--host", "0.0.0.0", SMALL], "key"),
+            (["serve", "--kv-bytes", "16K", "--ctx", "512", "--port", "0", SMALL], "KV pool"),
+            (["serve", "--kv-bytes", "9000G", "--port", "0", SMALL], "available"),
+            (["decode", "--cpus", "4000", SMALL], "4000"),
+            (["serve", "--prefil-workers", "2", SMALL], "prefill-workers"),
+        ]
+        for args, word in cases:
+            child = subprocess.run([binary, *args], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   timeout=30 * SLOW)
+            text = child.stdout.decode()
+            assert child.returncode in (1, 2), (args, child.returncode, text)
+            assert word in text, (args, word, text)
+
+
+if __name__ == "__main__":
+    main([decode_killed, prefill_killed, last_decode_killed, client_gone, stop_string_frees, drain,
+          second_signal, queue_full, preemption, one_by_one, strangers, cannot_start], sys.argv)

@@ -1,0 +1,104 @@
+"""The test above all: disaggregated output equals colocated output, token for token."""
+import random
+import sys
+
+from baton import MODEL, SMALL, Server, main, together
+
+WIDE = ["--kv-bytes", "64M", "--ctx", "512"]
+
+# name, options
+SPLITS = [
+    ("shm 1+1", ["--carrier", "shm"]),
+    ("tcp 1+1", ["--carrier", "tcp"]),
+    ("shm 2+2", ["--carrier", "shm", "--prefill-workers", "2", "--decode-workers", "2"]),
+    ("tcp 2+1", ["--carrier", "tcp", "--prefill-workers", "2"]),
+    ("shm 1+2, small chunks", ["--decode-workers", "2", "--prefill-chunk", "32"]),
+]
+
+
+def prompts(vocabulary, context):
+    """Lengths around every edge, from 1 token to the context limit."""
+    dice = random.Random(1)
+    lengths = [1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 255, 256, 257, context - 20, context - 1]
+    return [[dice.randrange(3, vocabulary) for _ in range(n)] for n in lengths]
+
+
+def requests(vocabulary, context):
+    """Greedy and sampled, with every parameter that changes the pick, n of 1 and 3."""
+    made = []
+    for i, prompt in enumerate(prompts(vocabulary, context)):
+        room = min(24, context - len(prompt))
+        base = {"prompt": prompt, "max_tokens": room, "ignore_eos": True, "logprobs": 2}
+        made.append(dict(base, temperature=0))
+        made.append(dict(base, temperature=1.0, seed=7 + i, top_p=0.9, top_k=40))
+        made.append(dict(base, temperature=0.8, seed=99 + i, n=3, min_p=0.01,
+                         frequency_penalty=0.3, presence_penalty=0.2, repetition_penalty=1.1))
+    return made
+
+
+def outcome(answer):
+    """What must be equal: text, tokens and the very numbers of the log-probabilities."""
+    return [(c["text"], c["finish_reason"], c["logprobs"]["tokens"],
+             c["logprobs"]["token_logprobs"]) for c in answer["choices"]]
+
+
+def run_all(server, bodies):
+    return [outcome(server.complete(**body)) for body in bodies]
+
+
+def compare(name, bodies, expected, got):
+    for body, want, have in zip(bodies, expected, got):
+        assert want == have, (f"{name}: prompt of {len(body['prompt'])} tokens, "
+                              f"n {body.get('n', 1)}, temperature {body['temperature']}:\n"
+                              f"colocated     {want}\ndisaggregated {have}")
+
+
+def small_model(binary):
+    vocabulary, context = 300, 512
+    bodies = requests(vocabulary, context)
+    with Server(binary, SMALL, *WIDE, "--colocated", "1") as server:
+        expected = run_all(server, bodies)
+        again = run_all(server, bodies)  # now with prefix hits
+        compare("colocated, cached", bodies, expected, again)
+        assert server.sum("baton_prefix_cache_hits_total") > 0
+        assert server.sum("baton_handoffs_total") == 0
+    for name, options in SPLITS:
+        with Server(binary, SMALL, *WIDE, *options) as server:
+            compare(f"{name}, cold", bodies, expected, run_all(server, bodies))
+            compare(f"{name}, cached", bodies, expected, run_all(server, bodies))
+            loaded = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
+            compare(f"{name}, all at once", bodies, expected, loaded)
+            handoffs = server.sum("baton_handoffs_total",
+                                  carrier="tcp" if "tcp" in name else "shm")
+            # One a request but those that end with their first token.
+            assert handoffs >= 3 * (len(bodies) - 3), f"{name}: only {handoffs} handoffs"
+            server.assert_all_free()
+
+
+def real_model(binary):
+    text = "The history of the city begins with a river, a bridge and a market. " * 12
+    bodies = [{"prompt": text[:length], "max_tokens": 24, "temperature": t, "seed": 5,
+               "logprobs": 1}
+              for length in (1, 40, 300, 800) for t in (0, 0.9)]
+    with Server(binary, MODEL, "--ctx", "1024", "--colocated", "1") as server:
+        expected = run_all(server, bodies)
+    for carrier in ("shm", "tcp"):
+        with Server(binary, MODEL, "--ctx", "1024", "--carrier", carrier) as server:
+            compare(carrier, bodies, expected, run_all(server, bodies))
+            loaded = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
+            compare(f"{carrier}, all at once", bodies, expected, loaded)
+            server.assert_all_free()
+
+
+def known_answers(binary):
+    with Server(binary, MODEL, "--ctx", "1024") as server:
+        answer = server.complete(prompt="The capital of France is", max_tokens=4, temperature=0)
+        assert answer["choices"][0]["text"].startswith(" Paris."), answer
+        answer = server.chat(messages=[{"role": "user", "content": "Name the capital of France."}],
+                             temperature=0)
+        assert answer["choices"][0]["message"]["content"] == "The capital of France is Paris."
+        assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+if __name__ == "__main__":
+    main([known_answers, small_model, real_model], sys.argv)
