@@ -15,6 +15,10 @@
  */
 #include "backend/cpu/int8_quantize.h"
 
+/* Keeps the compiler from turning a chain of sums into a tree, which needs more registers than there
+ * are. The result is the same: integers. */
+#define AVX2_KEEP(v) __asm__("" : "+x"(v))
+
 /* The four bytes of lanes_quad for eight columns, whatever LANES is. */
 static ALWAYS_INLINE __m256i avx2_load(const uint8_t *from)
 {
@@ -72,6 +76,8 @@ static ALWAYS_INLINE void avx2_dots(enum dtype type, const uint8_t *values, cons
                 __m256i four = _mm256_set1_epi32(int8_four(x + r * x_stride + 4 * quad));
                 low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(w_low, four));
                 upper[r] = _mm256_add_epi16(upper[r], _mm256_maddubs_epi16(w_high, four));
+                AVX2_KEEP(low[r]);
+                AVX2_KEEP(upper[r]);
             }
         }
         UNROLL
@@ -90,11 +96,14 @@ static ALWAYS_INLINE void avx2_dots(enum dtype type, const uint8_t *values, cons
             const int8_t *at = x + r * x_stride + 4 * j;
             __m256i product = _mm256_maddubs_epi16(w.low, _mm256_set1_epi32(int8_four(at)));
             low[r] = _mm256_add_epi16(low[r], product);
+            AVX2_KEEP(low[r]);
             product = _mm256_maddubs_epi16(w.high, _mm256_set1_epi32(int8_four(at + 16)));
             if (one_sum)
                 low[r] = _mm256_add_epi16(low[r], product);
             else
                 upper[r] = _mm256_add_epi16(upper[r], product);
+            AVX2_KEEP(low[r]);
+            AVX2_KEEP(upper[r]);
         }
         if (type != DTYPE_Q6_K || j % 2 == 0)
             continue;
