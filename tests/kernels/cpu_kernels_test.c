@@ -205,7 +205,7 @@ static void test_halves(void **state)
             }
             assert_int_equal(halves[dims], 0x5a5a);
 
-            float tile[DIMS * 16], row[6 * 40];
+            float tile[DIMS * 16], row[6 * 56];
             for (uint32_t t = 0; t < 16; t++) {
                 for (uint32_t d = 0; d < DIMS; d++)
                     keys[t][d] = f32_to_f16(random_float());
@@ -215,10 +215,17 @@ static void test_halves(void **state)
             for (uint32_t t = 0; t < 16; t++)
                 for (uint32_t d = 0; d < dims; d++)
                     assert_true(tile[d * 16 + t] == f16_to_f32(keys[t][d]));
-            memset(row, 0x7f, sizeof(row));
-            kernels->value_row(keys[0], dims, row, 40);
-            for (uint32_t d = 0; d < (dims + 15) / 16 * 16; d++)
-                assert_true(row[d / 16 * 40 + d % 16] == (d < dims ? f16_to_f32(keys[0][d]) : 0));
+            uint16_t values[3 * DIMS];
+            for (uint32_t i = 0; i < 3 * DIMS; i++)
+                values[i] = f32_to_f16(random_float());
+            for (uint32_t i = 0; i < 6 * 56; i++)
+                row[i] = POISON;
+            kernels->value_rows(values, 3, dims, row, 56);
+            for (uint32_t i = 0; i < 3; i++)
+                for (uint32_t d = 0; d < (dims + 15) / 16 * 16; d++)
+                    assert_true(row[d / 16 * 56 + i * 16 + d % 16] ==
+                                (d < dims ? f16_to_f32(values[i * dims + d]) : 0));
+            assert_true(row[48] == POISON);
         }
     }
 }

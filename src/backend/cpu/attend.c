@@ -26,6 +26,9 @@
 #define PARTITION 256u
 #define SCORE_STRIDE (PARTITION + 16) /* rows not a power of two apart */
 #define VALUE_KEYS 64u                /* values unpacked at a time */
+#define VALUE_STRIDE ((size_t)(VALUE_KEYS + 1) * PANEL_COLUMNS) /* panels not 4 KB apart */
+#define KEY_PANELS 4u                 /* key panels at a time, for few queries */
+#define FEW_QUERIES 12u
 #define UNIT_QUERIES 96u
 
 static const float zero_key[ATTEND_DIMS_MAX]; /* of either type */
@@ -45,8 +48,8 @@ uint32_t attend_units_max(const struct cpu_backend *cpu)
 struct unit_scratch {
     float *queries; /* [queries][head_dim], scaled */
     float *scores;  /* [queries][SCORE_STRIDE] */
-    float *keys;    /* [head_dim][16] */
-    float *values;  /* [panels][VALUE_KEYS][16] */
+    float *keys;    /* [KEY_PANELS][head_dim][16] */
+    float *values;  /* [panels][VALUE_STRIDE] */
     float *part;    /* [queries][16 * panels] */
     float *output;  /* the same */
     float *largest, *sum; /* [queries] */
@@ -64,9 +67,14 @@ static size_t scratch_lay(const struct backend_shape *shape, uint8_t *base,
     size_t queries = attend_unit_rows(shape) * (shape->head_count / shape->kv_head_count);
     size_t panels = value_panels(shape);
     size_t dims = panels * PANEL_COLUMNS;
-    const size_t counts[] = {queries * dims,        queries * SCORE_STRIDE, PANEL_COLUMNS * dims,
-                             VALUE_KEYS * dims,     queries * dims,         queries * dims,
-                             (queries + 15) / 16 * 16, (queries + 15) / 16 * 16};
+    const size_t counts[] = {queries * dims,
+                             queries * SCORE_STRIDE,
+                             KEY_PANELS * PANEL_COLUMNS * dims,
+                             VALUE_STRIDE * panels,
+                             queries * dims,
+                             queries * dims,
+                             (queries + 15) / 16 * 16,
+                             (queries + 15) / 16 * 16};
     float **parts[] = {&scratch_out->queries, &scratch_out->scores, &scratch_out->keys,
                        &scratch_out->values,  &scratch_out->part,   &scratch_out->output,
                        &scratch_out->largest, &scratch_out->sum};
@@ -153,18 +161,18 @@ static void keys_unpack(const struct cpu_backend *cpu, const void *const keys[PA
         cpu->kernels->key_tile(halves, cpu->shape.head_dim, tile);
 }
 
-/* Values of one token -> a row of each panel. */
-static void value_unpack(const struct cpu_backend *cpu, const void *value, float *to,
-                         size_t panel_stride)
+/* Values of count tokens side by side -> as many rows of each panel. */
+static void values_unpack(const struct cpu_backend *cpu, const void *values, uint32_t count,
+                          float *to, size_t panel_stride)
 {
-    const float *from = value;
+    uint32_t dims = cpu->shape.head_dim;
     if (!pool_is_float(cpu)) {
-        cpu->kernels->value_row(value, cpu->shape.head_dim, to, panel_stride);
+        cpu->kernels->value_rows(values, count, dims, to, panel_stride);
         return;
     }
-    for (uint32_t d = 0; d < value_panels(&cpu->shape) * PANEL_COLUMNS; d++)
-        to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] =
-            d < cpu->shape.head_dim ? from[d] : 0.0f;
+    for (const float *from = values; count > 0; count--, from += dims, to += PANEL_COLUMNS)
+        for (uint32_t d = 0; d < value_panels(&cpu->shape) * PANEL_COLUMNS; d++)
+            to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] = d < dims ? from[d] : 0.0f;
 }
 
 /* ---- rotate and store ------------------------------------------------------------------------- */
@@ -259,41 +267,107 @@ struct unit_work {
     struct unit_scratch scratch;
 };
 
-static const void *token_at(const struct unit_work *work, uint32_t plane, uint32_t position)
+/* Key or value of a token, and how many tokens from it on lie side by side. */
+static const uint8_t *token_run(const struct unit_work *work, uint32_t plane, uint32_t position,
+                                uint32_t *run_out)
 {
     const struct cpu_backend *cpu = work->job->cpu;
     uint32_t tokens = cpu->shape.block_tokens;
-    return pool_token(cpu, work->sequence->block_ids[position / tokens], work->job->layer, plane,
-                      work->kv_head, position % tokens);
+    uint32_t block = position / tokens, token = position - block * tokens;
+    *run_out = tokens - token;
+    return pool_token(cpu, work->sequence->block_ids[block], work->job->layer, plane,
+                      work->kv_head, token);
 }
 
-/* Scores of rows from first_row on against keys start .. start + count. */
+#define AHEAD_KEYS 32u /* far enough for memory to answer while what is here is computed */
+#define LINE_BYTES 64u
+
+/* Ask for the keys or values of count tokens from start on. They lie in pieces of a block's tokens,
+ * too short for the machine to see the pattern by itself. */
+static void unit_prefetch(const struct unit_work *work, uint32_t plane, uint32_t start,
+                          uint32_t count)
+{
+    uint32_t known = work->unit->first_position + work->unit->row_count;
+    uint32_t end = start + count < known ? start + count : known;
+    size_t token_bytes = work->job->cpu->shape.head_dim * kv_number_bytes(work->job->cpu);
+    while (start < end) {
+        uint32_t run;
+        const uint8_t *from = token_run(work, plane, start, &run);
+        run = run < end - start ? run : end - start;
+        for (size_t at = 0; at < run * token_bytes; at += LINE_BYTES)
+            __builtin_prefetch(from + at);
+        start += run;
+    }
+}
+
+/* Up to 16 keys from start on as a panel; zeros for those beyond count. */
+static void key_panel(const struct unit_work *work, uint32_t start, uint32_t count, float *tile)
+{
+    const struct cpu_backend *cpu = work->job->cpu;
+    const void *keys[PANEL_COLUMNS];
+    size_t token_bytes = cpu->shape.head_dim * kv_number_bytes(cpu);
+    uint32_t have = count < PANEL_COLUMNS ? count : PANEL_COLUMNS, i = 0;
+    while (i < have) {
+        uint32_t run;
+        const uint8_t *key = token_run(work, 0, start + i, &run);
+        for (; run > 0 && i < have; run--, key += token_bytes)
+            keys[i++] = key;
+    }
+    while (i < PANEL_COLUMNS)
+        keys[i++] = zero_key;
+    keys_unpack(cpu, keys, tile);
+}
+
+/* Scores of rows from first_row on against keys start .. start + count. With few queries several
+ * panels are computed at once, to have enough sums under way. */
 static void unit_scores(const struct unit_work *work, uint32_t first_row, uint32_t start,
                         uint32_t count)
 {
-    const struct cpu_backend *cpu = work->job->cpu;
-    uint32_t dims = cpu->shape.head_dim;
-    for (uint32_t t = 0; t < count; t += PANEL_COLUMNS) {
-        const void *keys[PANEL_COLUMNS];
-        for (uint32_t i = 0; i < PANEL_COLUMNS; i++)
-            keys[i] = t + i < count ? token_at(work, 0, start + t + i) : zero_key;
-        keys_unpack(cpu, keys, work->scratch.keys);
-
+    uint32_t dims = work->job->cpu->shape.head_dim;
+    uint32_t queries = work->unit->row_count * work->group;
+    uint32_t step = queries <= FEW_QUERIES ? KEY_PANELS * PANEL_COLUMNS : PANEL_COLUMNS;
+    unit_prefetch(work, 0, start, AHEAD_KEYS);
+    for (uint32_t t = 0; t < count; t += step) {
+        uint32_t panels = 0;
+        for (uint32_t at = t; at < count && at < t + step; at += PANEL_COLUMNS, panels++) {
+            if (at + AHEAD_KEYS < count)
+                unit_prefetch(work, 0, start + at + AHEAD_KEYS, PANEL_COLUMNS);
+            else
+                unit_prefetch(work, 1, start + at + AHEAD_KEYS - count, PANEL_COLUMNS);
+            key_panel(work, start + at, count - at,
+                      work->scratch.keys + (size_t)panels * dims * PANEL_COLUMNS);
+        }
         uint32_t row = first_row;
         while (work->unit->first_position + row < start + t)
             row++;
-        uint32_t query = row * work->group;
+        size_t query = (size_t)row * work->group;
         struct tile_product product = {
-            .rows = (work->unit->row_count - row) * work->group,
-            .panels = 1,
+            .rows = queries - (uint32_t)query,
+            .panels = panels,
             .k = dims,
-            .x = work->scratch.queries + (size_t)query * dims,
+            .x = work->scratch.queries + query * dims,
             .x_stride = dims,
             .w = work->scratch.keys,
-            .c = work->scratch.scores + (size_t)query * SCORE_STRIDE + t,
+            .panel_stride = (size_t)dims * PANEL_COLUMNS,
+            .c = work->scratch.scores + query * SCORE_STRIDE + t,
             .c_stride = SCORE_STRIDE,
         };
-        cpu->kernels->product(&product);
+        work->job->cpu->kernels->product(&product);
+    }
+}
+
+/* count values from start on as rows of the value panels. */
+static void value_panels_fill(const struct unit_work *work, uint32_t start, uint32_t count)
+{
+    const struct cpu_backend *cpu = work->job->cpu;
+    for (uint32_t i = 0; i < count;) {
+        uint32_t run;
+        const uint8_t *value = token_run(work, 1, start + i, &run);
+        run = run < count - i ? run : count - i;
+        unit_prefetch(work, 1, start + i + AHEAD_KEYS, run);
+        values_unpack(cpu, value, run, work->scratch.values + (size_t)i * PANEL_COLUMNS,
+                      VALUE_STRIDE);
+        i += run;
     }
 }
 
@@ -309,15 +383,13 @@ static void unit_values(const struct unit_work *work, uint32_t first_row, uint32
         .panels = panels,
         .x_stride = SCORE_STRIDE,
         .w = work->scratch.values,
-        .panel_stride = VALUE_KEYS * PANEL_COLUMNS,
+        .panel_stride = VALUE_STRIDE,
         .c = work->scratch.part + query * panels * PANEL_COLUMNS,
         .c_stride = (size_t)panels * PANEL_COLUMNS,
     };
     for (uint32_t t = 0; t < count; t += VALUE_KEYS) {
         product.k = count - t < VALUE_KEYS ? count - t : VALUE_KEYS;
-        for (uint32_t i = 0; i < product.k; i++)
-            value_unpack(cpu, token_at(work, 1, start + t + i),
-                         work->scratch.values + (size_t)i * PANEL_COLUMNS, product.panel_stride);
+        value_panels_fill(work, start + t, product.k);
         product.x = work->scratch.scores + query * SCORE_STRIDE + t;
         product.add = t > 0;
         cpu->kernels->product(&product);

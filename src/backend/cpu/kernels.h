@@ -92,9 +92,10 @@ struct kernels {
     void (*half_store)(const float *x, uint16_t *to, uint32_t count);
     /* Sixteen keys as a panel [dims][16]. */
     void (*key_tile)(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile);
-    /* One value as a row of panels: dimension d at panel_stride * (d / 16) + d % 16, zeros after
-     * the last up to a multiple of 16. */
-    void (*value_row)(const uint16_t *value, uint32_t dims, float *to, size_t panel_stride);
+    /* count values [dims] side by side as rows of panels: dimension d of value i at panel_stride *
+     * (d / 16) + 16 * i + d % 16, zeros after the last d up to a multiple of 16. */
+    void (*value_rows)(const uint16_t *values, uint32_t count, uint32_t dims, float *to,
+                       size_t panel_stride);
 };
 
 /* The table of that name, the best for NULL or "auto"; NULL when this machine (or this build) lacks

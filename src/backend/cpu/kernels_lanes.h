@@ -155,18 +155,20 @@ static void lanes_key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t d
             tile[d * PANEL_COLUMNS + t] = f16_to_f32(keys[t][d]);
 }
 
-static void lanes_value_row(const uint16_t *value, uint32_t dims, float *to, size_t panel_stride)
+static void lanes_value_rows(const uint16_t *values, uint32_t count, uint32_t dims, float *to,
+                             size_t panel_stride)
 {
-    uint32_t d = 0;
-    for (; d + PANEL_COLUMNS <= dims; d += PANEL_COLUMNS, to += panel_stride) {
-        UNROLL
-        for (int v = 0; v < PANEL_VECTORS; v++)
-            lanes_store(to + v * LANES, lanes_from_half(value + d + v * LANES));
+    for (; count > 0; count--, values += dims, to += PANEL_COLUMNS) {
+        float *panel = to;
+        uint32_t d = 0;
+        for (; d + PANEL_COLUMNS <= dims; d += PANEL_COLUMNS, panel += panel_stride) {
+            UNROLL
+            for (int v = 0; v < PANEL_VECTORS; v++)
+                lanes_store(panel + v * LANES, lanes_from_half(values + d + v * LANES));
+        }
+        for (uint32_t i = 0; d < dims && i < PANEL_COLUMNS; i++)
+            panel[i] = d + i < dims ? f16_to_f32(values[d + i]) : 0.0f;
     }
-    if (d == dims)
-        return;
-    for (uint32_t i = 0; i < PANEL_COLUMNS; i++)
-        to[i] = d + i < dims ? f16_to_f32(value[d + i]) : 0.0f;
 }
 
 /* ---- packed weights to floats ----------------------------------------------------------------- */

@@ -168,12 +168,14 @@ static void key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, f
             tile[d * PANEL_COLUMNS + t] = f16_to_f32(keys[t][d]);
 }
 
-static void value_row(const uint16_t *value, uint32_t dims, float *to, size_t panel_stride)
+static void value_rows(const uint16_t *values, uint32_t count, uint32_t dims, float *to,
+                       size_t panel_stride)
 {
-    for (uint32_t d = 0; d < dims; d++)
-        to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] = f16_to_f32(value[d]);
-    for (uint32_t d = dims; d % PANEL_COLUMNS != 0; d++)
-        to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] = 0.0f;
+    for (uint32_t i = 0; i < count; i++, values += dims, to += PANEL_COLUMNS) {
+        for (uint32_t d = 0; d < (dims + 15) / PANEL_COLUMNS * PANEL_COLUMNS; d++)
+            to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] =
+                d < dims ? f16_to_f32(values[d]) : 0.0f;
+    }
 }
 
 const struct kernels kernels_scalar = {
@@ -201,5 +203,5 @@ const struct kernels kernels_scalar = {
     .merge = merge,
     .half_store = half_store,
     .key_tile = key_tile,
-    .value_row = value_row,
+    .value_rows = value_rows,
 };

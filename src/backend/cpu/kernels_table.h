@@ -26,5 +26,5 @@ const struct kernels TABLE = {
     .merge = lanes_merge,
     .half_store = lanes_half_store,
     .key_tile = lanes_key_tile,
-    .value_row = lanes_value_row,
+    .value_rows = lanes_value_rows,
 };
