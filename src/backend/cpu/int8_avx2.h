@@ -239,3 +239,27 @@ AVX2_PRODUCT(int8_product_q4_1, DTYPE_Q4_1)
 AVX2_PRODUCT(int8_product_q4_k, DTYPE_Q4_K)
 AVX2_PRODUCT(int8_product_q5_k, DTYPE_Q5_K)
 AVX2_PRODUCT(int8_product_q6_k, DTYPE_Q6_K)
+
+/* A multiply and an add in 16 bits, which is what most steps of a product cost. */
+static uint64_t int8_peak(uint32_t rounds, float *sink_out)
+{
+    __m256i sums[6], weights[6], total = _mm256_setzero_si256();
+    UNROLL
+    for (int i = 0; i < 6; i++) {
+        sums[i] = _mm256_set1_epi16((short)i);
+        weights[i] = _mm256_set1_epi8((char)i);
+    }
+    for (uint32_t round = 0; round < rounds; round++) {
+        UNROLL
+        for (int i = 0; i < 6; i++) {
+            AVX2_KEEP(weights[i]);
+            sums[i] = _mm256_add_epi16(sums[i], _mm256_maddubs_epi16(weights[i], weights[i]));
+            AVX2_KEEP(sums[i]);
+        }
+    }
+    UNROLL
+    for (int i = 0; i < 6; i++)
+        total = _mm256_add_epi16(total, sums[i]);
+    *sink_out = (float)_mm_cvtsi128_si32(_mm256_castsi256_si128(total));
+    return (uint64_t)rounds * 6 * 32 * 2;
+}

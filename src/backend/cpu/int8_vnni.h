@@ -118,3 +118,21 @@ VNNI_PRODUCT(int8_product_q4_1, DTYPE_Q4_1)
 VNNI_PRODUCT(int8_product_q4_k, DTYPE_Q4_K)
 VNNI_PRODUCT(int8_product_q5_k, DTYPE_Q5_K)
 VNNI_PRODUCT(int8_product_q6_k, DTYPE_Q6_K)
+
+static uint64_t int8_peak(uint32_t rounds, float *sink_out)
+{
+    __m512i sums[12], weights = _mm512_set1_epi8(3), total = _mm512_setzero_si512();
+    UNROLL
+    for (int i = 0; i < 12; i++)
+        sums[i] = _mm512_set1_epi32(i);
+    for (uint32_t round = 0; round < rounds; round++) {
+        UNROLL
+        for (int i = 0; i < 12; i++)
+            sums[i] = _mm512_dpbusd_epi32(sums[i], weights, weights);
+    }
+    UNROLL
+    for (int i = 0; i < 12; i++)
+        total = _mm512_add_epi32(total, sums[i]);
+    *sink_out = (float)_mm_cvtsi128_si32(_mm512_castsi512_si128(total));
+    return (uint64_t)rounds * 12 * 64 * 2;
+}

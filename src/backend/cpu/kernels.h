@@ -70,6 +70,11 @@ struct int8_product {
 struct kernels {
     const char *name;
 
+    /* Nothing but multiply and add in registers, as fast as the instructions of the class allow:
+     * rounds times. Returns the operations done; *sink_out keeps the compiler from dropping them. */
+    uint64_t (*peak_float)(uint32_t rounds, float *sink_out);
+    uint64_t (*peak_int8)(uint32_t rounds, float *sink_out);
+
     /* k0 .. k0 + count of a panel as floats [count][16]; multiples of 32 for quantised types. */
     void (*unpack[DTYPE_NUMBERS])(const struct packed *w, const uint8_t *panel, uint32_t k0,
                                   uint32_t count, float *tile);

@@ -412,3 +412,24 @@ static void lanes_product(const struct tile_product *p)
         }
     }
 }
+
+/* Twelve chains: two multiply-adds a cycle, each ready after four or five. */
+static uint64_t lanes_peak_float(uint32_t rounds, float *sink_out)
+{
+    lanes_f sums[12], factor = lanes_set(0.5f), one = lanes_set(1.0f), total = lanes_zero();
+    UNROLL
+    for (int i = 0; i < 12; i++)
+        sums[i] = lanes_set((float)i);
+    for (uint32_t round = 0; round < rounds; round++) {
+        UNROLL
+        for (int i = 0; i < 12; i++)
+            sums[i] = lanes_fma(sums[i], factor, one);
+    }
+    UNROLL
+    for (int i = 0; i < 12; i++)
+        total = lanes_add(total, sums[i]);
+    float partial[LANES];
+    lanes_store(partial, total);
+    *sink_out = partial[0];
+    return (uint64_t)rounds * 12 * LANES * 2;
+}

@@ -178,8 +178,34 @@ static void value_rows(const uint16_t *values, uint32_t count, uint32_t dims, fl
     }
 }
 
+/* Eight chains: more than an add waits for. */
+static uint64_t peak_float(uint32_t rounds, float *sink_out)
+{
+    float sums[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    for (uint32_t i = 0; i < rounds; i++)
+        for (uint32_t j = 0; j < 8; j++)
+            sums[j] = sums[j] * 0.5f + 1.0f;
+    *sink_out = sum_merge((float[16]){sums[0], sums[1], sums[2], sums[3], sums[4], sums[5],
+                                      sums[6], sums[7]});
+    return (uint64_t)rounds * 16;
+}
+
+static uint64_t peak_int8(uint32_t rounds, float *sink_out)
+{
+    uint32_t sums[8] = {1, 2, 3, 4, 5, 6, 7, 8}, total = 0;
+    for (uint32_t i = 0; i < rounds; i++)
+        for (uint32_t j = 0; j < 8; j++)
+            sums[j] = sums[j] * 5u + i;
+    for (uint32_t j = 0; j < 8; j++)
+        total += sums[j];
+    *sink_out = (float)total;
+    return (uint64_t)rounds * 16;
+}
+
 const struct kernels kernels_scalar = {
     .name = "scalar",
+    .peak_float = peak_float,
+    .peak_int8 = peak_int8,
     .unpack = {[DTYPE_F32] = unpack_single,
                [DTYPE_F16] = unpack_single,
                [DTYPE_BF16] = unpack_single,

@@ -1,106 +1,182 @@
 #include "backend/cpu/limits.h"
 
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/kernels.h"
 #include "base/clock.h"
 #include "base/error.h"
 
-#define LIMITS_BYTES (64u << 20)
-#define LIMITS_THREADS_MAX 256
-#define LIMITS_NS 60000000u
+/* All threads first read, then compute, each at the same time as the others, in short slices. A
+ * thread's rate is that of its best slice: a slice in which something else had the core does not
+ * count. The limit is the sum over the threads. */
+#define BUFFER_BYTES_MIN (64u << 20)
+#define BUFFER_BYTES_MAX (256u << 20)
+#define SLICE_BYTES (4u << 20)
+#define READ_NS 40000000u
+#define COMPUTE_NS 20000000u
+#define ROUNDS 20000u
 
-typedef float lanes __attribute__((vector_size(32)));
+#define GIVE_UP UINT64_MAX
 
-struct limits_part {
-    const unsigned char *data;
-    size_t bytes;
-    double read_bytes_per_s;
-    double operations_per_s;
+struct measure {
+    const struct kernels *kernels;
+    bool int8;
+    const int *cpus;
+    uint32_t threads;
+    size_t thread_bytes;
+    _Atomic uint32_t ready;
+    _Atomic uint64_t start_ns; /* 0: wait; GIVE_UP */
 };
 
-/* Stream through the part again and again; the sum keeps the reads alive. */
-static void limits_read(struct limits_part *part)
+struct measure_thread {
+    struct measure *measure;
+    uint32_t thread;
+    pthread_t id;
+    uint64_t *buffer;
+    double read_bytes_per_s, operations_per_s;
+    float sink;
+    uint64_t read_sink;
+};
+
+static double rate(uint64_t amount, uint64_t ns)
 {
-    uint64_t start_ns = clock_ns(), elapsed_ns = 0, bytes = 0, sum = 0;
-    while (elapsed_ns < LIMITS_NS) {
-        const uint64_t *words = (const uint64_t *)(const void *)part->data;
-        uint64_t a = 0, b = 0, c = 0, d = 0;
-        for (size_t i = 0; i + 4 <= part->bytes / 8; i += 4) {
-            a += words[i];
-            b += words[i + 1];
-            c += words[i + 2];
-            d += words[i + 3];
-        }
-        sum += a + b + c + d;
-        bytes += part->bytes;
-        elapsed_ns = clock_ns() - start_ns;
-    }
-    __asm__ volatile("" : : "r"(sum));
-    part->read_bytes_per_s = (double)bytes * 1e9 / (double)elapsed_ns;
+    return ns == 0 ? 0.0 : (double)amount * 1e9 / (double)ns;
 }
 
-/* Twelve independent chains of multiply and add. */
-static void limits_compute(struct limits_part *part)
+static void measure_read(struct measure_thread *self, uint64_t end_ns)
 {
-    lanes sums[12];
-    memset(sums, 0, sizeof(sums));
-    lanes factor = {0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f, 0.5f};
-    uint64_t start_ns = clock_ns(), elapsed_ns = 0, rounds = 0;
-    while (elapsed_ns < LIMITS_NS) {
-        for (int i = 0; i < 2000; i++) {
-            for (int k = 0; k < 12; k++)
-                sums[k] = sums[k] * factor + factor;
-            __asm__ volatile("" : "+m"(sums));
-        }
-        rounds += 2000;
-        elapsed_ns = clock_ns() - start_ns;
+    size_t words = self->measure->thread_bytes / 8, slice = SLICE_BYTES / 8;
+    uint64_t sums[8] = {0};
+    if (slice > words)
+        slice = words;
+    for (size_t at = 0; clock_ns() < end_ns; at = at + 2 * slice <= words ? at + slice : 0) {
+        const uint64_t *from = self->buffer + at;
+        uint64_t start_ns = clock_ns();
+        for (size_t i = 0; i + 8 <= slice; i += 8)
+            for (size_t j = 0; j < 8; j++)
+                sums[j] += from[i + j];
+        double found = rate(slice * 8, clock_ns() - start_ns);
+        if (found > self->read_bytes_per_s)
+            self->read_bytes_per_s = found;
     }
-    part->operations_per_s = (double)rounds * 12 * 8 * 2 * 1e9 / (double)elapsed_ns;
+    for (size_t j = 0; j < 8; j++)
+        self->read_sink += sums[j];
 }
 
-static void *limits_thread(void *ctx)
+static void measure_compute(struct measure_thread *self, uint64_t end_ns)
 {
-    limits_read(ctx);
-    limits_compute(ctx);
+    const struct kernels *kernels = self->measure->kernels;
+    while (clock_ns() < end_ns) {
+        uint64_t start_ns = clock_ns();
+        uint64_t done = self->measure->int8 ? kernels->peak_int8(ROUNDS, &self->sink)
+                                            : kernels->peak_float(ROUNDS, &self->sink);
+        double found = rate(done, clock_ns() - start_ns);
+        if (found > self->operations_per_s)
+            self->operations_per_s = found;
+    }
+}
+
+static void pause_shortly(void)
+{
+    (void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+}
+
+static void *measure_main(void *self_ptr)
+{
+    struct measure_thread *self = self_ptr;
+    const int *cpus = self->measure->cpus;
+    if (cpus != NULL && cpus[self->thread] >= 0 && cpus[self->thread] < CPU_SETSIZE) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET((unsigned)cpus[self->thread], &set);
+        /* A CPU that cannot be had is an error of the backend's open; here it only blurs. */
+        (void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+    }
+    memset(self->buffer, 1, self->measure->thread_bytes);
+    atomic_fetch_add(&self->measure->ready, 1);
+    uint64_t start_ns;
+    while ((start_ns = atomic_load(&self->measure->start_ns)) == 0)
+        pause_shortly();
+    if (start_ns == GIVE_UP)
+        return NULL;
+    measure_read(self, start_ns + READ_NS);
+    measure_compute(self, start_ns + READ_NS + COMPUTE_NS);
     return NULL;
+}
+
+static status measure_run(struct measure *measure, struct measure_thread *all)
+{
+    uint32_t started = 0;
+    while (started < measure->threads &&
+           pthread_create(&all[started].id, NULL, measure_main, &all[started]) == 0)
+        started++;
+    while (started == measure->threads && atomic_load(&measure->ready) < started)
+        pause_shortly();
+    atomic_store(&measure->start_ns, started == measure->threads ? clock_ns() : GIVE_UP);
+    for (uint32_t i = 0; i < started; i++)
+        (void)pthread_join(all[i].id, NULL);
+    if (started < measure->threads)
+        return error_set(ERR_NO_MEMORY, "cannot start %u threads to measure their limits",
+                         measure->threads);
+    return OK;
+}
+
+/* Twice the last cache, so that a pass finds nothing of the one before. */
+static size_t buffer_bytes(void)
+{
+    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    size_t bytes = cache > 0 ? 2 * (size_t)cache : 0;
+    bytes = bytes < BUFFER_BYTES_MIN ? BUFFER_BYTES_MIN : bytes;
+    return bytes > BUFFER_BYTES_MAX ? BUFFER_BYTES_MAX : bytes;
 }
 
 status cpu_limits_measure(uint32_t threads, const int *cpus, const char *kernels,
                           struct cpu_limits *limits_out)
 {
-    (void)cpus;
-    (void)kernels;
-    if (threads == 0 || threads > LIMITS_THREADS_MAX)
-        return error_set(ERR_BAD_INPUT, "limits: expected 1 to %d threads, found %u",
-                         LIMITS_THREADS_MAX, threads);
-    unsigned char *data = malloc(LIMITS_BYTES);
-    struct limits_part *parts = calloc(threads, sizeof(*parts));
-    pthread_t *ids = calloc(threads, sizeof(*ids));
-    status st = data == NULL || parts == NULL || ids == NULL
-                    ? error_set(ERR_NO_MEMORY, "no memory to measure the limits of the cores")
-                    : OK;
-    if (st == OK)
-        memset(data, 1, LIMITS_BYTES);
-    uint32_t started = 0;
-    for (; st == OK && started < threads; started++) {
-        size_t share = LIMITS_BYTES / threads / 64 * 64;
-        parts[started].data = data + share * started;
-        parts[started].bytes = share;
-        if (pthread_create(&ids[started], NULL, limits_thread, &parts[started]) != 0)
-            break;
+    bool known, int8 = strcmp(kernels, "int8") == 0 || strcmp(kernels, "auto") == 0;
+    if (threads < 1 || threads > CPU_THREADS_MAX || (!int8 && strcmp(kernels, "float") != 0))
+        return error_set(ERR_BAD_INPUT,
+                         "limits: expected 1 to %u threads and float, int8 or auto, found %u and %s",
+                         CPU_THREADS_MAX, threads, kernels);
+    size_t bytes = buffer_bytes();
+    struct measure measure = {.kernels = kernels_find(NULL, &known),
+                              .int8 = int8,
+                              .cpus = cpus,
+                              .threads = threads,
+                              .thread_bytes = bytes / threads / 4096 * 4096};
+    void *buffer = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                        -1, 0);
+    struct measure_thread *all = calloc(threads, sizeof(*all));
+    if (buffer == MAP_FAILED || all == NULL) {
+        if (buffer != MAP_FAILED)
+            (void)munmap(buffer, bytes);
+        free(all);
+        return error_set(ERR_NO_MEMORY, "no memory to measure the limits of %u threads", threads);
     }
-    struct cpu_limits limits = {0};
-    for (uint32_t i = 0; i < started; i++) {
-        pthread_join(ids[i], NULL);
-        limits.read_bytes_per_s += parts[i].read_bytes_per_s;
-        limits.operations_per_s += parts[i].operations_per_s;
+    (void)madvise(buffer, bytes, MADV_HUGEPAGE);
+    for (uint32_t i = 0; i < threads; i++)
+        all[i] = (struct measure_thread){
+            .measure = &measure,
+            .thread = i,
+            .buffer = (uint64_t *)buffer + i * (measure.thread_bytes / 8)};
+
+    status result = measure_run(&measure, all);
+    struct cpu_limits limits = {0, 0};
+    for (uint32_t i = 0; i < threads; i++) {
+        limits.read_bytes_per_s += all[i].read_bytes_per_s;
+        limits.operations_per_s += all[i].operations_per_s;
     }
-    free(data);
-    free(parts);
-    free(ids);
-    if (st == OK)
+    (void)munmap(buffer, bytes);
+    free(all);
+    if (result == OK)
         *limits_out = limits;
-    return st;
+    return result;
 }

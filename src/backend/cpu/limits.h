@@ -2,7 +2,7 @@
  * its limits does it run".
  *
  * Threads: starts and joins its own; call it before the compute thread is busy. Memory: a buffer of
- * 64 MB for the time of the call.
+ * 64 to 256 MB for the time of the call.
  */
 #ifndef BACKEND_CPU_LIMITS_H
 #define BACKEND_CPU_LIMITS_H
