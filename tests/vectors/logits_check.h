@@ -1,0 +1,147 @@
+/* tests/vectors/logits_check.h - an engine's logits against a golden file, teacher-forced.
+ *
+ * float class: every logit of every position that the file keeps, within a bound.
+ * other classes: the share of positions with the same top token; every exception is printed with its
+ * margin: how far the golden's own top token leads the one that was picked instead. Exceptions with a
+ * margin below LEAD are counted apart: a model with random weights is often in two minds.
+ */
+#ifndef TESTS_LOGITS_CHECK_H
+#define TESTS_LOGITS_CHECK_H
+
+#include <math.h>
+
+#include "engine_fixture.h"
+#include "golden_file.h"
+
+#define LEAD 0.05
+
+struct logits_report {
+    uint32_t positions;
+    uint32_t top_equal;
+    uint32_t top_near; /* not equal, margin below LEAD */
+    double worst;      /* largest difference of any logit */
+    char where[128];
+};
+
+static inline void compare_one(struct logits_report *report, const char *name, uint32_t position,
+                               uint32_t id, float found, float expected)
+{
+    double off = fabs((double)found - (double)expected);
+    if (off > report->worst || isnan(off)) {
+        report->worst = isnan(off) ? INFINITY : off;
+        snprintf(report->where, sizeof(report->where), "%s position %u token %u: %g for %g", name,
+                 position, id, (double)found, (double)expected);
+    }
+}
+
+static inline uint32_t argmax(const float *logits, uint32_t count)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < count; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return best;
+}
+
+static inline void compare_position(struct logits_report *report, const struct golden *golden,
+                                    const struct golden_sequence *sequence, uint32_t at,
+                                    const float *logits)
+{
+    struct golden_position position;
+    golden_position_at(golden, sequence, at, &position);
+    uint32_t picked = argmax(logits, golden->vocabulary), expected;
+    double margin = NAN;
+    if (golden->full) {
+        expected = argmax(position.logits, golden->vocabulary);
+        margin = (double)position.logits[expected] - (double)position.logits[picked];
+        for (uint32_t i = 0; i < golden->vocabulary; i++)
+            compare_one(report, sequence->name, at, i, logits[i], position.logits[i]);
+    } else {
+        expected = position.top_ids[0];
+        for (uint32_t i = 0; i < golden->top_count; i++) {
+            uint32_t id = position.top_ids[i];
+            if (id == picked)
+                margin = (double)position.top_logits[0] - (double)position.top_logits[i];
+            compare_one(report, sequence->name, at, id, logits[id], position.top_logits[i]);
+        }
+        for (uint32_t i = 0; i < golden->sample_count; i++)
+            compare_one(report, sequence->name, at, position.sample_ids[i],
+                        logits[position.sample_ids[i]], position.sample_logits[i]);
+    }
+    report->positions++;
+    if (picked == expected) {
+        report->top_equal++;
+        return;
+    }
+    report->top_near += margin < LEAD ? 1 : 0;
+    print_message("  %s position %u: token %u instead of %u, margin %.4f\n", sequence->name, at,
+                  picked, expected, margin);
+}
+
+/* One sequence, chunk tokens a step. */
+static inline void compare_sequence(struct logits_report *report, struct fixture *fixture,
+                                    const struct golden *golden,
+                                    const struct golden_sequence *sequence, uint32_t chunk)
+{
+    struct run run, *runs[] = {&run};
+    run_open(&run, fixture);
+    for (uint32_t at = 0; at < sequence->token_count;) {
+        bool kept = at >= sequence->first_position;
+        uint32_t end = kept ? sequence->token_count : sequence->first_position;
+        uint32_t count = end - at < chunk ? end - at : chunk;
+        struct part part = {sequence->tokens + at, count, kept};
+        run_step(fixture, runs, &part, 1);
+        for (uint32_t row = 0; kept && row < count; row++)
+            compare_position(report, golden, sequence, at + row,
+                             engine_logits(fixture->engine, row));
+        at += count;
+    }
+    run_close(&run, fixture);
+}
+
+/* Greedy tokens after the sequence are the golden's. */
+static inline void compare_greedy(struct fixture *fixture, const struct golden *golden,
+                                  const struct golden_sequence *sequence, uint32_t chunk)
+{
+    struct run run, *runs[] = {&run};
+    if (sequence->greedy_count == 0)
+        return;
+    run_open(&run, fixture);
+    for (uint32_t at = 0; at + 1 < sequence->token_count;) {
+        uint32_t left = sequence->token_count - 1 - at;
+        struct part part = {sequence->tokens + at, left < chunk ? left : chunk, false};
+        run_step(fixture, runs, &part, 1);
+        at += part.count;
+    }
+    uint32_t token = sequence->tokens[sequence->token_count - 1];
+    for (uint32_t i = 0; i < sequence->greedy_count; i++) {
+        struct part part = {&token, 1, true};
+        run_step(fixture, runs, &part, 1);
+        token = argmax(engine_logits(fixture->engine, 0), golden->vocabulary);
+        if (token != sequence->greedy[i])
+            fail_msg("%s: greedy token %u is %u, expected %u", sequence->name, i, token,
+                     sequence->greedy[i]);
+    }
+    run_close(&run, fixture);
+}
+
+/* All sequences of a golden file. */
+static inline void compare_file(struct logits_report *report, const char *golden_path,
+                                const struct fixture_config *config, bool greedy)
+{
+    struct fixture fixture;
+    struct golden golden;
+    struct golden_sequence sequence;
+    assert_true(golden_open(golden_path, &golden));
+    fixture_open(&fixture, config);
+    assert_int_equal(fixture.model->vocabulary, golden.vocabulary);
+    while (golden_next_sequence(&golden, &sequence)) {
+        compare_sequence(report, &fixture, &golden, &sequence, 64);
+        if (greedy)
+            compare_greedy(&fixture, &golden, &sequence, 64);
+    }
+    fixture_close(&fixture);
+    golden_close(&golden);
+}
+
+#endif

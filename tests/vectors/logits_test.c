@@ -1,0 +1,69 @@
+/* The small models of every architecture and type against an independent implementation. */
+#include "logits_check.h"
+
+#define LOGIT_BOUND 0.002 /* of the float class, on every logit; 0.02 is promised, 0.0001 found */
+#define KV_BOUND 0.1      /* with keys and values rounded to f16, which the golden's are not */
+#define TOP_SHARE 0.98    /* of the faster classes, of equal top tokens; near ties apart: LEAD */
+
+static const char *const models[] = {
+    "llama-f32-tied",  "llama-q4_0", "llama-q4_1-tied", "llama3-f16", "llama3-q4_k",
+    "qwen2-bf16-tied", "qwen2-q5_k", "qwen3-q6_k-tied", "qwen3-q8_0",
+};
+#define MODEL_COUNT (sizeof(models) / sizeof(models[0]))
+
+static void compare_model(struct logits_report *report, const char *name, const char *kernels,
+                          enum engine_kv kv)
+{
+    char model[512], golden[512];
+    snprintf(model, sizeof(model), "%s/vectors/models/%s.gguf", TEST_DATA_DIR, name);
+    snprintf(golden, sizeof(golden), "%s/vectors/logits/%s.golden", TEST_DATA_DIR, name);
+    const struct fixture_config config = {
+        .path = model, .kernels = kernels, .rows_max = 64, .kv = kv};
+    compare_file(report, golden, &config, strcmp(kernels, "float") == 0);
+}
+
+static void compare_float(enum engine_kv kv, double bound)
+{
+    for (size_t i = 0; i < MODEL_COUNT; i++) {
+        struct logits_report report = {.worst = 0.0};
+        compare_model(&report, models[i], "float", kv);
+        print_message("%-16s %u positions, largest difference %.6f (%s)\n", models[i],
+                      report.positions, report.worst, report.where);
+        assert_true(report.positions > 60);
+        assert_true(report.worst <= bound);
+    }
+}
+
+static void float_class_is_within_its_bound(void **state)
+{
+    (void)state;
+    compare_float(ENGINE_KV_F32, LOGIT_BOUND);
+}
+
+static void float_class_with_a_half_pool_is_near(void **state)
+{
+    (void)state;
+    compare_float(ENGINE_KV_F16, KV_BOUND);
+}
+
+static void int8_class_picks_the_same_tokens(void **state)
+{
+    (void)state;
+    struct logits_report all = {.worst = 0.0};
+    for (size_t i = 0; i < MODEL_COUNT; i++)
+        compare_model(&all, models[i], "int8", ENGINE_KV_F16);
+    print_message("int8: %u of %u top tokens equal, %u more within %.2f; largest difference %.4f "
+                  "(%s)\n",
+                  all.top_equal, all.positions, all.top_near, LEAD, all.worst, all.where);
+    assert_true(all.top_equal + all.top_near >= TOP_SHARE * all.positions);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(float_class_is_within_its_bound),
+        cmocka_unit_test(float_class_with_a_half_pool_is_near),
+        cmocka_unit_test(int8_class_picks_the_same_tokens),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
