@@ -7,7 +7,7 @@
 #include "base/error.h"
 
 extern const struct command_spec serve_command, router_command, prefill_command, decode_command,
-    bench_command;
+    run_command, bench_command;
 static const struct command_spec man_command;
 
 /* One line each, in the order of --help. */
@@ -16,6 +16,7 @@ static const struct command_spec *const commands[] = {
     &router_command,
     &prefill_command,
     &decode_command,
+    &run_command,
     &bench_command,
     &man_command,
 };
