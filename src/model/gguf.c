@@ -123,7 +123,7 @@ static status read_array(struct gguf *gguf, struct reader *r, struct gguf_entry 
     if (!reader_ok(r))
         return gguf_error(gguf, ERR_BAD_INPUT,
                           "metadata %s: the array's head runs past the end of "
-                          "the file (%zu bytes): it is truncated; fetch it again",
+                          "the file (%zu bytes): it is truncated or corrupt; fetch it again",
                           entry->key, gguf->bytes);
     if (type == GGUF_ARRAY)
         return gguf_error(gguf, ERR_UNSUPPORTED,
