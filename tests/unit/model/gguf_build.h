@@ -186,7 +186,7 @@ static inline void build_remove(struct build *b, const char *name)
             return;
         }
     }
-    assert(!"there is something of that name");
+    assert(false && "there is something of that name");
 }
 
 static inline size_t build_tensor_bytes(const struct build_tensor *tensor)
