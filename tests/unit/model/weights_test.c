@@ -341,6 +341,11 @@ static void test_refuses_wrong_shapes(void **state)
         build_matrix(&build, cases[i].name, DTYPE_F32, 7, 33);
         expect_refused("llama", ERR_BAD_INPUT, cases[i].words);
     }
+    /* One of the two is enough to be wrong. */
+    build_matrix(&build, "blk.0.attn_k.weight", DTYPE_F32, 15, 32);
+    expect_refused("llama", ERR_BAD_INPUT, "has shape [32, 15, 1, 1] (expected [32, 16]");
+    build_matrix(&build, "blk.1.ffn_down.weight", DTYPE_F32, 32, 65);
+    expect_refused("llama", ERR_BAD_INPUT, "has shape [65, 32, 1, 1] (expected [64, 32]");
     build_tensor(&build, "blk.0.attn_q.weight", DTYPE_F16, 3, (uint64_t[]){32, 32, 2});
     expect_refused("llama", ERR_BAD_INPUT, "has shape [32, 32, 2, 1]");
     build_tensor(&build, "blk.0.attn_q.weight", DTYPE_F16, 4, (uint64_t[]){32, 32, 1, 3});
