@@ -159,6 +159,10 @@ TEMPLATES = [
     "{% for 1 in l %}{% endfor %}", "{% for x.y in l %}{% endfor %}", "{% for x l %}{% endfor %}", "{% for x in %}{% endfor %}", "{% for in l %}{% endfor %}", "{% for x in l %}", "{% for x in l %}{% else %}", "{% endfor %}", "{% for true in l %}{% endfor %}",
     "{% for x in nested recursive %}{{ loop.depth }}{% if x is iterable %}({{ loop(x) }}){% else %}{{ x }}{% endif %}{% endfor %}", "{% for x in l %}{{ loop(l) }}{% endfor %}", "{% for x in l recursive %}{{ loop() }}{% endfor %}",
     "{% for m in messages %}{{ m.role }}: {{ m['content'] }}\n{% endfor %}", "{% for m in messages %}\n  {{ m.role }}\n{% endfor %}\n", "{% for x in l -%}\n  {{ x }}\n{%- endfor %}", "{% for x in l %}{{ i }}{% set i = x %}{% endfor %}{{ i }}",
+    # What a generator would fail on fails only when it is walked.
+    "{% set x = i|map('upper') %}ok{{ x is defined }}", "{% set x = i|items %}{% if x %}y{% endif %}", "{% set x = ls|map('nope') %}ok", "{% set x = ls|map('nope') %}{{ x|list }}",
+    "{% set x = ls|select('nope') %}ok", "{% set x = i|selectattr('a') %}ok{{ x|first }}", "{% set x = ls|batch() %}", "{% set x = ls|unique(nope=1) %}", "{{ (i|unique) is iterable }}", "{{ (ls|map('upper'))|map('lower')|join }}",
+    "{% set g = ls|map('upper') %}{{ g|first }}{{ g|list }}{{ g|list }}", "{{ d.keys() == d.copy().keys() }}{{ d.items() == d.copy().items() }}{{ d.values() == d.values() }}", "{{ {d.items(): 1} }}", "{{ l|truncate(6) }}{{ missing|truncate(3) }}", "{{ range(99)|list|truncate(6) }}",
     # set
     "{% set x = 1 %}{{ x }}", "{% set x = 1 %}\n{{ x }}\n", "{% set x, y = 1, 2 %}{{ x }}{{ y }}", "{% set (x, y) = [1, 2] %}{{ x }}{{ y }}", "{% set x, y = 1 %}", "{% set x, y = 1, 2, 3 %}", "{% set x = 1, 2 %}{{ x }}",
     "{% set x %}a{{ s }}b{% endset %}{{ x }}|{{ x|length }}", "{% set x %}\n  a\n{% endset %}[{{ x }}]", "{% set x | upper %}a{{ s }}{% endset %}{{ x }}", "{% set x | trim | replace('a', 'b') %} a {% endset %}[{{ x }}]",

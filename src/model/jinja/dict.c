@@ -16,6 +16,8 @@ bool value_is_hashable(struct machine *m, struct value value)
 {
     if (value.kind == VALUE_LIST || value.kind == VALUE_DICT)
         return false;
+    if (value.kind == VALUE_VIEW)
+        return value.as.view->kind == VIEW_VALUES;
     if (value.kind != VALUE_TUPLE)
         return true;
     machine_enter(m);

@@ -7,8 +7,6 @@
 #include "model/jinja/number.h"
 #include "model/jinja/sort.h"
 
-#define PARAMETERS_MAX 5
-
 int64_t argument_integer(struct machine *m, const char *who, struct value value, int64_t otherwise)
 {
     if (value.kind == VALUE_ABSENT)
@@ -168,15 +166,15 @@ static struct value filter_tojson(struct render *r, struct value value,
 }
 
 static const struct filter filters[] = {
-    {"default", filter_default, NULL, "default_value boolean", 0},
-    {"d", filter_default, NULL, "default_value boolean", 0},
-    {"attr", filter_attr, NULL, "name", 1},
-    {"abs", filter_abs, NULL, "", 0},
-    {"round", filter_round, NULL, "precision method", 0},
-    {"int", filter_int, NULL, "default base", 0},
-    {"float", filter_float, NULL, "default", 0},
-    {"string", filter_string, NULL, "", 0},
-    {"tojson", filter_tojson, NULL, "ensure_ascii indent separators sort_keys", 0},
+    {"default", filter_default, NULL, "default_value boolean", 0, false},
+    {"d", filter_default, NULL, "default_value boolean", 0, false},
+    {"attr", filter_attr, NULL, "name", 1, false},
+    {"abs", filter_abs, NULL, "", 0, false},
+    {"round", filter_round, NULL, "precision method", 0, false},
+    {"int", filter_int, NULL, "default base", 0, false},
+    {"float", filter_float, NULL, "default", 0, false},
+    {"string", filter_string, NULL, "", 0, false},
+    {"tojson", filter_tojson, NULL, "ensure_ascii indent separators sort_keys", 0, false},
     {0},
 };
 
@@ -206,13 +204,37 @@ bool filter_is_unbuilt(const struct text *name)
     return false;
 }
 
+static struct value filter_run(struct render *r, const struct filter *filter, struct value value,
+                               const struct call *call, const struct value *arguments)
+{
+    return filter->apply_call != NULL ? filter->apply_call(r, value, call)
+                                      : filter->apply(r, value, arguments);
+}
+
+const struct list *pending_make(struct machine *m, const struct pending *pending)
+{
+    /* The value may be pending too, and so on. */
+    machine_enter(m);
+    struct value made = filter_run(pending->render, pending->filter, pending->value, &pending->call,
+                                   pending->arguments);
+    machine_leave(m);
+    return made.as.iterator->list;
+}
+
 struct value filter_apply(struct render *r, const struct filter *filter, struct value value,
                           const struct call *call)
 {
     machine_spend(r->m, 1);
-    if (filter->apply_call != NULL)
-        return filter->apply_call(r, value, call);
-    struct value arguments[PARAMETERS_MAX] = {0};
-    call_bind(r->m, filter->name, call, filter->parameters, filter->required, true, arguments);
-    return filter->apply(r, value, arguments);
+    struct value arguments[FILTER_PARAMETERS_MAX] = {0};
+    if (filter->apply_call == NULL)
+        call_bind(r->m, filter->name, call, filter->parameters, filter->required, true, arguments);
+    if (!filter->lazy)
+        return filter_run(r, filter, value, call, arguments);
+    struct pending *pending = machine_take(r->m, sizeof(*pending));
+    struct iterator *iterator = machine_take(r->m, sizeof(*iterator));
+    *pending = (struct pending){.render = r, .filter = filter, .value = value, .call = *call};
+    memcpy(pending->arguments, arguments, sizeof(arguments));
+    iterator->type = "generator";
+    iterator->pending = pending;
+    return (struct value){.kind = VALUE_ITERATOR, .as.iterator = iterator};
 }

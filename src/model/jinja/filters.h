@@ -6,8 +6,8 @@
  * upper urlencode wordcount. Of Jinja's own, filesizeformat pprint random striptags urlize wordwrap
  * xmlattr are not built.
  *
- * What is a generator in Python (map, select, unique, ...) is computed when the filter is applied,
- * and then gives its items once.
+ * What is a generator in Python (map, select, unique, ...) is computed when its first item is asked
+ * for, and gives each item once.
  */
 #ifndef MODEL_JINJA_FILTERS_H
 #define MODEL_JINJA_FILTERS_H
@@ -21,7 +21,22 @@ struct filter {
     struct value (*apply_call)(struct render *r, struct value value, const struct call *call);
     const char *parameters;
     size_t required;
+    bool lazy; /* makes an iterator, when it is walked */
 };
+
+#define FILTER_PARAMETERS_MAX 5
+
+/* A lazy filter that was applied and not walked yet. */
+struct pending {
+    struct render *render;
+    const struct filter *filter;
+    struct value value;
+    struct call call;
+    struct value arguments[FILTER_PARAMETERS_MAX];
+};
+
+/* The items it makes; once for each. */
+const struct list *pending_make(struct machine *m, const struct pending *pending);
 
 /* NULL when there is no such filter here. */
 const struct filter *filter_find(const struct text *name);

@@ -120,10 +120,6 @@ static struct value filter_truncate(struct render *r, struct value value,
                                     const struct value *arguments)
 {
     struct machine *m = r->m;
-    if (value.kind != VALUE_TEXT)
-        machine_fail(m, ERR_BAD_INPUT, "truncate: expected a string, found '%s'",
-                     value_type(value));
-    const struct text *text = value.as.text;
     int64_t length = argument_integer(m, "truncate", arguments[0], 255);
     bool kill_words = arguments[1].kind != VALUE_ABSENT && value_truth(m, arguments[1]);
     const struct text *end =
@@ -134,8 +130,12 @@ static struct value filter_truncate(struct render *r, struct value value,
         machine_fail(m, ERR_BAD_INPUT, "truncate: length must be at least %zu and leeway 0",
                      end->points);
     int64_t most;
-    if (__builtin_add_overflow(length, leeway, &most) || (int64_t)text->points <= most)
+    if (__builtin_add_overflow(length, leeway, &most) || (int64_t)value_length(m, value) <= most)
         return value;
+    if (value.kind != VALUE_TEXT)
+        machine_fail(m, ERR_BAD_INPUT, "truncate: expected a string, found '%s'",
+                     value_type(value));
+    const struct text *text = value.as.text;
     size_t cut = text_offset(m, text, (size_t)length - end->points);
     if (!kill_words) {
         size_t space = text_find_last(m, text, text_of(m, " "), 0, cut);
@@ -245,21 +245,21 @@ static struct value filter_urlencode(struct render *r, struct value value,
 }
 
 const struct filter filters_of_text[] = {
-    {"upper", filter_upper, NULL, "", 0},
-    {"lower", filter_lower, NULL, "", 0},
-    {"capitalize", filter_capitalize, NULL, "", 0},
-    {"title", filter_title, NULL, "", 0},
-    {"trim", filter_trim, NULL, "chars", 0},
-    {"replace", filter_replace, NULL, "old new count", 2},
-    {"indent", filter_indent, NULL, "width first blank", 0},
-    {"center", filter_center, NULL, "width", 0},
-    {"truncate", filter_truncate, NULL, "length killwords end leeway", 0},
-    {"wordcount", filter_wordcount, NULL, "", 0},
-    {"escape", filter_escape, NULL, "", 0},
-    {"e", filter_escape, NULL, "", 0},
-    {"forceescape", filter_force_escape, NULL, "", 0},
-    {"safe", filter_safe, NULL, "", 0},
-    {"format", NULL, filter_format, NULL, 0},
-    {"urlencode", filter_urlencode, NULL, "", 0},
+    {"upper", filter_upper, NULL, "", 0, false},
+    {"lower", filter_lower, NULL, "", 0, false},
+    {"capitalize", filter_capitalize, NULL, "", 0, false},
+    {"title", filter_title, NULL, "", 0, false},
+    {"trim", filter_trim, NULL, "chars", 0, false},
+    {"replace", filter_replace, NULL, "old new count", 2, false},
+    {"indent", filter_indent, NULL, "width first blank", 0, false},
+    {"center", filter_center, NULL, "width", 0, false},
+    {"truncate", filter_truncate, NULL, "length killwords end leeway", 0, false},
+    {"wordcount", filter_wordcount, NULL, "", 0, false},
+    {"escape", filter_escape, NULL, "", 0, false},
+    {"e", filter_escape, NULL, "", 0, false},
+    {"forceescape", filter_force_escape, NULL, "", 0, false},
+    {"safe", filter_safe, NULL, "", 0, false},
+    {"format", NULL, filter_format, NULL, 0, false},
+    {"urlencode", filter_urlencode, NULL, "", 0, false},
     {0},
 };

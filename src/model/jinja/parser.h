@@ -1,11 +1,17 @@
 /* model/jinja/parser.h - tokens to a tree.
  *
  * Built: text, {{ }}, comments, raw; if, for (with a filter, else, recursive), break, continue, set
- * (of names, tuples, namespace attributes, and blocks), macro, call, filter, with, print,
+ * (of names, tuples, namespace attributes, and blocks), macro, call, filter, with, print and
  * generation; every expression of Jinja 3.1; the filters, tests and methods of filters.h, tests.h
  * and methods.h.
+ *
  * Not built, and named by ERR_UNSUPPORTED with the line: extends, block, include, import, from,
  * autoescape; the functions lipsum, cycler and joiner; filters that are not in filters.h.
+ *
+ * Known to differ from Jinja, and left so: integers end at 64 bits (an error, not a wrong number);
+ * what shows an address in Python (a generator, a method) shows none; sets made of dict views; and
+ * what only Jinja's folding of constants makes different: a slice of a literal number, and -2 ** x
+ * where the -2 was folded.
  *
  * Threads: one machine. Memory: the machine's arena.
  */

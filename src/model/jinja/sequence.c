@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "model/jinja/eval.h"
+#include "model/jinja/filters.h"
 #include "model/jinja/value.h"
 
 bool value_has_length(struct value value)
@@ -84,6 +85,8 @@ bool cursor_next(struct machine *m, struct cursor *cursor, struct value *item_ou
         return text_cursor_next(m, cursor, item_out);
     if (of.kind == VALUE_ITERATOR) {
         struct iterator *iterator = of.as.iterator;
+        if (iterator->list == NULL)
+            iterator->list = pending_make(m, iterator->pending);
         if (iterator->at >= iterator->list->count)
             return false;
         *item_out = iterator->list->items[iterator->at++];

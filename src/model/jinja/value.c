@@ -231,6 +231,19 @@ static bool ranges_equal(const struct range *a, const struct range *b)
            (a->count <= 1 || a->step == b->step);
 }
 
+/* Keys and items compare as sets, values only as themselves. */
+static bool views_equal(struct machine *m, const struct view *a, const struct view *b)
+{
+    if (a->kind != b->kind || a->kind == VIEW_VALUES || a->dict->count != b->dict->count)
+        return a == b;
+    if (a->kind == VIEW_ITEMS)
+        return dicts_equal(m, a->dict, b->dict);
+    for (size_t i = 0; i < a->dict->count; i++)
+        if (dict_get(m, b->dict, a->dict->entries[i].key) == NULL)
+            return false;
+    return true;
+}
+
 bool value_equal(struct machine *m, struct value a, struct value b)
 {
     machine_spend(m, 1);
@@ -258,6 +271,9 @@ bool value_equal(struct machine *m, struct value a, struct value b)
         break;
     case VALUE_RANGE:
         equal = ranges_equal(a.as.range, b.as.range);
+        break;
+    case VALUE_VIEW:
+        equal = views_equal(m, a.as.view, b.as.view);
         break;
     default:
         equal = value_same(a, b);

@@ -99,10 +99,12 @@ struct view {
     const struct dict *dict;
 };
 
-/* Gives each item once, as a Python generator does; made whole when it is made. */
+/* Gives each item once, as a Python generator does. Those of filters are made, whole, when the
+ * first item is asked for, so that what would fail in one fails only if it is ever walked. */
 struct iterator {
-    const char *type; /* "generator", "list_reverseiterator" */
-    const struct list *list;
+    const char *type;              /* "generator", "list_reverseiterator" */
+    const struct list *list;       /* NULL: ask pending */
+    const struct pending *pending; /* filters.h */
     size_t at;
 };
 
