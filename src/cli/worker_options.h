@@ -22,6 +22,8 @@
      "compute threads of a worker; 0: one per core it has"},                                       \
     {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, offsetof(T, kernels),                          \
      "numerics class: float, int8, or auto (int8)"},                                               \
+    {"kv-dtype", OPTION_TEXT, "TYPE", "f16", 0, 0, offsetof(T, kv_dtype),                          \
+     "numbers in the block pool: f16, or f32 (twice the memory, for comparisons)"},                \
     {"prefill-batch-tokens", OPTION_UINT, "TOKENS", "4096", 1, 1048576,                            \
      offsetof(T, prefill_batch_tokens), "most prompt tokens of one prefill batch"},                \
     {"prefill-chunk", OPTION_UINT, "TOKENS", "256", 16, 8192, offsetof(T, prefill_chunk),          \

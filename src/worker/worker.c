@@ -67,6 +67,7 @@ static status worker_open_engine(struct worker *worker)
         .sequences_max = options->decode_batch + PREFILL_SEQUENCES_MAX,
         .outputs_max = options->decode_batch + SCORED_ROWS_MIN,
         .kv_bytes = options->kv_bytes,
+        .kv = strcmp(options->kv_dtype, "f32") == 0 ? ENGINE_KV_F32 : ENGINE_KV_F16,
     };
     struct engine_plan plan;
     status st = engine_plan(worker->model, &config, &plan);

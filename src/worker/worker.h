@@ -29,6 +29,7 @@ struct worker_options {
     const char *transfer_advertise; /* what peers are told; NULL: the bound address */
     const char *carrier;       /* "auto", "shm", "tcp" */
     const char *kernels;       /* "auto", "float", "int8" */
+    const char *kv_dtype;      /* "f16", "f32" */
     const char *cpus;          /* NULL: all it may use */
     const char *log_level;
     uint32_t threads;          /* 0: one per core */
