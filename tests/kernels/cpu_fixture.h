@@ -20,6 +20,19 @@
 #include "base/error.h"
 #include "base/half.h"
 
+/* A sanitizer makes kernels some twenty times slower: fewer rounds then. */
+#if defined(__has_feature)
+#define HAS_FEATURE(name) __has_feature(name)
+#else
+#define HAS_FEATURE(name) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) ||                               \
+    HAS_FEATURE(thread_sanitizer) || HAS_FEATURE(address_sanitizer)
+#define SLOW_BUILD 1
+#else
+#define SLOW_BUILD 0
+#endif
+
 static const enum dtype all_types[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0,
                                        DTYPE_Q4_1, DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K};
 #define TYPE_COUNT (sizeof(all_types) / sizeof(all_types[0]))
