@@ -478,6 +478,11 @@ void relay_failed(struct router *router, const struct wire_failed *failed)
     struct request *request = request_find(router, failed->request_id);
     if (request == NULL)
         return;
+    /* A handoff that broke: often the first sign that a worker has died. */
+    bool broke = failed->status == ERR_CLOSED || failed->status == ERR_CORRUPT ||
+                 failed->status == ERR_NOT_FOUND || failed->status == ERR_IO;
+    if (broke && route_again(router, request, NULL))
+        return;
     unsigned http_code = failed->status == ERR_BAD_INPUT || failed->status == ERR_UNSUPPORTED ? 400
                          : failed->status == ERR_FULL                                         ? 429
                          : failed->status == ERR_TIMEOUT                                      ? 504

@@ -202,6 +202,9 @@ void route_reserved(struct router *router, struct worker *worker,
 void route_computed(struct request *request);
 /* It is over: forget it, and have the workers do so. */
 void route_release(struct request *request);
+/* Begin again, on other workers if lost (one of its workers, or NULL) is gone. False: something was
+ * said to the client already, or it was tried often enough; then nothing is changed. */
+bool route_again(struct router *router, struct request *request, const struct worker *lost);
 /* A worker is gone: what waited for it goes elsewhere or fails by name. */
 void route_worker_lost(struct router *router, struct worker *worker);
 void route_send(struct worker *worker, uint16_t type, const struct wire_frame *frame);

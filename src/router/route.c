@@ -241,18 +241,11 @@ void route_reserved(struct router *router, struct worker *worker,
     route_send(request->prefill, WIRE_PLACE, &router->frame);
 }
 
-/* One of its workers is gone. Nothing was said to the client yet: begin again elsewhere. */
-static void route_again(struct router *router, struct request *request, const struct worker *lost)
+bool route_again(struct router *router, struct request *request, const struct worker *lost)
 {
     struct worker *prefill = request->prefill, *decode = request->decode;
-    char text[256];
-    bool first_missing = request->state == REQUEST_WAITING;
-    snprintf(text, sizeof(text), "worker %s was lost while it worked on this request",
-             lost->registration.name);
-    if (!first_missing || request->attempts >= ROUTER_ATTEMPTS_MAX) {
-        request_fail(request, 503, "worker_lost", text);
-        return;
-    }
+    if (request->state != REQUEST_WAITING || request->attempts >= ROUTER_ATTEMPTS_MAX)
+        return false;
     route_set_prefill(request, NULL);
     route_set_decode(request, NULL);
     /* An answer to the old attempt must not be taken for one to the new: another id. */
@@ -268,7 +261,8 @@ static void route_again(struct router *router, struct request *request, const st
         request_fail(request, 503, "no_workers", error_text());
     else
         log_line(LOG_INFO, request->id, "routed again", "was=%016llx lost=%s",
-                 (unsigned long long)old_id, lost->registration.name);
+                 (unsigned long long)old_id, lost != NULL ? lost->registration.name : "a block");
+    return true;
 }
 
 /* The first request of an unfinished answer that depends on the worker. */
@@ -290,8 +284,14 @@ void route_worker_lost(struct router *router, struct worker *worker)
 {
     struct request *request;
     worker->closed = true;
-    while ((request = route_dependent(router, worker)) != NULL)
-        route_again(router, request, worker);
+    while ((request = route_dependent(router, worker)) != NULL) {
+        if (!route_again(router, request, worker)) {
+            char text[256];
+            snprintf(text, sizeof(text), "worker %s was lost while it worked on this request",
+                     worker->registration.name);
+            request_fail(request, 503, "worker_lost", text);
+        }
+    }
     /* Requests that are past it only forget it. */
     for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
         for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {

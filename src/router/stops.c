@@ -71,6 +71,8 @@ status stops_push(struct stops *stops, const char *text, size_t bytes, size_t *f
 
 void stops_take(struct stops *stops, size_t bytes)
 {
+    if (bytes == 0)
+        return;
     memmove(stops->held, stops->held + bytes, stops->held_bytes - bytes);
     stops->held_bytes -= bytes;
 }
