@@ -283,7 +283,8 @@ static const uint8_t *token_run(const struct unit_work *work, uint32_t plane, ui
 #define LINE_BYTES 64u
 
 /* Ask for the keys or values of count tokens from start on. They lie in pieces of a block's tokens,
- * too short for the machine to see the pattern by itself. */
+ * too short for the machine to see the pattern by itself. To the second cache: the first one can wait
+ * for a few lines only, and would keep the kernels waiting with it. */
 static void unit_prefetch(const struct unit_work *work, uint32_t plane, uint32_t start,
                           uint32_t count)
 {
@@ -295,7 +296,7 @@ static void unit_prefetch(const struct unit_work *work, uint32_t plane, uint32_t
         const uint8_t *from = token_run(work, plane, start, &run);
         run = run < end - start ? run : end - start;
         for (size_t at = 0; at < run * token_bytes; at += LINE_BYTES)
-            __builtin_prefetch(from + at);
+            __builtin_prefetch(from + at, 0, 2);
         start += run;
     }
 }

@@ -181,6 +181,8 @@ static ALWAYS_INLINE void avx2_rows(enum dtype type, const struct int8_place *p,
         const uint8_t *scales =
             p->scales + group / INT8_GROUPS_PER_SCALE(type) * packed_scale_bytes(type);
         uint32_t part = type == DTYPE_Q6_K ? group % 8 * 2 : group % 8;
+        if (first == 0)
+            int8_prefetch(p, group);
         __m256i dot[4], dot_high[4];
         avx2_dots(type, p->values + group * packed_group_bytes(type) + first * 4,
                   p->high + group * packed_high_bytes(type) + first * 4, p->x + group * 32,
