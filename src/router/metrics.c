@@ -66,6 +66,20 @@ static void metrics_open_requests(struct router_metrics *m)
                                   "Requests that wait for their first token.", "");
 }
 
+static void metrics_open_http(struct router_metrics *m)
+{
+    struct prometheus *p = m->all;
+    m->http_connections = prometheus_gauge(p, "baton_http_connections", "Connections open now.", "");
+    m->http_requests = prometheus_counter(p, "baton_http_requests_total",
+                                          "HTTP requests read whole.", "");
+    m->http_refused = prometheus_counter(p, "baton_http_refused_total",
+                                         "HTTP requests refused before they were looked at.", "");
+    m->http_cut = prometheus_counter(p, "baton_http_clients_cut_total",
+                                     "Clients cut because they read too slowly.", "");
+    m->http_gone = prometheus_counter(p, "baton_http_clients_gone_total",
+                                      "Clients that left before their answer was complete.", "");
+}
+
 static void metrics_open_workers(struct router_metrics *m)
 {
     struct prometheus *p = m->all;
@@ -111,6 +125,7 @@ status metrics_open(struct router *router)
     if (st != OK)
         return st;
     metrics_open_requests(m);
+    metrics_open_http(m);
     metrics_open_workers(m);
     return OK;
 }
@@ -176,6 +191,20 @@ static void metrics_write_worker(struct router_metrics *m, const struct worker *
                    most_bytes > 0 ? bandwidth / most_bytes : 0);
 }
 
+static void metrics_write_http(struct router *router)
+{
+    struct router_metrics *m = &router->metrics;
+    struct http_server_counts counts;
+    http_server_counts(router->http, &counts);
+    prometheus_set(m->all, prometheus_series(m->all, m->http_connections), counts.connections);
+    prometheus_set(m->all, prometheus_series(m->all, m->http_requests),
+                   (double)counts.requests_total);
+    prometheus_set(m->all, prometheus_series(m->all, m->http_refused),
+                   (double)counts.refused_requests);
+    prometheus_set(m->all, prometheus_series(m->all, m->http_cut), (double)counts.cut_slow);
+    prometheus_set(m->all, prometheus_series(m->all, m->http_gone), (double)counts.gone);
+}
+
 void metrics_write(struct router *router, struct text *text)
 {
     struct router_metrics *m = &router->metrics;
@@ -188,5 +217,6 @@ void metrics_write(struct router *router, struct text *text)
         if (w->registered && !w->closed)
             metrics_write_worker(m, w);
     }
+    metrics_write_http(router);
     prometheus_write(m->all, text);
 }

@@ -139,8 +139,9 @@ struct answer {
 struct router_metrics {
     struct prometheus *all;
     uint32_t ttft, itl, tpot, e2e, queue, prefill, decode, place, handoff, exposed;
-    uint32_t prompt_tokens, generation_tokens, cached_tokens, success, failed, http_requests;
+    uint32_t prompt_tokens, generation_tokens, cached_tokens, success, failed;
     uint32_t running, waiting, handoffs, handoff_bytes, rejected;
+    uint32_t http_connections, http_requests, http_refused, http_cut, http_gone;
     uint32_t worker_up, worker_blocks, worker_sequences, worker_tokens, worker_operations,
         worker_bytes, worker_compute_ratio, worker_bandwidth_ratio, worker_preemptions,
         worker_step_seconds, worker_prefix_queries, worker_prefix_hits, worker_checksum_failures,
