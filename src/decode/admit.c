@@ -175,24 +175,23 @@ static struct decode_request *decode_requests_find(const struct decode_requests 
     return request;
 }
 
-/* Its sequences end where they are. */
-static void decode_stop(struct decode *decode, struct decode_request *request)
+/* The sequences asked for end where they are. */
+static void decode_stop(struct decode *decode, struct decode_request *request, uint32_t sequence)
 {
     uint32_t count = request->wire->sequence_count;
     struct decode_sequence *sequences = request->sequences;
-    uint32_t left = request->sequences_left;
+    uint32_t left = request->sequences_left; /* The request goes with the last of them. */
     for (uint32_t i = 0; i < count && left > 0; i++) {
-        struct decode_sequence *sequence = &sequences[i];
-        if (sequence->done)
+        struct decode_sequence *s = &sequences[i];
+        if (s->done || (sequence != WIRE_ALL_SEQUENCES && sequence != i))
             continue;
-        bool waits = sequence->preempted;
-        decode_sequences_remove(waits ? &decode->preempted : &decode->running, sequence);
+        decode_sequences_remove(s->preempted ? &decode->preempted : &decode->running, s);
         left--;
-        decode_sequence_finish(decode, sequence);
+        decode_sequence_finish(decode, s);
     }
 }
 
-void decode_cancel(struct decode *decode, uint64_t request_id)
+static void decode_cancel_early(struct decode *decode, uint64_t request_id)
 {
     struct decode_request *request = decode_requests_find(&decode->waiting, request_id);
     if (request != NULL) {
@@ -205,22 +204,28 @@ void decode_cancel(struct decode *decode, uint64_t request_id)
         request->retired = true;
         transfer_receive_cancel(decode->transfer, &request->wire->lease);
     }
-    request = decode_requests_find(&decode->admitted, request_id);
+}
+
+void decode_cancel(struct decode *decode, uint64_t request_id, uint32_t sequence)
+{
+    if (sequence == WIRE_ALL_SEQUENCES)
+        decode_cancel_early(decode, request_id);
+    struct decode_request *request = decode_requests_find(&decode->admitted, request_id);
     if (request != NULL)
-        decode_stop(decode, request);
+        decode_stop(decode, request, sequence);
     decode_grant(decode);
 }
 
 void decode_cancel_all(struct decode *decode)
 {
     while (decode->waiting.head != NULL)
-        decode_cancel(decode, decode->waiting.head->wire->request_id);
+        decode_cancel(decode, decode->waiting.head->wire->request_id, WIRE_ALL_SEQUENCES);
     for (struct decode_request *r = decode->receiving.head; r != NULL; r = r->next) {
         if (!r->retired)
-            decode_cancel(decode, r->wire->request_id);
+            decode_cancel(decode, r->wire->request_id, WIRE_ALL_SEQUENCES);
     }
     while (decode->admitted.head != NULL)
-        decode_cancel(decode, decode->admitted.head->wire->request_id);
+        decode_cancel(decode, decode->admitted.head->wire->request_id, WIRE_ALL_SEQUENCES);
 }
 
 bool decode_idle(const struct decode *decode)

@@ -79,7 +79,8 @@ void decode_adopt(struct decode *decode, struct wire_request *request,
 /* Could a request with so many sequences run here now, by the count of sequences? */
 bool decode_has_room(const struct decode *decode, uint32_t sequence_count);
 
-void decode_cancel(struct decode *decode, uint64_t request_id);
+/* sequence: one that is to end where it is, or WIRE_ALL_SEQUENCES. */
+void decode_cancel(struct decode *decode, uint64_t request_id, uint32_t sequence);
 void decode_cancel_all(struct decode *decode);
 
 /* The transfer reports on a receive; true when it was one of ours. */

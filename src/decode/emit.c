@@ -57,7 +57,7 @@ static void decode_fail_step(struct decode *decode, status code)
         }
         uint64_t request_id = s->request->wire->request_id;
         decode->calls->failed(decode->ctx, request_id, code, error_text());
-        decode_cancel(decode, request_id);
+        decode_cancel(decode, request_id, WIRE_ALL_SEQUENCES);
         s = decode->running.head;
     }
 }

@@ -16,6 +16,19 @@ void decode_requests_push(struct decode_requests *list, struct decode_request *r
     list->count++;
 }
 
+/* Before those of a larger priority number, after all others. */
+static void decode_requests_insert(struct decode_requests *list, struct decode_request *request)
+{
+    struct decode_request **at = &list->head;
+    while (*at != NULL && (*at)->wire->priority <= request->wire->priority)
+        at = &(*at)->next;
+    request->next = *at;
+    if (*at == NULL)
+        list->tail = &request->next;
+    *at = request;
+    list->count++;
+}
+
 void decode_requests_remove(struct decode_requests *list, struct decode_request *request)
 {
     struct decode_request **at = &list->head;
@@ -102,7 +115,7 @@ void decode_reserve(struct decode *decode, struct wire_request *wire,
         return;
     }
     request->holder = *holder;
-    decode_requests_push(&decode->waiting, request);
+    decode_requests_insert(&decode->waiting, request);
     decode_grant(decode);
 }
 

@@ -16,6 +16,19 @@ void prefill_list_push(struct prefill_list *list, struct prefill_request *reques
     list->count++;
 }
 
+/* Before those of a larger priority number, after all others. */
+static void prefill_list_insert(struct prefill_list *list, struct prefill_request *request)
+{
+    struct prefill_request **at = &list->head;
+    while (*at != NULL && (*at)->wire->priority <= request->wire->priority)
+        at = &(*at)->next;
+    request->next = *at;
+    if (*at == NULL)
+        list->tail = &request->next;
+    *at = request;
+    list->count++;
+}
+
 void prefill_list_remove(struct prefill_list *list, struct prefill_request *request)
 {
     struct prefill_request **at = &list->head;
@@ -155,7 +168,7 @@ void prefill_submit(struct prefill *prefill, struct wire_request *wire,
         wire->salt, sizeof(wire->salt));
     request->key_count = block_key_chain(&root, wire->prompt, wire->prompt_tokens,
                                          prefill->block_tokens, request->keys);
-    prefill_list_push(&prefill->waiting, request);
+    prefill_list_insert(&prefill->waiting, request);
 }
 
 void prefill_place(struct prefill *prefill, const struct wire_place *place)

@@ -144,19 +144,18 @@ void prefill_finish(struct prefill *prefill, struct prefill_request *r)
     }
 }
 
-bool prefill_released(struct prefill *prefill, const struct transfer_report *report)
+static struct prefill_request *prefill_of_lease(const struct prefill_list *list,
+                                                const struct lease_id *lease)
 {
-    struct prefill_request *r = prefill->held.head;
-    while (r != NULL && !lease_id_equal(&r->wire->lease, &report->lease))
+    struct prefill_request *r = list->head;
+    while (r != NULL && !(r->lease_open && lease_id_equal(&r->wire->lease, lease)))
         r = r->next;
-    if (r == NULL)
-        return false;
-    r->lease_open = false;
-    prefill_list_remove(&prefill->held, r);
-    if (r->retired) {
-        prefill_request_close(prefill, r);
-        return true;
-    }
+    return r;
+}
+
+static void prefill_report_handed(struct prefill *prefill, const struct prefill_request *r,
+                                  const struct transfer_report *report)
+{
     struct wire_handed handed = {.request_id = r->wire->request_id,
                                  .status = report->status,
                                  .carrier = (uint32_t)report->carrier,
@@ -164,6 +163,27 @@ bool prefill_released(struct prefill *prefill, const struct transfer_report *rep
                                  .total_ns = (uint64_t)(report->seconds * 1e9),
                                  .exposed_ns = (uint64_t)(report->exposed_s * 1e9)};
     prefill->calls->handed(prefill->ctx, &handed);
-    prefill_request_close(prefill, r);
+}
+
+bool prefill_released(struct prefill *prefill, const struct transfer_report *report)
+{
+    struct prefill_request *r = prefill_of_lease(&prefill->held, &report->lease);
+    if (r != NULL) {
+        r->lease_open = false;
+        prefill_list_remove(&prefill->held, r);
+        if (!r->retired)
+            prefill_report_handed(prefill, r, report);
+        prefill_request_close(prefill, r);
+        return true;
+    }
+    /* The lease ended before the prefill did: its receiver is gone, or has given up. */
+    r = prefill_of_lease(&prefill->batch, &report->lease);
+    if (r == NULL)
+        return false;
+    r->lease_open = false;
+    prefill_list_remove(&prefill->batch, r);
+    prefill_request_fail(prefill, r, report->status != OK ? report->status : ERR_CLOSED,
+                         report->text[0] != '\0' ? report->text
+                                                 : "the decode worker gave up this request");
     return true;
 }

@@ -376,6 +376,7 @@ static status request_open(struct answer *answer, uint32_t number)
                       : 0u),
         .sequence_count = openai->n,
         .first_sequence = number * openai->n,
+        .priority = openai->priority,
         .deadline_ms = (uint32_t)router->options->request_timeout_ms,
         .prompt_tokens = (uint32_t)request->prompt.count,
         .prompt = request->prompt.ids,

@@ -262,7 +262,7 @@ static status sequence_extend(struct sequence *sequence, uint32_t id, bool ends)
     if (stopped && !sequence->done) {
         sequence->done = true;
         sequence->finish_reason = "stop";
-        sequence->request->cancels = true;
+        route_stop(sequence);
     }
     return OK;
 }

@@ -101,7 +101,7 @@ struct request {
     struct worker *prefill;          /* NULL: none, or done with it */
     struct worker *decode;
     bool handed;                     /* decode has all it needs: prefill may go */
-    bool cancels;                    /* over for us, not for the workers: a stop string */
+    bool stopped;                    /* a sequence ended by a stop string */
     uint32_t attempts;
     uint32_t sequences_left;
     struct sequence *sequences;      /* [n] */
@@ -201,6 +201,8 @@ void route_reserved(struct router *router, struct worker *worker,
                     const struct wire_reserved *reserved);
 /* Its first token is there. */
 void route_computed(struct request *request);
+/* One of its sequences met a stop string: whoever decodes it may end it. */
+void route_stop(struct sequence *sequence);
 /* It is over: forget it, and have the workers do so. */
 void route_release(struct request *request);
 /* Begin again, on other workers if lost (one of its workers, or NULL) is gone. False: something was

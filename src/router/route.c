@@ -135,11 +135,22 @@ void route_computed(struct request *request)
     request->state = REQUEST_RUNNING;
 }
 
-static void route_cancel_at(struct router *router, struct worker *worker, uint64_t request_id)
+static void route_cancel_at(struct router *router, struct worker *worker, uint64_t request_id,
+                            uint32_t sequence)
 {
+    struct wire_cancel cancel = {.request_id = request_id, .sequence = sequence};
     wire_frame_reset(&router->frame);
-    wire_id_encode(&router->frame, request_id);
+    wire_cancel_encode(&router->frame, &cancel);
     route_send(worker, WIRE_CANCEL, &router->frame);
+}
+
+void route_stop(struct sequence *sequence)
+{
+    struct request *request = sequence->request;
+    struct router *router = request->answer->router;
+    request->stopped = true;
+    if (request->decode != NULL)
+        route_cancel_at(router, request->decode, request->id, sequence->number);
 }
 
 void route_release(struct request *request)
@@ -147,18 +158,19 @@ void route_release(struct request *request)
     struct router *router = request->answer->router;
     if (request->id == 0)
         return;
-    bool over = request->state == REQUEST_DONE;
+    /* That it came to its end by itself the workers know. Not so after a stop string: what was said
+     * of the sequence may have come before the worker had it. */
+    bool over = request->state == REQUEST_DONE && !request->stopped;
     struct worker *prefill = request->prefill, *decode = request->decode;
     route_set_prefill(request, NULL);
     route_set_decode(request, NULL);
     request_untrack(router, request);
     request->state = REQUEST_DONE;
-    /* A request that came to its end by itself is known to be over by the workers. */
-    if (!over || request->cancels) {
+    if (!over) {
         if (prefill != NULL)
-            route_cancel_at(router, prefill, request->id);
+            route_cancel_at(router, prefill, request->id, WIRE_ALL_SEQUENCES);
         if (decode != NULL && decode != prefill)
-            route_cancel_at(router, decode, request->id);
+            route_cancel_at(router, decode, request->id, WIRE_ALL_SEQUENCES);
     }
     request->id = 0;
 }
@@ -203,7 +215,7 @@ void route_decode(struct router *router, struct request *request)
     if (best < 0) {
         /* The last decode worker left after this was routed: the prefill worker does both. */
         struct worker *prefill = request->prefill;
-        route_cancel_at(router, prefill, request->id);
+        route_cancel_at(router, prefill, request->id, WIRE_ALL_SEQUENCES);
         route_set_prefill(request, NULL);
         if (route_prefill(router, request) != OK)
             request_fail(request, 503, "no_workers", error_text());
@@ -254,9 +266,9 @@ bool route_again(struct router *router, struct request *request, const struct wo
     request->id = request->wire.request_id = router->next_request_id++;
     request_track(router, request);
     if (prefill != NULL && prefill != lost)
-        route_cancel_at(router, prefill, old_id);
+        route_cancel_at(router, prefill, old_id, WIRE_ALL_SEQUENCES);
     if (decode != NULL && decode != lost && decode != prefill)
-        route_cancel_at(router, decode, old_id);
+        route_cancel_at(router, decode, old_id, WIRE_ALL_SEQUENCES);
     if (route_prefill(router, request) != OK)
         request_fail(request, 503, "no_workers", error_text());
     else

@@ -95,6 +95,13 @@ static void place_fields(struct codec *c, struct wire_place *m)
 }
 CONTROL_MESSAGE(place)
 
+static void cancel_fields(struct codec *c, struct wire_cancel *m)
+{
+    codec_u64(c, &m->request_id);
+    codec_u32(c, &m->sequence, UINT32_MAX, "sequence");
+}
+CONTROL_MESSAGE(cancel)
+
 static void failed_fields(struct codec *c, struct wire_failed *m)
 {
     codec_u64(c, &m->request_id);
@@ -207,6 +214,7 @@ static void request_fields(struct codec *c, struct wire_request *m)
     codec_u32(c, &m->flags, 15, "flags");
     codec_u32(c, &m->sequence_count, WIRE_SEQUENCES_MAX, "sequence_count");
     codec_u32(c, &m->first_sequence, 1u << 20, "first_sequence");
+    codec_i32(c, &m->priority);
     codec_u32(c, &m->deadline_ms, 24u * 3600 * 1000, "deadline_ms");
     codec_u32(c, &m->prompt_tokens, WIRE_PROMPT_TOKENS_MAX, "prompt_tokens");
     codec_f32(c, &s->temperature, "temperature");

@@ -140,6 +140,7 @@ struct wire_request {
     uint32_t flags;
     uint32_t sequence_count;         /* n */
     uint32_t first_sequence;         /* number of the first, for sampling: choices of one request differ */
+    int32_t priority;                /* smaller is sooner; equal: in order of arrival */
     uint32_t deadline_ms;            /* for every single wait of it on a worker */
     uint32_t prompt_tokens;
     const uint32_t *prompt;          /* [prompt_tokens] */
@@ -236,7 +237,16 @@ status wire_failed_decode(const uint8_t *data, size_t bytes, struct wire_failed 
 void wire_handed_encode(struct wire_frame *frame, const struct wire_handed *message);
 status wire_handed_decode(const uint8_t *data, size_t bytes, struct wire_handed *message_out);
 
-/* starting and cancel carry only a request id. */
+/* sequence: WIRE_ALL_SEQUENCES, or the one that has nobody to read it any more (a stop string). */
+#define WIRE_ALL_SEQUENCES UINT32_MAX
+struct wire_cancel {
+    uint64_t request_id;
+    uint32_t sequence;
+};
+void wire_cancel_encode(struct wire_frame *frame, const struct wire_cancel *message);
+status wire_cancel_decode(const uint8_t *data, size_t bytes, struct wire_cancel *message_out);
+
+/* starting carries only a request id. */
 void wire_id_encode(struct wire_frame *frame, uint64_t request_id);
 status wire_id_decode(const uint8_t *data, size_t bytes, uint64_t *request_id_out);
 

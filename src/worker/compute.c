@@ -224,8 +224,9 @@ static void compute_take(struct compute *compute, struct mail *taken)
         prefill_place(compute->prefill, &mail->place);
         break;
     case WORKER_CANCEL:
-        prefill_cancel(compute->prefill, mail->request_id);
-        decode_cancel(compute->decode, mail->request_id);
+        if (mail->cancel.sequence == WIRE_ALL_SEQUENCES)
+            prefill_cancel(compute->prefill, mail->cancel.request_id);
+        decode_cancel(compute->decode, mail->cancel.request_id, mail->cancel.sequence);
         break;
     case WORKER_STOP:
         compute->stopping = true;

@@ -197,7 +197,7 @@ static status control_decode(struct control *control, uint16_t type, const uint8
         return wire_place_decode(payload, bytes, &mail->place);
     case WIRE_CANCEL:
         mail->mail.kind = WORKER_CANCEL;
-        return wire_id_decode(payload, bytes, &mail->request_id);
+        return wire_cancel_decode(payload, bytes, &mail->cancel);
     default:
         st = error_set(ERR_BAD_INPUT, "frame type %u is not one that a router sends", type);
         return st;

@@ -15,7 +15,7 @@ enum worker_mail_kind {
     WORKER_PREFILL = 1, /* request, sampling */
     WORKER_RESERVE,     /* request, holder, sampling */
     WORKER_PLACE,       /* place */
-    WORKER_CANCEL,      /* request_id */
+    WORKER_CANCEL,      /* cancel */
     WORKER_CANCEL_ALL,  /* the router is gone */
     WORKER_STOP,        /* cancel everything, then end the thread */
     /* compute to loop */
@@ -30,7 +30,7 @@ struct worker_mail {
     struct sampling sampling;
     struct wire_holder holder;
     struct wire_place place;
-    uint64_t request_id;
+    struct wire_cancel cancel;
     uint16_t type;
     struct wire_frame frame;
     struct wire_heartbeat heartbeat;

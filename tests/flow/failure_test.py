@@ -110,6 +110,26 @@ def stop_string_frees(binary):
         assert answer["finish_reason"] == "stop"
         assert answer["text"] == text[:text.index(stop)], (answer, text)
         server.assert_all_free(2)
+        # The same at the first token, which another worker has picked; and for one of several.
+        first = server.complete(**dict(LONG, max_tokens=1))["choices"][0]["text"]
+        for n in (1, 3):
+            answer = server.complete(**dict(LONG, stop=[first], n=n))
+            assert all(c["text"] == "" for c in answer["choices"]), answer
+            server.assert_all_free(2)
+
+
+def priority(binary):
+    """Of those that wait, a smaller priority number goes first."""
+    with Server(binary, SMALL, "--step-delay", "100ms", "--ctx", "512", "--kv-bytes", "8M",
+                "--prefill-batch-tokens", "16") as server:
+        order = []
+
+        def one(number):
+            time.sleep(0.05 * SLOW if number else 0)
+            server.complete(**dict(LONG, max_tokens=1, priority=-number))
+            order.append(number)
+        together([lambda n=n: one(n) for n in (0, 0, 0, 0, 5)])
+        assert order.index(5) < 4, order
 
 
 def drain(binary):
@@ -267,5 +287,6 @@ def cannot_start(binary):
 
 
 if __name__ == "__main__":
-    main([decode_killed, prefill_killed, last_decode_killed, client_gone, stop_string_frees, drain,
+    main([decode_killed, prefill_killed, last_decode_killed, client_gone, stop_string_frees,
+          priority, drain,
           second_signal, queue_full, preemption, one_by_one, strangers, cannot_start], sys.argv)
