@@ -240,6 +240,14 @@ static uint32_t link_in_places(struct link_in *in, struct iovec *iov)
     return count;
 }
 
+static size_t link_in_room(const struct iovec *iov, uint32_t count)
+{
+    size_t room = 0;
+    for (uint32_t i = 0; i < count; i++)
+        room += iov[i].iov_len;
+    return room;
+}
+
 /* got bytes were received into link_in_places. */
 static void link_in_received(struct link_in *in, size_t got)
 {
@@ -262,7 +270,8 @@ status link_in_read(struct link *link)
     size_t turn = 0;
     while (link->phase != LINK_ENDED && turn < LINK_TURN_BYTES) {
         struct iovec iov[LINK_SPANS_MAX + 1];
-        ssize_t got = link_in_receive(link, iov, link_in_places(in, iov));
+        uint32_t places = link_in_places(in, iov);
+        ssize_t got = link_in_receive(link, iov, places);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
@@ -274,10 +283,11 @@ status link_in_read(struct link *link)
             return error_set(ERR_CLOSED, "\"%s\" closed the connection", link->peer.name);
         in->heard_ns = clock_ns();
         turn += (size_t)got;
+        bool emptied = (size_t)got < link_in_room(iov, places);
         link_in_received(in, (size_t)got);
         status st = link_in_parse(link);
-        if (st != OK)
-            return st;
+        if (st != OK || emptied)
+            return st; /* what came since is told by the loop, for less than one more call */
     }
     return OK;
 }
