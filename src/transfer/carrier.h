@@ -4,11 +4,11 @@
  *     shm       wait for POOL, map it     copy in the loop's idle time  off the queue of work
  *     tcp       nothing                   ask; bytes arrive as bulk     throw away what arrives
  *
- * Where the others go: rdma (UCX get: peer_ready exchanges keys after the handshake, forget must wait
- * for the transport to be quiet before the receive's report), cuda-ipc (peer_ready opens the holder's
- * handle, fetch is one gather kernel per offer that also sums, forget waits for its event). A carrier
- * that cannot be quiet at once keeps its receive in a list of its own and calls receive_end later.
- * The cluster key's encryption is no carrier: it sits in wire/link, under tcp.
+ * Where the others go: rdma (UCX get: peer_ready exchanges keys after the handshake, forget must
+ * wait for the transport to be quiet before the receive's report), cuda-ipc (peer_ready opens the
+ * holder's handle, fetch is one gather kernel per offer that also sums, forget waits for its
+ * event). A carrier that cannot be quiet at once keeps its receive in a list of its own and calls
+ * receive_end later. The cluster key's encryption is no carrier: it sits in wire/link, under tcp.
  *
  * Threads: the transfer thread.
  */

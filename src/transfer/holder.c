@@ -20,7 +20,8 @@ struct lease *lease_find(struct transfer *transfer, const struct lease_id *id)
 static struct lease_tag holder_tag(const struct transfer *transfer, const struct lease_id *id,
                                    uint32_t epoch)
 {
-    return (struct lease_tag){.lease = *id, .epoch = epoch,
+    return (struct lease_tag){.lease = *id,
+                              .epoch = epoch,
                               .rank = (uint16_t)transfer->hello.rank,
                               .ranks = (uint16_t)transfer->hello.ranks};
 }
@@ -142,9 +143,10 @@ static void lease_subscribe(struct lease *lease, struct peer *peer,
 {
     char text[OFFER_TEXT_BYTES] = "";
     if (message->tag.epoch != lease->epoch)
-        snprintf(text, sizeof(text), "epoch: the lease is of %u, the subscription of %u; it is from "
-                                     "another attempt at this request", lease->epoch,
-                 message->tag.epoch);
+        snprintf(text, sizeof(text),
+                 "epoch: the lease is of %u, the subscription of %u; it is from "
+                 "another attempt at this request",
+                 lease->epoch, message->tag.epoch);
     else if (lease->peer != NULL)
         snprintf(text, sizeof(text), "the lease has a receiver already: \"%s\"", lease->peer->name);
     if (text[0] != '\0') {
@@ -194,8 +196,8 @@ void lease_open(struct lease *lease)
 static struct offered *offered_make(const struct call *call)
 {
     uint32_t count = call->is.offer.count;
-    struct offered *offered = malloc(sizeof(*offered) +
-                                     count * (sizeof(struct checksum) + sizeof(uint32_t)));
+    struct offered *offered =
+        malloc(sizeof(*offered) + count * (sizeof(struct checksum) + sizeof(uint32_t)));
     if (offered == NULL)
         return NULL;
     offered->layer = call->is.offer.layer;
@@ -300,12 +302,11 @@ static status lease_send_offer(struct lease *lease, uint32_t number)
 static status lease_send_complete(struct lease *lease)
 {
     uint8_t payload[OFFER_FRAME_BYTES_MAX];
-    struct complete_message message = {
-        .tag = holder_tag(lease->transfer, &lease->id, lease->epoch),
-        .block_count = lease->block_count,
-        .offer_count = lease->offer_count,
-        .payload = lease->payload,
-        .payload_bytes = lease->payload_bytes};
+    struct complete_message message = {.tag = holder_tag(lease->transfer, &lease->id, lease->epoch),
+                                       .block_count = lease->block_count,
+                                       .offer_count = lease->offer_count,
+                                       .payload = lease->payload,
+                                       .payload_bytes = lease->payload_bytes};
     return link_send(lease->peer->link, FRAME_COMPLETE, payload, complete_write(&message, payload));
 }
 
@@ -349,7 +350,8 @@ static status holder_on_subscribe(struct peer *peer, const uint8_t *payload, uin
     }
     struct waiting *waiting = peer->waiting_count < WAITING_MAX ? malloc(sizeof(*waiting)) : NULL;
     if (waiting == NULL) {
-        holder_send_gone(peer, &message.tag, ERR_FULL, "too many subscriptions wait for their leases");
+        holder_send_gone(peer, &message.tag, ERR_FULL,
+                         "too many subscriptions wait for their leases");
         return OK;
     }
     uint32_t wait_ms = message.wait_ms < transfer->options.subscribe_ms
@@ -379,7 +381,8 @@ static bool holder_forget_waiting(struct peer *peer, const struct lease_id *id)
     return false;
 }
 
-static status holder_on_end(struct peer *peer, uint16_t type, const uint8_t *payload, uint32_t bytes)
+static status holder_on_end(struct peer *peer, uint16_t type, const uint8_t *payload,
+                            uint32_t bytes)
 {
     struct end_message message;
     status st = end_read(payload, bytes, &message);
@@ -478,8 +481,8 @@ uint64_t holder_check_deadlines(struct transfer *transfer, uint64_t now_ns)
         if (drain_ns > now_ns)
             next_ns = earlier(next_ns, drain_ns);
         else
-            peer_close(peer, error_set(ERR_TIMEOUT, "\"%s\" does not read what it fetched",
-                                       peer->name));
+            peer_close(peer,
+                       error_set(ERR_TIMEOUT, "\"%s\" does not read what it fetched", peer->name));
     }
     return next_ns;
 }

@@ -19,20 +19,20 @@
 #include "wire/link.h"
 
 #define TABLE_BUCKETS 256
-#define CALL_BLOCKS 64         /* block ids in one call; longer offers are split */
-#define CALLS_KEPT 512         /* calls made at open, so that an offer does not allocate */
-#define TURN_BYTES (1u << 20)  /* summed, copied or queued before the loop looks around again */
-#define STEP_BYTES (256u << 10)/* of it, for one lease, receive or peer */
-#define DATA_BYTES (1u << 20)  /* bulk of one DATA frame, unless one slice is larger */
+#define CALL_BLOCKS 64          /* block ids in one call; longer offers are split */
+#define CALLS_KEPT 512          /* calls made at open, so that an offer does not allocate */
+#define TURN_BYTES (1u << 20)   /* summed, copied or queued before the loop looks around again */
+#define STEP_BYTES (256u << 10) /* of it, for one lease, receive or peer */
+#define DATA_BYTES (1u << 20)   /* bulk of one DATA frame, unless one slice is larger */
 #define PEER_PENDING_BYTES (4u << 20)
-#define PEERS_MAX 1024         /* connections from others */
-#define WAITING_MAX 1024       /* subscriptions of one peer for leases that are not open yet */
-#define FETCHES_MAX 4096       /* one peer's, not yet answered */
+#define PEERS_MAX 1024   /* connections from others */
+#define WAITING_MAX 1024 /* subscriptions of one peer for leases that are not open yet */
+#define FETCHES_MAX 4096 /* one peer's, not yet answered */
 
 struct carrier;
 
-/* Something to do when the loop has nothing more urgent. run does about STEP_BYTES, answers the bytes
- * it moved and adds itself again when there is more. */
+/* Something to do when the loop has nothing more urgent. run does about STEP_BYTES, answers the
+ * bytes it moved and adds itself again when there is more. */
 struct work {
     struct work *next, *prev;
     bool queued;
@@ -97,12 +97,12 @@ struct lease {
     uint32_t block_count;
     uint8_t *payload;
     uint32_t payload_bytes;
-    struct peer *peer;      /* who subscribed, or NULL */
+    struct peer *peer; /* who subscribed, or NULL */
     struct lease *peer_next;
     uint32_t first_index, wanted_count; /* what it wants */
-    uint32_t sent_count;    /* offers it knows */
+    uint32_t sent_count;                /* offers it knows */
     bool complete_sent;
-    uint64_t bulk_mark;     /* its link's bulk_sent must pass this before blocks may be dropped */
+    uint64_t bulk_mark; /* its link's bulk_sent must pass this before blocks may be dropped */
     uint64_t bytes;
     uint64_t drain_deadline_ns;
     struct transfer_report *report;
@@ -159,12 +159,12 @@ struct receive {
     const struct carrier *carrier; /* of the last peer tried */
     struct receive *peer_next;
     bool subscribed, complete;
-    uint32_t next_offer;   /* smallest number that may come */
-    uint32_t final_count;  /* blocks that count, once complete */
+    uint32_t next_offer;  /* smallest number that may come */
+    uint32_t final_count; /* blocks that count, once complete */
     struct fetch *fetches, **fetches_tail;
     struct fetch *suspects; /* did not match, wait for complete or a later offer */
     uint64_t queued_slices;
-    struct work landing;   /* shm */
+    struct work landing; /* shm */
     uint64_t bytes;
     struct transfer_report *report;
 };
@@ -276,8 +276,8 @@ void receive_subscribe(struct receive *receive);
 /* kind: enum transfer_report_kind. tell: the holder does not know yet. */
 void receive_end(struct receive *receive, uint32_t kind, status cause, const char *text, bool tell);
 void receive_free(struct receive *receive);
-/* Bytes of entry i of a fetch are in their block and have this sum. The receive may be gone when this
- * returns false. */
+/* Bytes of entry i of a fetch are in their block and have this sum. The receive may be gone when
+ * this returns false. */
 bool receive_landed(struct fetch *fetch, uint32_t i, struct checksum sum);
 /* Is this entry still wanted (not overtaken by a newer offer)? */
 bool receive_wants(const struct fetch *fetch, uint32_t i);

@@ -17,9 +17,11 @@ static void peer_on_ready(void *ctx, const struct hello *hello)
     peer->incarnation = hello->incarnation;
     snprintf(peer->name, sizeof(peer->name), "%s", hello->name);
     atomic_fetch_add(&transfer->peer_count, 1);
-    log_debug("transfer peer connected", "peer=\"%s\" incarnation=%016" PRIx64 " direction=%s "
-                                         "carrier=%s", peer->name, peer->incarnation,
-              peer->outgoing ? "out" : "in", link_is_unix(peer->link) ? "shm" : "tcp");
+    log_debug("transfer peer connected",
+              "peer=\"%s\" incarnation=%016" PRIx64 " direction=%s "
+              "carrier=%s",
+              peer->name, peer->incarnation, peer->outgoing ? "out" : "in",
+              link_is_unix(peer->link) ? "shm" : "tcp");
     if (peer->outgoing) {
         peer->carrier->peer_ready(peer);
         return;
@@ -67,8 +69,10 @@ static void peer_end(struct peer *peer, status cause)
         atomic_fetch_sub(&transfer->peer_count, 1);
     work_remove(transfer, &peer->serving);
     if (peer->outgoing) {
-        /* First the mapping, or what else the carrier has of it, then what the receives make of it. */
-        for (struct receive *receive = peer->receives; receive != NULL; receive = receive->peer_next)
+        /* First the mapping, or what else the carrier has of it, then what the receives make of it.
+         */
+        for (struct receive *receive = peer->receives; receive != NULL;
+             receive = receive->peer_next)
             peer->carrier->forget(receive);
         peer->carrier->peer_end(peer);
         receiver_on_peer_end(peer, cause, text);
@@ -204,8 +208,8 @@ status peer_connect(struct transfer *transfer, const struct carrier *carrier, ui
     peer->address = *address;
     snprintf(peer->name, sizeof(peer->name), "%.*s", HELLO_NAME_BYTES - 1, address->text);
     struct link_setup setup = peer_setup(peer);
-    status st = link_connect(transfer->loop, address, transfer->options.connect_ms, &setup,
-                             &peer->link);
+    status st =
+        link_connect(transfer->loop, address, transfer->options.connect_ms, &setup, &peer->link);
     if (st != OK) {
         free(peer);
         return st;

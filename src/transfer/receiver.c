@@ -21,8 +21,10 @@ struct receive *receive_find(struct transfer *transfer, const struct lease_id *i
 static struct lease_tag receive_tag(const struct receive *receive)
 {
     const struct hello *hello = &receive->transfer->hello;
-    return (struct lease_tag){.lease = receive->id, .epoch = receive->epoch,
-                              .rank = (uint16_t)hello->rank, .ranks = (uint16_t)hello->ranks};
+    return (struct lease_tag){.lease = receive->id,
+                              .epoch = receive->epoch,
+                              .rank = (uint16_t)hello->rank,
+                              .ranks = (uint16_t)hello->ranks};
 }
 
 static struct cell *receive_cell(const struct fetch *fetch, uint32_t i)
@@ -147,8 +149,8 @@ void receive_subscribe(struct receive *receive)
         .tag = receive_tag(receive),
         .first_index = receive->first_index,
         .block_count = receive->block_count,
-        .wait_ms = receive->deadline_ns > now ? (uint32_t)((receive->deadline_ns - now) / 1000000u)
-                                              : 0};
+        .wait_ms =
+            receive->deadline_ns > now ? (uint32_t)((receive->deadline_ns - now) / 1000000u) : 0};
     status st = link_send(receive->peer->link, FRAME_SUBSCRIBE, payload,
                           subscribe_write(&message, payload));
     if (st == OK)
@@ -238,8 +240,8 @@ uint8_t *receive_place(const struct fetch *fetch, uint32_t i, size_t *bytes_out)
 
 static struct fetch *fetch_make(struct receive *receive, uint32_t count)
 {
-    struct fetch *fetch = calloc(1, sizeof(*fetch) +
-                                        count * (sizeof(struct checksum) + sizeof(uint32_t)));
+    struct fetch *fetch =
+        calloc(1, sizeof(*fetch) + count * (sizeof(struct checksum) + sizeof(uint32_t)));
     if (fetch == NULL)
         return NULL;
     fetch->receive = receive;
@@ -265,7 +267,8 @@ static void receive_retry_suspects(struct receive *receive)
     while (suspect != NULL) {
         struct fetch *next = suspect->next;
         if (receive_wants(suspect, 0)) {
-            struct carrier_totals *totals = transfer_totals(receive->transfer, receive->carrier->id);
+            struct carrier_totals *totals =
+                transfer_totals(receive->transfer, receive->carrier->id);
             atomic_fetch_add(&totals->checksum_failures, 1);
             log_warn("checksum mismatch", "from=\"%s\" layer=%u block=%u next=\"fetch it again\"",
                      receive->peer->name, suspect->layer, suspect->first_index);
@@ -277,8 +280,8 @@ static void receive_retry_suspects(struct receive *receive)
     }
 }
 
-/* A slice does not match. Before the lease is complete a later offer of the same block may explain it
- * (the holder was filling it), so it waits; otherwise it is fetched once more. */
+/* A slice does not match. Before the lease is complete a later offer of the same block may explain
+ * it (the holder was filling it), so it waits; otherwise it is fetched once more. */
 static bool receive_mismatch(struct fetch *fetch, uint32_t i)
 {
     struct receive *receive = fetch->receive;
@@ -286,9 +289,10 @@ static bool receive_mismatch(struct fetch *fetch, uint32_t i)
         char text[TRANSFER_TEXT_BYTES];
         struct carrier_totals *totals = transfer_totals(receive->transfer, receive->carrier->id);
         atomic_fetch_add(&totals->checksum_failures, 1);
-        snprintf(text, sizeof(text), "layer %u of block %u from \"%s\" does not match its checksum, "
-                                     "twice; get it elsewhere or compute it", fetch->layer,
-                 fetch->first_index + i, receive->peer->name);
+        snprintf(text, sizeof(text),
+                 "layer %u of block %u from \"%s\" does not match its checksum, "
+                 "twice; get it elsewhere or compute it",
+                 fetch->layer, fetch->first_index + i, receive->peer->name);
         receive_fail(receive, ERR_CORRUPT, text);
         return false;
     }
@@ -333,8 +337,10 @@ static bool receive_check(struct receive *receive)
         return true;
     if (receive->missing > 0) {
         char text[TRANSFER_TEXT_BYTES];
-        snprintf(text, sizeof(text), "\"%s\" says that all is offered, and %" PRIu64 " of %" PRIu64
-                                     " slices never were", receive->peer->name, receive->missing,
+        snprintf(text, sizeof(text),
+                 "\"%s\" says that all is offered, and %" PRIu64 " of %" PRIu64
+                 " slices never were",
+                 receive->peer->name, receive->missing,
                  (uint64_t)receive->final_count * receive->transfer->options.layer_count);
         receive_fail(receive, ERR_BAD_INPUT, text);
         return false;
@@ -387,8 +393,9 @@ static void receive_offer(struct receive *receive, const struct offer_message *m
     if (message->layer >= transfer->options.layer_count || message->number < receive->next_offer ||
         message->number == UINT32_MAX || receive->complete ||
         receive->queued_slices > 4 * cells + 4096) {
-        receive_fail(receive, ERR_BAD_INPUT, "an offer has a layer or a number that cannot be, or there "
-                                             "are too many");
+        receive_fail(receive, ERR_BAD_INPUT,
+                     "an offer has a layer or a number that cannot be, or there "
+                     "are too many");
         return;
     }
     receive->next_offer = message->number + 1;
@@ -396,8 +403,8 @@ static void receive_offer(struct receive *receive, const struct offer_message *m
         receive->first_offer_ns = clock_ns();
     uint32_t end = message->first_index + message->count;
     uint32_t wanted_end = receive->first_index + receive->block_count;
-    uint32_t first = message->first_index > receive->first_index ? message->first_index
-                                                                 : receive->first_index;
+    uint32_t first =
+        message->first_index > receive->first_index ? message->first_index : receive->first_index;
     if (end > wanted_end)
         end = wanted_end;
     if (first >= end)
@@ -464,8 +471,8 @@ static status receiver_on_gone(struct peer *peer, const uint8_t *payload, uint32
         return OK;
     char text[TRANSFER_TEXT_BYTES];
     snprintf(text, sizeof(text), "\"%s\" ended the lease: %s", peer->name, message.text);
-    receive_end(receive, TRANSFER_FAILED, message.status != OK ? message.status : ERR_BAD_INPUT, text,
-                false);
+    receive_end(receive, TRANSFER_FAILED, message.status != OK ? message.status : ERR_BAD_INPUT,
+                text, false);
     return OK;
 }
 
@@ -498,16 +505,17 @@ uint64_t receiver_check_deadlines(struct transfer *transfer, uint64_t now_ns)
 {
     uint64_t next_ns = UINT64_MAX;
     for (int i = 0; i < TABLE_BUCKETS; i++) {
-        for (struct receive *receive = transfer->receives[i], *next; receive != NULL; receive = next) {
+        for (struct receive *receive = transfer->receives[i], *next; receive != NULL;
+             receive = next) {
             next = receive->next;
             if (receive->deadline_ns > now_ns) {
                 next_ns = receive->deadline_ns < next_ns ? receive->deadline_ns : next_ns;
                 continue;
             }
             char text[TRANSFER_TEXT_BYTES];
-            snprintf(text, sizeof(text), "the deadline passed while %s \"%s\"; %" PRIu64
-                                         " slices are missing",
-                     !receive->subscribed ? "connecting to"
+            snprintf(text, sizeof(text),
+                     "the deadline passed while %s \"%s\"; %" PRIu64 " slices are missing",
+                     !receive->subscribed           ? "connecting to"
                      : receive->first_offer_ns == 0 ? "waiting for the first offer of"
                                                     : "fetching from",
                      receive->peer != NULL ? receive->peer->name : "?", receive->missing);
@@ -521,7 +529,7 @@ void receiver_stop(struct transfer *transfer)
 {
     for (int i = 0; i < TABLE_BUCKETS; i++) {
         while (transfer->receives[i] != NULL)
-            receive_end(transfer->receives[i], TRANSFER_CANCELLED, ERR_CANCELLED, "the worker stops",
-                        true);
+            receive_end(transfer->receives[i], TRANSFER_CANCELLED, ERR_CANCELLED,
+                        "the worker stops", true);
     }
 }

@@ -17,8 +17,9 @@ status shm_seal_pool(const struct transfer_pool *pool, int *read_only_fd_out)
     int seals = fcntl(pool->fd, F_GET_SEALS);
     if (seals < 0 || ((seals & F_SEAL_SHRINK) == 0 &&
                       fcntl(pool->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0))
-        return error_set(ERR_UNSUPPORTED, "the pool's memory cannot be sealed against shrinking (%s); "
-                                          "make its memfd with MFD_ALLOW_SEALING, or allow tcp only",
+        return error_set(ERR_UNSUPPORTED,
+                         "the pool's memory cannot be sealed against shrinking (%s); "
+                         "make its memfd with MFD_ALLOW_SEALING, or allow tcp only",
                          strerror(errno));
     char path[64];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", pool->fd);
@@ -57,8 +58,10 @@ static status shm_map(struct peer *peer, const struct pool_message *message, int
     int seals = fcntl(fd, F_GET_SEALS);
     if (fstat(fd, &stat) != 0 || seals < 0 || (seals & F_SEAL_SHRINK) == 0 || stat.st_size < 0 ||
         (uint64_t)stat.st_size < bytes)
-        return error_set(ERR_BAD_INPUT, "the pool of \"%s\" should be a sealed memfd of %zu bytes, and "
-                                        "is not", peer->name, bytes);
+        return error_set(ERR_BAD_INPUT,
+                         "the pool of \"%s\" should be a sealed memfd of %zu bytes, and "
+                         "is not",
+                         peer->name, bytes);
     void *map = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED)
         return error_set(ERR_IO, "cannot map the pool of \"%s\", %zu bytes: %s", peer->name, bytes,

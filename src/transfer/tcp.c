@@ -37,7 +37,8 @@ status tcp_on_fetch(struct peer *peer, const uint8_t *payload, uint32_t bytes)
     if (st != OK)
         return st;
     struct lease *lease = lease_find(peer->transfer, &message.tag.lease);
-    /* One that has just ended: its receiver is being told. One of another: the same answer, none. */
+    /* One that has just ended: its receiver is being told. One of another: the same answer, none.
+     */
     if (lease == NULL || lease->peer != peer || lease->epoch != message.tag.epoch) {
         transfer_refused(peer->transfer, peer, "a fetch under a lease that is not the peer's");
         return OK;
@@ -45,19 +46,18 @@ status tcp_on_fetch(struct peer *peer, const uint8_t *payload, uint32_t bytes)
     if (message.number >= lease->sent_count ||
         message.count > lease->offers[message.number]->count ||
         message.from > lease->offers[message.number]->count - message.count)
-        return error_set(ERR_BAD_INPUT, "\"%s\" fetches %u blocks from %u on of offer %u, which was not "
-                                        "offered", peer->name, message.count, message.from,
-                         message.number);
+        return error_set(ERR_BAD_INPUT,
+                         "\"%s\" fetches %u blocks from %u on of offer %u, which was not "
+                         "offered",
+                         peer->name, message.count, message.from, message.number);
     if (peer->asked_count == FETCHES_MAX)
         return error_set(ERR_BAD_INPUT, "\"%s\" has %u fetches under way, more than is allowed",
                          peer->name, peer->asked_count);
     struct asked *asked = malloc(sizeof(*asked));
     if (asked == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for a fetch");
-    *asked = (struct asked){.lease = lease,
-                            .number = message.number,
-                            .from = message.from,
-                            .count = message.count};
+    *asked = (struct asked){
+        .lease = lease, .number = message.number, .from = message.from, .count = message.count};
     *peer->asked_tail = asked;
     peer->asked_tail = &asked->next;
     peer->asked_count++;
@@ -84,11 +84,15 @@ static status tcp_send_data(struct peer *peer, struct asked *asked, size_t *byte
         spans[count++].iov_len = layer->bytes;
         bytes += layer->bytes;
     }
-    struct fetch_message message = {
-        .tag = {.lease = lease->id, .epoch = lease->epoch,
-                .rank = (uint16_t)transfer->hello.rank, .ranks = (uint16_t)transfer->hello.ranks},
-        .number = asked->number, .from = asked->from, .count = count};
-    status st = link_send_bulk(peer->link, FRAME_DATA, head, fetch_write(&message, head), spans, count);
+    struct fetch_message message = {.tag = {.lease = lease->id,
+                                            .epoch = lease->epoch,
+                                            .rank = (uint16_t)transfer->hello.rank,
+                                            .ranks = (uint16_t)transfer->hello.ranks},
+                                    .number = asked->number,
+                                    .from = asked->from,
+                                    .count = count};
+    status st =
+        link_send_bulk(peer->link, FRAME_DATA, head, fetch_write(&message, head), spans, count);
     if (st != OK)
         return st;
     lease->bulk_mark = link_bulk_queued(peer->link);
@@ -142,10 +146,13 @@ static void tcp_fetch(struct receive *receive)
          fetch = fetch->next, under_way++) {
         if (fetch->requested > 0)
             continue;
-        struct fetch_message message = {
-            .tag = {.lease = receive->id, .epoch = receive->epoch,
-                    .rank = (uint16_t)transfer->hello.rank, .ranks = (uint16_t)transfer->hello.ranks},
-            .number = fetch->number, .from = fetch->from, .count = fetch->count};
+        struct fetch_message message = {.tag = {.lease = receive->id,
+                                                .epoch = receive->epoch,
+                                                .rank = (uint16_t)transfer->hello.rank,
+                                                .ranks = (uint16_t)transfer->hello.ranks},
+                                        .number = fetch->number,
+                                        .from = fetch->from,
+                                        .count = fetch->count};
         /* A holder that does not even read requests is left to the deadline. */
         if (link_send(peer->link, FRAME_FETCH, payload, fetch_write(&message, payload)) != OK)
             return;
@@ -171,8 +178,8 @@ uint32_t tcp_on_bulk(void *ctx, uint16_t type, const uint8_t *payload, uint32_t 
     if (message.number != fetch->number || message.from != fetch->from + fetch->done ||
         message.count > fetch->requested - fetch->done || message.count > LINK_SPANS_MAX ||
         bulk_bytes != message.count * bytes) {
-        status st = error_set(ERR_BAD_INPUT, "\"%s\" sent DATA that does not answer the oldest fetch",
-                              peer->name);
+        status st = error_set(ERR_BAD_INPUT,
+                              "\"%s\" sent DATA that does not answer the oldest fetch", peer->name);
         transfer_refused(peer->transfer, peer, error_text());
         peer_close(peer, st);
         return 0;

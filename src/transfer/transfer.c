@@ -101,8 +101,7 @@ void transfer_deadline(struct transfer *transfer, uint64_t when_ns)
         return;
     transfer->deadline_ns = when_ns;
     uint64_t now = clock_ns();
-    loop_timer_start(transfer->deadline_timer,
-                     when_ns > now ? (when_ns - now) / 1000000u + 1 : 0);
+    loop_timer_start(transfer->deadline_timer, when_ns > now ? (when_ns - now) / 1000000u + 1 : 0);
 }
 
 static void transfer_on_deadline(void *ctx)
@@ -205,7 +204,8 @@ static void transfer_on_call(void *ctx, struct mail *mail)
     case CALL_CANCEL: {
         struct receive *receive = receive_find(transfer, &call->lease);
         if (receive != NULL)
-            receive_end(receive, TRANSFER_CANCELLED, ERR_CANCELLED, "given up by the receiver", true);
+            receive_end(receive, TRANSFER_CANCELLED, ERR_CANCELLED, "given up by the receiver",
+                        true);
         break;
     }
     case CALL_DROP_PEER:
@@ -220,8 +220,8 @@ static void transfer_on_call(void *ctx, struct mail *mail)
     call_give_back(transfer, call);
 }
 
-status transfer_lease_open(struct transfer *transfer, const struct lease_id *id, uint64_t request_id,
-                           uint32_t epoch, uint32_t expiry_ms)
+status transfer_lease_open(struct transfer *transfer, const struct lease_id *id,
+                           uint64_t request_id, uint32_t epoch, uint32_t expiry_ms)
 {
     struct lease *lease = calloc(1, sizeof(*lease));
     struct transfer_report *report = calloc(1, sizeof(*report));
@@ -299,7 +299,8 @@ status transfer_complete(struct transfer *transfer, const struct lease_id *lease
     return OK;
 }
 
-static void transfer_call_lease(struct transfer *transfer, const struct lease_id *lease, uint32_t kind)
+static void transfer_call_lease(struct transfer *transfer, const struct lease_id *lease,
+                                uint32_t kind)
 {
     struct call *call = call_take(transfer, kind);
     if (call == NULL) {
@@ -363,8 +364,9 @@ status transfer_receive(struct transfer *transfer, const struct transfer_wish *w
     assert(wish->block_count >= 1 && wish->first_index < OFFER_INDEX_MAX &&
            wish->block_count <= OFFER_INDEX_MAX - wish->first_index);
     if (!local && !remote)
-        return error_set(ERR_BAD_INPUT, "the holder has no address for a carrier that is allowed here "
-                                        "(%s%s); allow the other one or give its address",
+        return error_set(ERR_BAD_INPUT,
+                         "the holder has no address for a carrier that is allowed here "
+                         "(%s%s); allow the other one or give its address",
                          (carriers & TRANSFER_SHM) != 0 ? "shm " : "",
                          (carriers & TRANSFER_TCP) != 0 ? "tcp" : "");
     struct receive *receive = NULL;
@@ -446,7 +448,8 @@ static void *transfer_run(void *ctx)
     return NULL;
 }
 
-static status transfer_copy_options(struct transfer *transfer, const struct transfer_options *options)
+static status transfer_copy_options(struct transfer *transfer,
+                                    const struct transfer_options *options)
 {
     assert(options->layer_count >= 1 && options->pool.block_count >= 1);
     transfer->options = *options;

@@ -7,19 +7,19 @@
  *     transfer_complete(lease, payload)       ---->    all there:
  *     report HOLDER_DONE: drop the blocks     <----  report RECEIVED(payload): use the blocks
  *
- * The receiver lands every byte: nobody writes into another's memory. A holder keeps what it offered
- * until HOLDER_DONE. A receiver's blocks are written to until its report, and never after it.
- * A lease knows nothing of who asked for the movement: handoff, pull and store use the same calls.
- * The two sides may begin in either order: a receiver may subscribe before the lease is open, or
- * after offers were made, or completed (they are sent again from the start).
+ * The receiver lands every byte: nobody writes into another's memory. A holder keeps what it
+ * offered until HOLDER_DONE. A receiver's blocks are written to until its report, and never after
+ * it. A lease knows nothing of who asked for the movement: handoff, pull and store use the same
+ * calls. The two sides may begin in either order: a receiver may subscribe before the lease is
+ * open, or after offers were made, or completed (they are sent again from the start).
  *
- * Carriers: shm (same host: the pool's read-only descriptor, mapped once per incarnation; a fetch is a
- * copy by the receiver) and tcp (a fetch is a request, answered with bytes straight from the holder's
- * pool into the receiver's block). carrier.h is where rdma and cuda-ipc go.
+ * Carriers: shm (same host: the pool's read-only descriptor, mapped once per incarnation; a fetch
+ * is a copy by the receiver) and tcp (a fetch is a request, answered with bytes straight from the
+ * holder's pool into the receiver's block). carrier.h is where rdma and cuda-ipc go.
  *
- * Threads: one transfer thread per worker, made by transfer_open, does all the work. Every call here
- *          may be made from any one thread at a time per lease (the compute thread); none of them waits
- *          for a peer. Reports come as mail to options.reports.
+ * Threads: one transfer thread per worker, made by transfer_open, does all the work. Every call
+ *          may be made from any thread, for one lease from one at a time (the compute thread); none
+ *          waits for a peer. Reports come as mail to options.reports.
  * Memory:  ids and payloads given are copied. A report is the taker's: transfer_report_free.
  */
 #ifndef TRANSFER_TRANSFER_H
@@ -61,21 +61,21 @@ struct transfer_slice {
 };
 
 struct transfer_options {
-    const struct hello *hello;           /* this process, HELLO_HAS_MODEL | HELLO_HAS_KV; copied */
-    const struct address *unix_listen;   /* for peers of this host; NULL: none */
-    const struct address *tcp_listen;    /* for peers of other hosts; NULL: none; port 0: any */
+    const struct hello *hello;         /* this process, HELLO_HAS_MODEL | HELLO_HAS_KV; copied */
+    const struct address *unix_listen; /* for peers of this host; NULL: none */
+    const struct address *tcp_listen;  /* for peers of other hosts; NULL: none; port 0: any */
     struct transfer_pool pool;
     const struct transfer_slice *layers; /* [layer_count]; copied */
     uint32_t layer_count;
-    uint32_t carriers;                   /* enum transfer_carrier or-ed: those allowed; 0: all */
-    struct mailbox *reports;             /* lives longer than the transfer */
+    uint32_t carriers;       /* enum transfer_carrier or-ed: those allowed; 0: all */
+    struct mailbox *reports; /* lives longer than the transfer */
     /* 0: the default. */
     uint32_t connect_ms;   /* connection and handshake; 3000 */
     uint32_t silence_ms;   /* nothing heard from a connected peer: it is gone; 3000 */
     uint32_t subscribe_ms; /* the longest wait of a subscription for its lease; 60000 */
     /* Test switches. */
-    uint32_t test_flip_offered; /* flip a bit in the nth slice offered, after its checksum; 0: none */
-    uint32_t test_spoil_landed; /* take the nth slice landed for damaged, once; 0: none */
+    uint32_t test_flip_offered; /* flip a bit in the nth slice offered, after its checksum */
+    uint32_t test_spoil_landed; /* take the nth slice landed for damaged, once */
     uint32_t test_slow_us;      /* sleep so long before each slice is landed */
 };
 
@@ -83,8 +83,8 @@ struct transfer_options {
  * pool's memfd cannot be sealed). */
 status transfer_open(const struct transfer_options *options, struct transfer **transfer_out);
 
-/* Stop. Nothing writes into any block afterwards. Leases and receives that are not over end here and
- * are reported (ERR_CANCELLED) before this returns; take the mail afterwards. */
+/* Stop. Nothing writes into any block afterwards. Leases and receives that are not over end here
+ * and are reported (ERR_CANCELLED) before this returns; take the mail afterwards. */
 void transfer_close(struct transfer *transfer);
 
 /* Where the tcp listener is bound. Errors: ERR_NOT_FOUND (there is none). */
@@ -93,16 +93,17 @@ status transfer_tcp_address(const struct transfer *transfer, struct address *add
 /* ---- holder ---- */
 
 /* From now on lease may be subscribed to by whoever knows it, under this epoch only. It ends by
- * acknowledgement, expiry_ms from now, transfer_lease_close, or the loss of its receiver; each opened
- * lease is reported exactly once (HOLDER_DONE). Errors: ERR_NO_MEMORY. */
+ * acknowledgement, expiry_ms from now, transfer_lease_close, or the loss of its receiver; each
+ * opened lease is reported exactly once (HOLDER_DONE). Errors: ERR_NO_MEMORY. */
 status transfer_lease_open(struct transfer *transfer, const struct lease_id *lease,
                            uint64_t request_id, uint32_t epoch, uint32_t expiry_ms);
 
 /* This layer of the sequence's blocks first_index .. first_index + count is computed and lies in
  * block_ids; it will not change before HOLDER_DONE, unless it is offered again afterwards (a block
- * that was partly filled; the later offer wins). Cheap: no allocation in the usual case, no system
- * call but a mailbox's wake; callable from layer_ready, on any thread. A lease that is over is
- * ignored. checksums: [count] when the device has computed them, else NULL. */
+ * that was partly filled; the later offer wins; better to offer a block when it is full). Cheap: no
+ * allocation in the usual case, no system call but a mailbox's wake; callable from layer_ready, on
+ * any thread. A lease that is over is ignored. checksums: [count] when the device has computed
+ * them, else NULL. */
 void transfer_offer(struct transfer *transfer, const struct lease_id *lease, uint32_t layer,
                     uint32_t first_index, const uint32_t *block_ids, uint32_t count,
                     const struct checksum *checksums);
@@ -129,27 +130,27 @@ struct transfer_wish {
     uint32_t epoch;
     struct transfer_source source;
     uint32_t first_index;      /* first block of the sequence that is wanted */
-    const uint32_t *block_ids; /* [block_count] own blocks, written by nobody else until the report */
+    const uint32_t *block_ids; /* [block_count] own; nobody else writes them until the report */
     uint32_t block_count;      /* at most this many are fetched; fewer if the holder has fewer */
     uint32_t deadline_ms;      /* from now to the report */
 };
 
-/* Exactly one report follows: RECEIVED, FAILED or CANCELLED. A lease may be received once at a time.
- * Errors: ERR_NO_MEMORY, ERR_BAD_INPUT (no address that an allowed carrier could use). */
+/* Exactly one report follows: RECEIVED, FAILED or CANCELLED. A lease may be received once at a
+ * time. Errors: ERR_NO_MEMORY, ERR_BAD_INPUT (no address that an allowed carrier could use). */
 status transfer_receive(struct transfer *transfer, const struct transfer_wish *wish);
 
-/* Give up; the report (CANCELLED, unless another was under way) says that nothing writes any more. */
+/* Give up; the report (CANCELLED, unless another was under way) says that nothing writes there. */
 void transfer_receive_cancel(struct transfer *transfer, const struct lease_id *lease);
 
-/* Close every connection with that incarnation and unmap its pool: it was declared dead elsewhere. Its
- * receives fail with ERR_CLOSED, its leases end as if the receiver were gone. */
+/* Close every connection with that incarnation and unmap its pool: it was declared dead elsewhere.
+ * Its receives fail with ERR_CLOSED, its leases end as if the receiver were gone. */
 void transfer_drop_peer(struct transfer *transfer, uint64_t incarnation);
 
 /* ---- reports ---- */
 
 enum transfer_report_kind {
-    TRANSFER_HOLDER_DONE = 0x7400, /* mail.kind; status: OK acknowledged, ERR_CLOSED receiver gone or
-                                      gave up, ERR_TIMEOUT expired, ERR_CANCELLED revoked,
+    TRANSFER_HOLDER_DONE = 0x7400, /* mail.kind; status: OK acknowledged, ERR_CLOSED receiver gone
+                                      or gave up, ERR_TIMEOUT expired, ERR_CANCELLED revoked,
                                       ERR_REFUSED the lease was open already */
     TRANSFER_RECEIVED,             /* status OK: all wanted blocks landed and verified */
     TRANSFER_FAILED,               /* ERR_CLOSED, ERR_TIMEOUT, ERR_CORRUPT, ERR_REFUSED,
@@ -167,10 +168,10 @@ struct transfer_report {
     uint32_t block_count;           /* RECEIVED: blocks that landed, from first_index */
     uint8_t *payload;               /* RECEIVED: the holder's, or NULL */
     uint32_t payload_bytes;
-    uint64_t bytes;                 /* of KV moved */
-    double seconds;                 /* first offer to the end */
-    double exposed_s;               /* complete to the end: what the overlap did not hide */
-    enum transfer_carrier carrier;  /* 0 when none was reached */
+    uint64_t bytes;                /* of KV moved */
+    double seconds;                /* first offer to the end */
+    double exposed_s;              /* complete to the end: what the overlap did not hide */
+    enum transfer_carrier carrier; /* 0 when none was reached */
 };
 
 void transfer_report_free(struct transfer_report *report);
@@ -186,14 +187,15 @@ struct transfer_carrier_counters {
 
 struct transfer_counters {
     struct transfer_carrier_counters carriers[TRANSFER_CARRIERS]; /* [0] shm, [1] tcp */
-    uint64_t peers;          /* connected now */
-    uint64_t mapped_bytes;   /* of peers' pools now */
-    uint64_t leases;         /* open now */
-    uint64_t receives;       /* under way now */
+    uint64_t peers;                                               /* connected now */
+    uint64_t mapped_bytes;                                        /* of peers' pools now */
+    uint64_t leases;                                              /* open now */
+    uint64_t receives;                                            /* under way now */
     uint64_t refused_frames; /* from peers: malformed, unknown lease, stale epoch */
 };
 
 /* Any thread. */
-void transfer_counters_read(const struct transfer *transfer, struct transfer_counters *counters_out);
+void transfer_counters_read(const struct transfer *transfer,
+                            struct transfer_counters *counters_out);
 
 #endif

@@ -49,15 +49,15 @@ static struct checksum checksum_rows_plain(uint8_t *to, const uint8_t *from, siz
 
 enum landing { LAND_NOWHERE, LAND_CACHED, LAND_STREAMED };
 
-#define AVX2_STEP(i)                                                       \
-    do {                                                                   \
-        __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)from + (i)); \
-        if (landing == LAND_STREAMED)                                      \
-            _mm256_stream_si256((__m256i *)(void *)to + (i), w);           \
-        else if (landing == LAND_CACHED)                                   \
-            _mm256_storeu_si256((__m256i *)(void *)to + (i), w);           \
-        s##i = _mm256_add_epi64(s##i, a##i);                               \
-        a##i = _mm256_add_epi64(a##i, w);                                  \
+#define AVX2_STEP(i)                                                                               \
+    do {                                                                                           \
+        __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)from + (i));                 \
+        if (landing == LAND_STREAMED)                                                              \
+            _mm256_stream_si256((__m256i *)(void *)to + (i), w);                                   \
+        else if (landing == LAND_CACHED)                                                           \
+            _mm256_storeu_si256((__m256i *)(void *)to + (i), w);                                   \
+        s##i = _mm256_add_epi64(s##i, a##i);                                                       \
+        a##i = _mm256_add_epi64(a##i, w);                                                          \
     } while (0)
 
 __attribute__((target("avx2"), always_inline)) static inline struct checksum
@@ -99,9 +99,8 @@ __attribute__((target("avx2"))) static struct checksum cached_avx2(uint8_t *to, 
     return checksum_rows_avx2(to, from, rows, LAND_CACHED);
 }
 
-__attribute__((target("avx2"))) static struct checksum streamed_avx2(uint8_t *to,
-                                                                     const uint8_t *from,
-                                                                     size_t rows)
+__attribute__((target("avx2"))) static struct checksum
+streamed_avx2(uint8_t *to, const uint8_t *from, size_t rows)
 {
     return checksum_rows_avx2(to, from, rows, LAND_STREAMED);
 }

@@ -1,7 +1,7 @@
 /* wire/checksum.h - 128 bits over a slice of KV, parallel on any device.
  *
- * Over the slice's 64-bit little-endian words w[0 .. n), the last one filled up with zero bytes when
- * the slice's length is no multiple of 8, all modulo 2^64:
+ * Over the slice's 64-bit little-endian words w[0 .. n), the last one filled up with zero bytes
+ * when the slice's length is no multiple of 8, all modulo 2^64:
  *
  *     a = sum of w[i]                b = sum of (i + 1) * w[i]
  *
@@ -10,8 +10,8 @@
  * block, or several slices of a block, combine; a part before the last has whole words.
  *
  * It catches every single flipped bit (a changes), moved and swapped words (b changes), torn and
- * stale blocks. It is no defence against someone who chooses the bytes: that is the cluster key's job.
- * Test vectors: tests/unit/wire/checksum_test.c.
+ * stale blocks. It is no defence against someone who chooses the bytes: that is the cluster key's
+ * job. Test vectors: tests/unit/wire/checksum_test.c.
  *
  * Threads: any. Memory: none.
  */

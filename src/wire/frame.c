@@ -23,19 +23,23 @@ status frame_header_read(const uint8_t from[FRAME_HEADER_BYTES], uint32_t payloa
         .number = load_u32(from + 12),
     };
     if (header.payload_bytes > payload_bytes_max)
-        return error_set(ERR_BAD_INPUT, "frame of type 0x%04x has a payload of %u bytes, expected at "
-                                        "most %u; the peer does not speak baton's protocol",
+        return error_set(ERR_BAD_INPUT,
+                         "frame of type 0x%04x has a payload of %u bytes, expected at "
+                         "most %u; the peer does not speak baton's protocol",
                          header.type, header.payload_bytes, payload_bytes_max);
     if (header.bulk_bytes > bulk_bytes_max)
-        return error_set(ERR_BAD_INPUT, "frame of type 0x%04x has %u bytes of bulk, expected at most "
-                                        "%u", header.type, header.bulk_bytes, bulk_bytes_max);
+        return error_set(ERR_BAD_INPUT,
+                         "frame of type 0x%04x has %u bytes of bulk, expected at most "
+                         "%u",
+                         header.type, header.bulk_bytes, bulk_bytes_max);
     if ((header.flags & ~FRAME_FLAGS_KNOWN) != 0)
-        return error_set(ERR_BAD_INPUT, "frame of type 0x%04x has unknown flags 0x%04x", header.type,
-                         header.flags);
+        return error_set(ERR_BAD_INPUT, "frame of type 0x%04x has unknown flags 0x%04x",
+                         header.type, header.flags);
     if (header.number != number)
-        return error_set(ERR_BAD_INPUT, "frame of type 0x%04x has number %u, expected %u: the stream "
-                                        "lost frames or its place", header.type, header.number,
-                         number);
+        return error_set(ERR_BAD_INPUT,
+                         "frame of type 0x%04x has number %u, expected %u: the stream "
+                         "lost frames or its place",
+                         header.type, header.number, number);
     *header_out = header;
     return OK;
 }

@@ -6,10 +6,10 @@
  *     |bytes       |u16   |u16    |bytes       |          |         |         |
  *     +------------+------+-------+------------+----------+---------+---------+
  *
- * Everything is little-endian. The payload is a small message, decoded as a whole; bulk is raw bytes
- * that land where the receiver says, without being copied in between. number counts the frames of one
- * direction from 0: a stream that lost its place is noticed at the next header. Both lengths are
- * checked against the limits of the connection's phase before anything is allocated.
+ * Everything is little-endian. The payload is a small message, decoded as a whole; bulk is raw
+ * bytes that land where the receiver says, without being copied in between. number counts the
+ * frames of one direction from 0: a stream that lost its place is noticed at the next header. Both
+ * lengths are checked against the limits of the connection's phase before anything is allocated.
  *
  * Threads: any.
  */

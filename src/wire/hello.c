@@ -86,8 +86,10 @@ status hello_read(const uint8_t *payload, uint32_t payload_bytes, struct hello *
         return error_set(ERR_BAD_INPUT, "expected a baton process, found something else: the first "
                                         "frame is no HELLO; check the address");
     if (version != WIRE_VERSION)
-        return error_set(ERR_REFUSED, "wire version: ours is %u, the peer's is %u; run the same "
-                                      "release of baton on both sides", WIRE_VERSION, version);
+        return error_set(ERR_REFUSED,
+                         "wire version: ours is %u, the peer's is %u; run the same "
+                         "release of baton on both sides",
+                         WIRE_VERSION, version);
     struct hello hello;
     memset(&hello, 0, sizeof(hello));
     hello.parts = read_u32(&r);
@@ -108,9 +110,10 @@ status hello_read(const uint8_t *payload, uint32_t payload_bytes, struct hello *
                          version, payload_bytes);
     if (hello.role < HELLO_ROUTER || hello.role > HELLO_OPERATOR || hello.incarnation == 0 ||
         hello.ranks == 0 || hello.ranks > UINT16_MAX || hello.rank >= hello.ranks)
-        return error_set(ERR_BAD_INPUT, "a HELLO with role %u, incarnation %" PRIu64 ", rank %u of %u "
-                                        "is out of range", hello.role, hello.incarnation, hello.rank,
-                         hello.ranks);
+        return error_set(ERR_BAD_INPUT,
+                         "a HELLO with role %u, incarnation %" PRIu64 ", rank %u of %u "
+                         "is out of range",
+                         hello.role, hello.incarnation, hello.rank, hello.ranks);
     *hello_out = hello;
     return OK;
 }
@@ -141,22 +144,26 @@ static const char *hello_dtype_name(uint32_t number)
 static status hello_check_kv(const struct hello *ours, const struct hello *theirs)
 {
     if (ours->kv_dtype != theirs->kv_dtype)
-        return error_set(ERR_REFUSED, "kv dtype: ours is %s (%u), that of \"%s\" is %s (%u); give both "
-                                      "the same --kv-dtype", hello_dtype_name(ours->kv_dtype),
-                         ours->kv_dtype, theirs->name, hello_dtype_name(theirs->kv_dtype),
-                         theirs->kv_dtype);
+        return error_set(ERR_REFUSED,
+                         "kv dtype: ours is %s (%u), that of \"%s\" is %s (%u); give both "
+                         "the same --kv-dtype",
+                         hello_dtype_name(ours->kv_dtype), ours->kv_dtype, theirs->name,
+                         hello_dtype_name(theirs->kv_dtype), theirs->kv_dtype);
     if (ours->block_tokens != theirs->block_tokens)
-        return error_set(ERR_REFUSED, "block tokens: ours are %u, those of \"%s\" are %u; give both "
-                                      "the same --block-tokens", ours->block_tokens, theirs->name,
-                         theirs->block_tokens);
+        return error_set(ERR_REFUSED,
+                         "block tokens: ours are %u, those of \"%s\" are %u; give both "
+                         "the same --block-tokens",
+                         ours->block_tokens, theirs->name, theirs->block_tokens);
     if (ours->ranks != theirs->ranks)
-        return error_set(ERR_REFUSED, "ranks: ours are %u, those of \"%s\" are %u; a handoff between "
-                                      "different tensor-parallel layouts is not built", ours->ranks,
-                         theirs->name, theirs->ranks);
+        return error_set(ERR_REFUSED,
+                         "ranks: ours are %u, those of \"%s\" are %u; a handoff between "
+                         "different tensor-parallel layouts is not built",
+                         ours->ranks, theirs->name, theirs->ranks);
     if (strcmp(ours->numerics_class, theirs->numerics_class) != 0)
-        return error_set(ERR_REFUSED, "numerics class: ours is \"%s\", that of \"%s\" is \"%s\"; give "
-                                      "both the same --kernels", ours->numerics_class, theirs->name,
-                         theirs->numerics_class);
+        return error_set(ERR_REFUSED,
+                         "numerics class: ours is \"%s\", that of \"%s\" is \"%s\"; give "
+                         "both the same --kernels",
+                         ours->numerics_class, theirs->name, theirs->numerics_class);
     return hello_hash_check("block layout", ours->layout_hash, theirs->layout_hash, theirs->name,
                             "run the same release and the same model on both sides");
 }
@@ -165,9 +172,11 @@ status hello_check(const struct hello *ours, const struct hello *theirs)
 {
     uint32_t parts = ours->parts & theirs->parts;
     if (ours->auth != theirs->auth)
-        return error_set(ERR_REFUSED, "cluster key: we %s one, \"%s\" %s; give all processes the same "
-                                      "key", ours->auth == HELLO_AUTH_NONE ? "have no" : "need",
-                         theirs->name, theirs->auth == HELLO_AUTH_NONE ? "has none" : "needs one");
+        return error_set(ERR_REFUSED,
+                         "cluster key: we %s one, \"%s\" %s; give all processes the same "
+                         "key",
+                         ours->auth == HELLO_AUTH_NONE ? "have no" : "need", theirs->name,
+                         theirs->auth == HELLO_AUTH_NONE ? "has none" : "needs one");
     if ((parts & HELLO_HAS_MODEL) != 0) {
         status st = hello_hash_check("model fingerprint", ours->fingerprint, theirs->fingerprint,
                                      theirs->name, "serve the same model file on both sides");

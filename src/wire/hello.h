@@ -8,8 +8,8 @@
  *        | -- READY ------------------------------> |
  *
  * link.c runs it; a link's user sees its result in on_ready. Nothing but HELLO, REFUSE and READY is
- * decoded before it is over, and of a HELLO the magic and the version are looked at first, so that a
- * peer of any other version can be refused by name.
+ * decoded before it is over, and of a HELLO the magic and the version are looked at first, so that
+ * a peer of any other version can be refused by name.
  *
  * Threads: any. Memory: plain values.
  */
@@ -54,18 +54,18 @@ enum hello_parts {
 enum hello_auth { HELLO_AUTH_NONE = 0, HELLO_AUTH_CLUSTER_KEY = 1 };
 
 struct hello {
-    uint32_t parts;                       /* enum hello_parts, or-ed */
-    uint8_t fingerprint[HELLO_HASH_BYTES];/* of the model's weights: weights.h */
-    uint8_t layout_hash[HELLO_HASH_BYTES];/* of a block's layout: kv/layout.h */
+    uint32_t parts;                        /* enum hello_parts, or-ed */
+    uint8_t fingerprint[HELLO_HASH_BYTES]; /* of the model's weights: weights.h */
+    uint8_t layout_hash[HELLO_HASH_BYTES]; /* of a block's layout: kv/layout.h */
     char numerics_class[HELLO_CLASS_BYTES];
-    uint32_t kv_dtype;                    /* enum dtype */
+    uint32_t kv_dtype; /* enum dtype */
     uint32_t block_tokens;
-    uint32_t rank, ranks;                 /* of a tensor-parallel group; 0, 1 */
-    uint32_t role;                        /* enum hello_role */
-    uint32_t auth;                        /* enum hello_auth; set by link.c */
-    uint64_t incarnation;                 /* random at process start, never 0 */
-    char name[HELLO_NAME_BYTES];          /* "decode-0", for people */
-    uint8_t nonce[HELLO_NONCE_BYTES];     /* fresh for every connection; set by link.c */
+    uint32_t rank, ranks;             /* of a tensor-parallel group; 0, 1 */
+    uint32_t role;                    /* enum hello_role */
+    uint32_t auth;                    /* enum hello_auth; set by link.c */
+    uint64_t incarnation;             /* random at process start, never 0 */
+    char name[HELLO_NAME_BYTES];      /* "decode-0", for people */
+    uint8_t nonce[HELLO_NONCE_BYTES]; /* fresh for every connection; set by link.c */
 };
 
 /* A random number that is not 0, for struct hello's incarnation. */

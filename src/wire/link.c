@@ -99,8 +99,9 @@ static void link_on_timer(void *ctx)
         else
             link_timer_update(link);
     } else if (now >= link->handshake_deadline_ns) {
-        link_fail(link, error_set(ERR_TIMEOUT, "no %s before the deadline; the peer is stopped, "
-                                               "unreachable or busy",
+        link_fail(link, error_set(ERR_TIMEOUT,
+                                  "no %s before the deadline; the peer is stopped, "
+                                  "unreachable or busy",
                                   link->phase == LINK_CONNECTING ? "connection" : "handshake"));
     } else {
         link_timer_update(link);
@@ -131,8 +132,9 @@ static status link_refuse(struct link *link, status cause)
 static status link_check_peer(struct link *link)
 {
     if (link->peer_incarnation != 0 && link->peer_incarnation != link->peer.incarnation)
-        return error_set(ERR_REFUSED, "incarnation: expected %016llx, \"%s\" is %016llx; that process "
-                                      "was restarted, or is another one",
+        return error_set(ERR_REFUSED,
+                         "incarnation: expected %016llx, \"%s\" is %016llx; that process "
+                         "was restarted, or is another one",
                          (unsigned long long)link->peer_incarnation, link->peer.name,
                          (unsigned long long)link->peer.incarnation);
     return hello_check(&link->hello, &link->peer);
@@ -190,7 +192,8 @@ status link_handshake_frame(struct link *link, uint16_t type, const uint8_t *pay
         return OK;
     }
     return error_set(ERR_BAD_INPUT, "frame of type 0x%04x came %s", type,
-                     link->phase == LINK_OPEN ? "after the handshake" : "before the handshake was over");
+                     link->phase == LINK_OPEN ? "after the handshake"
+                                              : "before the handshake was over");
 }
 
 /* ---- life ---- */
@@ -203,11 +206,13 @@ static status link_check_user(const struct link *link)
     if (!link->is_unix)
         return OK;
     if (getsockopt(link->fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0)
-        return error_set(ERR_IO, "cannot read the user of a Unix socket's peer: %s", strerror(errno));
+        return error_set(ERR_IO, "cannot read the user of a Unix socket's peer: %s",
+                         strerror(errno));
     if (peer.uid != geteuid() && peer.uid != 0)
-        return error_set(ERR_REFUSED, "the process at the other end of a Unix socket runs as user %u, "
-                                      "ours is %u; run all processes as the same user", peer.uid,
-                         geteuid());
+        return error_set(ERR_REFUSED,
+                         "the process at the other end of a Unix socket runs as user %u, "
+                         "ours is %u; run all processes as the same user",
+                         peer.uid, geteuid());
     return OK;
 }
 
@@ -235,8 +240,8 @@ static status link_make(struct loop *loop, int fd, bool accepted, const struct l
     link_out_open(&link->out);
     struct sockaddr_storage local;
     socklen_t bytes = sizeof(local);
-    link->is_unix = getsockname(fd, (struct sockaddr *)&local, &bytes) == 0 &&
-                    local.ss_family == AF_UNIX;
+    link->is_unix =
+        getsockname(fd, (struct sockaddr *)&local, &bytes) == 0 && local.ss_family == AF_UNIX;
     if (getrandom(link->hello.nonce, HELLO_NONCE_BYTES, 0) != HELLO_NONCE_BYTES)
         memset(link->hello.nonce, 0, HELLO_NONCE_BYTES);
     link->handshake_deadline_ns = clock_ns() + (uint64_t)link->limits.handshake_ms * 1000000u;

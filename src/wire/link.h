@@ -11,8 +11,8 @@
  * pending_bytes_max. Each turn of the loop reads a bounded number of bytes from one link.
  * Over Unix sockets only processes of our own user, or root, are let in.
  *
- * Threads: the loop's. Memory: a link owns its descriptor and its queues; payloads given to calls are
- *          valid until the call returns. Every call may call any function of this page, link_close of
+ * Threads: the loop's. Memory: a link owns its descriptor and its queues; payloads given to calls
+ * are valid until the call returns. Every call may call any function of this page, link_close of
  *          its own link included; after link_close no call is made for that link.
  */
 #ifndef WIRE_LINK_H
@@ -43,9 +43,9 @@ struct link_calls {
     void (*on_close)(void *ctx, status cause);
     /* After bytes were written and at most half of pending_bytes_max is left. May be NULL. */
     void (*on_drain)(void *ctx);
-    /* A frame with bulk begins: say where its bulk_bytes go, in up to LINK_SPANS_MAX spans whose sum
-     * is bulk_bytes; return their count, or 0 to have the bytes thrown away. on_landed follows when
-     * the last byte is there (thrown away or not). NULL when bulk_bytes_max is 0. */
+    /* A frame with bulk begins: say where its bulk_bytes go, in up to LINK_SPANS_MAX spans whose
+     * sum is bulk_bytes; return their count, or 0 to have the bytes thrown away. on_landed follows
+     * when the last byte is there (thrown away or not). NULL when bulk_bytes_max is 0. */
     uint32_t (*on_bulk)(void *ctx, uint16_t type, const uint8_t *payload, uint32_t payload_bytes,
                         uint32_t bulk_bytes, struct iovec spans[LINK_SPANS_MAX]);
     void (*on_landed)(void *ctx);
@@ -62,8 +62,8 @@ struct link_limits {
 struct link_setup {
     const struct link_calls *calls; /* lives as long as the link */
     void *ctx;
-    const struct hello *hello;      /* ours; copied */
-    uint64_t peer_incarnation;      /* refuse any other peer; 0: any */
+    const struct hello *hello; /* ours; copied */
+    uint64_t peer_incarnation; /* refuse any other peer; 0: any */
     struct link_limits limits;
 };
 
@@ -87,8 +87,8 @@ status link_send(struct link *link, uint16_t type, const void *payload, uint32_t
 status link_send_fd(struct link *link, uint16_t type, const void *payload, uint32_t payload_bytes,
                     int fd);
 
-/* The same with bulk: the spans' memory must stay until link_bulk_sent passes what it was before this
- * call plus their bytes, or the link is gone. At most LINK_SPANS_MAX spans. */
+/* The same with bulk: the spans' memory must stay until link_bulk_sent passes what it was before
+ * this call plus their bytes, or the link is gone. At most LINK_SPANS_MAX spans. */
 status link_send_bulk(struct link *link, uint16_t type, const void *payload, uint32_t payload_bytes,
                       const struct iovec *spans, uint32_t span_count);
 uint64_t link_bulk_queued(const struct link *link); /* bulk bytes ever queued */

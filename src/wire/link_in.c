@@ -153,8 +153,10 @@ static status link_in_frame(struct link *link)
     in->expect = EXPECT_HEADER;
     if ((in->header.flags & FRAME_HAS_FD) != 0) {
         if (in->fd_count == 0 || in->header.bulk_bytes > 0)
-            return error_set(ERR_BAD_INPUT, "frame of type 0x%04x should bring a descriptor and nothing "
-                                            "else", in->header.type);
+            return error_set(ERR_BAD_INPUT,
+                             "frame of type 0x%04x should bring a descriptor and nothing "
+                             "else",
+                             in->header.type);
         in->frame_fd = in->fds[0];
         in->fd_count--;
         memmove(in->fds, in->fds + 1, in->fd_count * sizeof(in->fds[0]));
@@ -162,8 +164,8 @@ static status link_in_frame(struct link *link)
     if (in->header.bulk_bytes > 0)
         return link_in_begin_bulk(link);
     if (link->phase != LINK_OPEN || in->header.type < FRAME_CONTROL_FIRST) {
-        status st = link_handshake_frame(link, in->header.type, in->payload,
-                                         in->header.payload_bytes);
+        status st =
+            link_handshake_frame(link, in->header.type, in->payload, in->header.payload_bytes);
         if (st != OK)
             return st;
     } else {
@@ -277,8 +279,8 @@ status link_in_read(struct link *link)
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             return OK;
         if (got < 0)
-            return error_set(errno == ECONNRESET ? ERR_CLOSED : ERR_IO, "cannot read from \"%s\": %s",
-                             link->peer.name, strerror(errno));
+            return error_set(errno == ECONNRESET ? ERR_CLOSED : ERR_IO,
+                             "cannot read from \"%s\": %s", link->peer.name, strerror(errno));
         if (got == 0)
             return error_set(ERR_CLOSED, "\"%s\" closed the connection", link->peer.name);
         in->heard_ns = clock_ns();

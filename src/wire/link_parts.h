@@ -15,7 +15,7 @@ enum link_phase {
     LINK_HELLO_WANTED, /* ours is sent (connector) or not yet (acceptor) */
     LINK_READY_WANTED, /* acceptor: HELLO answered */
     LINK_OPEN,
-    LINK_ENDED,        /* descriptor closed; freed when no callback is on the stack */
+    LINK_ENDED, /* descriptor closed; freed when no callback is on the stack */
 };
 
 enum link_expect { EXPECT_HEADER, EXPECT_PAYLOAD, EXPECT_BULK };

@@ -52,8 +52,10 @@ static void tag_read(struct reader *r, struct lease_tag *tag)
 
 static status offer_malformed(const char *message, uint32_t bytes)
 {
-    return error_set(ERR_BAD_INPUT, "a %s message of %u bytes is malformed: a length or a number is out "
-                                    "of its range", message, bytes);
+    return error_set(ERR_BAD_INPUT,
+                     "a %s message of %u bytes is malformed: a length or a number is out "
+                     "of its range",
+                     message, bytes);
 }
 
 /* first .. first + count within the blocks of a sequence. */
@@ -237,7 +239,7 @@ status end_read(const uint8_t *from, uint32_t bytes, struct end_message *message
     if (!reader_ok(&r) || r.left != 0 || code > (uint32_t)-ERR_CANCELLED ||
         text_bytes >= OFFER_TEXT_BYTES)
         return offer_malformed("ACK, GIVE_UP or GONE", bytes);
-    message.status = (status)-(int)code;
+    message.status = (status) - (int)code;
     memcpy(message.text, text, text_bytes);
     for (uint32_t i = 0; i < text_bytes; i++) {
         if (message.text[i] < 0x20 || message.text[i] > 0x7e)

@@ -8,11 +8,12 @@
  *     PING                        GONE      the lease is over: why
  *                                 PING
  *
- * Every message but POOL and PING begins with {lease 16 bytes, epoch u32, rank u16, ranks u16}; those
- * of another epoch are dropped. Offers of a lease are numbered from 0 in the order they were made;
- * FETCH and DATA name an offer by its number, so a holder never looks at an address from a peer, and
- * can give only what it has offered under that lease. Block ids in an OFFER are the holder's own and
- * serve carriers that read its memory; the receiver checks them against the holder's pool.
+ * Every message but POOL and PING begins with {lease 16 bytes, epoch u32, rank u16, ranks u16};
+ * those of another epoch are dropped. Offers of a lease are numbered from 0 in the order they were
+ * made; FETCH and DATA name an offer by its number, so a holder never looks at an address from a
+ * peer, and can give only what it has offered under that lease. Block ids in an OFFER are the
+ * holder's own and serve carriers that read its memory; the receiver checks them against the
+ * holder's pool.
  *
  * Threads: any. Memory: decoded messages point into the payload.
  */
@@ -27,10 +28,10 @@
 #include "wire/frame.h"
 
 #define LEASE_BYTES 16
-#define OFFER_BLOCKS_MAX 1024u          /* in one OFFER, FETCH or DATA */
-#define OFFER_INDEX_MAX (1u << 24)      /* blocks of one sequence */
+#define OFFER_BLOCKS_MAX 1024u     /* in one OFFER, FETCH or DATA */
+#define OFFER_INDEX_MAX (1u << 24) /* blocks of one sequence */
 #define OFFER_TEXT_BYTES 256
-#define OFFER_PAYLOAD_BYTES_MAX 65536u  /* the opaque bytes of COMPLETE */
+#define OFFER_PAYLOAD_BYTES_MAX 65536u                         /* the opaque bytes of COMPLETE */
 #define OFFER_FRAME_BYTES_MAX (OFFER_PAYLOAD_BYTES_MAX + 256u) /* any message's payload */
 
 /* Random, per request: whoever does not know it gets nothing. */

@@ -1,5 +1,6 @@
 /* What peers may say: the first byte of an input picks who hears the rest.
- *     0 frame header   1 hello   2 .. 7 messages of a transfer   8 a new link   9 a link that is ready */
+ *     0 frame header   1 hello   2 .. 7 messages of a transfer   8 a new link   9 a link that is
+ * ready */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,11 +95,14 @@ static void on_landed(void *ctx)
     sink += ((struct listener *)ctx)->place[0];
 }
 
-static const struct link_calls calls = {.on_ready = on_ready, .on_frame = on_frame,
-                                        .on_close = on_close, .on_bulk = on_bulk,
+static const struct link_calls calls = {.on_ready = on_ready,
+                                        .on_frame = on_frame,
+                                        .on_close = on_close,
+                                        .on_bulk = on_bulk,
                                         .on_landed = on_landed};
 
-static void write_frame(int fd, uint16_t type, uint32_t number, const uint8_t *payload, uint32_t bytes)
+static void write_frame(int fd, uint16_t type, uint32_t number, const uint8_t *payload,
+                        uint32_t bytes)
 {
     uint8_t head[FRAME_HEADER_BYTES];
     struct frame_header header = {.payload_bytes = bytes, .type = type, .number = number};
@@ -116,10 +120,14 @@ static void hear(const uint8_t *data, size_t bytes, int greet)
         return;
     if (loop_open(&listener.loop) != OK)
         abort();
-    struct link_setup setup = {
-        .calls = &calls, .ctx = &listener, .hello = &hello,
-        .limits = {.payload_bytes_max = 65536, .bulk_bytes_max = sizeof(listener.place),
-                   .pending_bytes_max = 65536, .handshake_ms = 100, .idle_ms = 100}};
+    struct link_setup setup = {.calls = &calls,
+                               .ctx = &listener,
+                               .hello = &hello,
+                               .limits = {.payload_bytes_max = 65536,
+                                          .bulk_bytes_max = sizeof(listener.place),
+                                          .pending_bytes_max = 65536,
+                                          .handshake_ms = 100,
+                                          .idle_ms = 100}};
     if (link_open(listener.loop, fds[0], &setup, &listener.link) == OK) {
         if (greet) {
             uint8_t payload[HELLO_PAYLOAD_BYTES_MAX];

@@ -1,5 +1,5 @@
-/* Offer and fetch, over shm and tcp, in one process and between processes: every byte arrives, nothing
- * is written after a report, and each way of failing ends in bounded time with its name. */
+/* Offer and fetch, over shm and tcp, in one process and between processes: every byte arrives,
+ * nothing is written after a report, and each way of failing ends in bounded time with its name. */
 #include "unit/transfer/worker_sample.h"
 
 /* ---- everything arrives ---- */
@@ -20,9 +20,8 @@ static void every_byte_arrives(enum transfer_carrier carrier, uint32_t bytes_max
         assert_int_equal(counters.carriers[index].checksum_failures, 0);
         assert_int_equal(counters.receives, 0);
         assert_int_equal(counters.peers, 1);
-        assert_int_equal(counters.mapped_bytes, carrier == TRANSFER_SHM
-                                                    ? shape.block_bytes * shape.block_count
-                                                    : 0);
+        assert_int_equal(counters.mapped_bytes,
+                         carrier == TRANSFER_SHM ? shape.block_bytes * shape.block_count : 0);
         worker_close(&receiver);
         worker_close(&holder);
     }
@@ -105,7 +104,8 @@ static void the_later_offer_wins(void **state)
 {
     (void)state;
 #ifdef __SANITIZE_THREAD__
-    skip(); /* filling a block that is on offer is a race, which the checksum and the later offer mend */
+    skip(); /* filling a block that is on offer is a race, which the checksum and the later offer
+               mend */
 #endif
     for (int carrier = TRANSFER_SHM; carrier <= TRANSFER_TCP; carrier++) {
         struct shape shape = shape_even(3, 8, 4096);
@@ -150,10 +150,10 @@ static void a_flipped_bit_is_caught(void **state)
         worker_prepare(&holder, "holder", &shape);
         worker_prepare(&receiver, "receiver", &shape);
         bool stored = round % 4 < 2; /* in the holder's memory, or only on the way */
-        worker_start(&holder, (struct transfer_options){
-                                  .test_flip_offered = stored ? 1 + random_below(12) : 0});
-        worker_start(&receiver, (struct transfer_options){
-                                    .test_spoil_landed = stored ? 0 : 1 + random_below(12)});
+        worker_start(&holder, (struct transfer_options){.test_flip_offered =
+                                                            stored ? 1 + random_below(12) : 0});
+        worker_start(&receiver, (struct transfer_options){.test_spoil_landed =
+                                                              stored ? 0 : 1 + random_below(12)});
         uint32_t from_ids[4] = {5, 1, 7, 2}, to_ids[4] = {0, 3, 6, 4};
         struct lease_id lease;
         lease_id_random(&lease);
@@ -165,8 +165,7 @@ static void a_flipped_bit_is_caught(void **state)
         transfer_complete(holder.transfer, &lease, 4, NULL, 0);
         struct transfer_counters counters;
         if (stored) {
-            struct transfer_report *report =
-                worker_expect(&receiver, TRANSFER_FAILED, ERR_CORRUPT);
+            struct transfer_report *report = worker_expect(&receiver, TRANSFER_FAILED, ERR_CORRUPT);
             assert_non_null(strstr(report->text, "checksum"));
             transfer_report_free(report);
             worker_expect_free(&holder, TRANSFER_HOLDER_DONE, ERR_CLOSED);
@@ -292,8 +291,7 @@ static void revoked_expired_and_never_opened(void **state)
             wish.epoch = 2;
             transfer_lease_open(holder.transfer, &lease, 9, 3, 20000);
             transfer_receive(receiver.transfer, &wish);
-            struct transfer_report *report =
-                worker_expect(&receiver, TRANSFER_FAILED, ERR_REFUSED);
+            struct transfer_report *report = worker_expect(&receiver, TRANSFER_FAILED, ERR_REFUSED);
             assert_non_null(strstr(report->text, "epoch"));
             transfer_report_free(report);
             transfer_lease_close(holder.transfer, &lease);

@@ -1,5 +1,5 @@
-/* tests/unit/transfer/worker_sample.h - a worker reduced to what transfer/ needs: a pool, a mailbox and
- * sequences of random blocks, shared by the tests of transfer/. */
+/* tests/unit/transfer/worker_sample.h - a worker reduced to what transfer/ needs: a pool, a mailbox
+ * and sequences of random blocks, shared by the tests of transfer/. */
 #ifndef WORKER_SAMPLE_H
 #define WORKER_SAMPLE_H
 
@@ -79,8 +79,8 @@ static inline struct shape shape_random(uint32_t block_count, uint32_t bytes_max
 
 static inline struct shape shape_even(uint32_t layers, uint32_t block_count, size_t layer_bytes)
 {
-    struct shape shape = {.layer_count = layers, .block_count = block_count,
-                          .block_bytes = layers * layer_bytes};
+    struct shape shape = {
+        .layer_count = layers, .block_count = block_count, .block_bytes = layers * layer_bytes};
     for (uint32_t i = 0; i < layers; i++)
         shape.layers[i] = (struct transfer_slice){.offset = i * layer_bytes, .bytes = layer_bytes};
     return shape;
@@ -88,15 +88,19 @@ static inline struct shape shape_even(uint32_t layers, uint32_t block_count, siz
 
 static inline struct hello hello_sample(const char *name)
 {
-    struct hello hello = {.parts = HELLO_HAS_MODEL | HELLO_HAS_KV, .kv_dtype = DTYPE_F16,
-                          .block_tokens = 16, .ranks = 1, .role = HELLO_PREFILL,
+    struct hello hello = {.parts = HELLO_HAS_MODEL | HELLO_HAS_KV,
+                          .kv_dtype = DTYPE_F16,
+                          .block_tokens = 16,
+                          .ranks = 1,
+                          .role = HELLO_PREFILL,
                           .incarnation = hello_incarnation_random()};
     snprintf(hello.name, sizeof(hello.name), "%s", name);
     strcpy(hello.numerics_class, "cpu-int8");
     return hello;
 }
 
-static inline void worker_prepare(struct worker *worker, const char *name, const struct shape *shape)
+static inline void worker_prepare(struct worker *worker, const char *name,
+                                  const struct shape *shape)
 {
     char text[ADDRESS_TEXT_BYTES];
     memset(worker, 0, sizeof(*worker));
@@ -107,11 +111,11 @@ static inline void worker_prepare(struct worker *worker, const char *name, const
     size_t bytes = shape->block_bytes * shape->block_count;
     int fd = memfd_create("pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     assert_true(fd >= 0 && ftruncate(fd, (off_t)bytes) == 0);
-    worker->pool = (struct transfer_pool){
-        .host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
-        .fd = fd,
-        .block_count = shape->block_count,
-        .block_bytes = shape->block_bytes};
+    worker->pool =
+        (struct transfer_pool){.host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
+                               .fd = fd,
+                               .block_count = shape->block_count,
+                               .block_bytes = shape->block_bytes};
     assert_true(worker->pool.host != MAP_FAILED);
     memset(worker->pool.host, POISON, bytes);
     assert_int_equal(mailbox_open(&worker->reports), OK);
@@ -165,7 +169,8 @@ static inline struct transfer_report *worker_report(struct worker *worker, int t
     return report;
 }
 
-static inline struct transfer_report *worker_expect(struct worker *worker, uint32_t kind, status expected)
+static inline struct transfer_report *worker_expect(struct worker *worker, uint32_t kind,
+                                                    status expected)
 {
     struct transfer_report *report = worker_report(worker, 10000);
     if (report == NULL)
@@ -227,8 +232,8 @@ static inline void blocks_fill(struct worker *worker, const uint32_t *ids, uint3
 
 /* Every byte of every layer, and poison between and around them. */
 static inline void blocks_compare(const struct worker *from, const uint32_t *from_ids,
-                           const struct worker *to, const uint32_t *to_ids, uint32_t first,
-                           uint32_t count)
+                                  const struct worker *to, const uint32_t *to_ids, uint32_t first,
+                                  uint32_t count)
 {
     size_t bytes = to->pool.block_bytes;
     uint8_t *expected = malloc(bytes);
@@ -244,7 +249,8 @@ static inline void blocks_compare(const struct worker *from, const uint32_t *fro
     free(expected);
 }
 
-static inline void blocks_are_poison(const struct worker *worker, const uint32_t *except, uint32_t count)
+static inline void blocks_are_poison(const struct worker *worker, const uint32_t *except,
+                                     uint32_t count)
 {
     for (uint32_t id = 0; id < worker->pool.block_count; id++) {
         bool skip = false;
@@ -258,8 +264,8 @@ static inline void blocks_are_poison(const struct worker *worker, const uint32_t
 }
 
 /* Chunk by chunk, layer by layer, as a prefill does. */
-static inline void offer_all(struct worker *holder, const struct lease_id *lease, const uint32_t *ids,
-                      uint32_t count)
+static inline void offer_all(struct worker *holder, const struct lease_id *lease,
+                             const uint32_t *ids, uint32_t count)
 {
     for (uint32_t at = 0; at < count;) {
         uint32_t chunk = 1 + random_below(count - at);
@@ -269,12 +275,17 @@ static inline void offer_all(struct worker *holder, const struct lease_id *lease
     }
 }
 
-static inline struct transfer_wish wish_of(const struct worker *holder, const struct lease_id *lease,
-                                    enum transfer_carrier carrier, const uint32_t *ids,
-                                    uint32_t count)
+static inline struct transfer_wish wish_of(const struct worker *holder,
+                                           const struct lease_id *lease,
+                                           enum transfer_carrier carrier, const uint32_t *ids,
+                                           uint32_t count)
 {
     return (struct transfer_wish){
-        .lease = *lease, .request_id = 7, .epoch = 3, .block_ids = ids, .block_count = count,
+        .lease = *lease,
+        .request_id = 7,
+        .epoch = 3,
+        .block_ids = ids,
+        .block_count = count,
         .deadline_ms = 8000,
         .source = {.incarnation = holder->hello.incarnation,
                    .local = carrier == TRANSFER_SHM ? &holder->unix_address : NULL,
@@ -284,7 +295,7 @@ static inline struct transfer_wish wish_of(const struct worker *holder, const st
 /* ---- everything arrives ---- */
 
 static inline void one_handoff(struct worker *holder, struct worker *receiver,
-                        enum transfer_carrier carrier, int order)
+                               enum transfer_carrier carrier, int order)
 {
     uint32_t block_count = holder->pool.block_count;
     uint32_t count = 1 + random_below(block_count);

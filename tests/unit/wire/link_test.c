@@ -78,8 +78,9 @@ static void side_on_close(void *ctx, status cause)
     side->link = NULL;
 }
 
-static uint32_t side_on_bulk(void *ctx, uint16_t type, const uint8_t *payload, uint32_t payload_bytes,
-                             uint32_t bulk_bytes, struct iovec spans[LINK_SPANS_MAX])
+static uint32_t side_on_bulk(void *ctx, uint16_t type, const uint8_t *payload,
+                             uint32_t payload_bytes, uint32_t bulk_bytes,
+                             struct iovec spans[LINK_SPANS_MAX])
 {
     (void)type, (void)payload, (void)payload_bytes;
     struct side *side = ctx;
@@ -97,9 +98,11 @@ static void side_on_landed(void *ctx)
     ((struct side *)ctx)->landed++;
 }
 
-static const struct link_calls side_calls = {
-    .on_ready = side_on_ready, .on_frame = side_on_frame, .on_close = side_on_close,
-    .on_bulk = side_on_bulk, .on_landed = side_on_landed};
+static const struct link_calls side_calls = {.on_ready = side_on_ready,
+                                             .on_frame = side_on_frame,
+                                             .on_close = side_on_close,
+                                             .on_bulk = side_on_bulk,
+                                             .on_landed = side_on_landed};
 
 static struct link_setup side_setup(struct side *side)
 {
@@ -150,8 +153,11 @@ static bool scene_run(struct scene *scene, bool (*over)(struct scene *))
 
 static struct hello hello_sample(uint32_t role, const char *name)
 {
-    struct hello hello = {.parts = HELLO_HAS_MODEL | HELLO_HAS_KV, .kv_dtype = DTYPE_F16,
-                          .block_tokens = 16, .ranks = 1, .role = role,
+    struct hello hello = {.parts = HELLO_HAS_MODEL | HELLO_HAS_KV,
+                          .kv_dtype = DTYPE_F16,
+                          .block_tokens = 16,
+                          .ranks = 1,
+                          .role = role,
                           .incarnation = hello_incarnation_random()};
     memset(hello.fingerprint, 0x11, sizeof(hello.fingerprint));
     memset(hello.layout_hash, 0x22, sizeof(hello.layout_hash));
@@ -171,8 +177,9 @@ static struct scene *scene_open(bool tcp, bool raw)
     assert_int_equal(loop_open(&scene->loop), OK);
     assert_int_equal(loop_timer_open(scene->loop, scene_on_guard, scene, &scene->guard), OK);
     assert_int_equal(loop_timer_open(scene->loop, scene_on_poll, scene, &scene->poll), OK);
-    assert_int_equal(link_listen(scene->loop, &scene->address, raw ? scene_keep_raw : scene_on_accept,
-                                 scene, &scene->listener), OK);
+    assert_int_equal(link_listen(scene->loop, &scene->address,
+                                 raw ? scene_keep_raw : scene_on_accept, scene, &scene->listener),
+                     OK);
     scene->address = *link_listener_address(scene->listener);
     scene->connector.hello = hello_sample(HELLO_DECODE, "decode-0");
     scene->acceptor.hello = hello_sample(HELLO_PREFILL, "prefill-0");
@@ -185,8 +192,8 @@ static struct scene *scene_open(bool tcp, bool raw)
 static void scene_connect(struct scene *scene)
 {
     struct link_setup setup = side_setup(&scene->connector);
-    assert_int_equal(link_connect(scene->loop, &scene->address, 2000, &setup, &scene->connector.link),
-                     OK);
+    assert_int_equal(
+        link_connect(scene->loop, &scene->address, 2000, &setup, &scene->connector.link), OK);
 }
 
 static void scene_close(struct scene *scene)
@@ -291,7 +298,8 @@ static void bulk_lands_where_it_is_told(void **state)
         for (int i = 0; i < 200000; i++)
             bulk[i] = (uint8_t)(i * 31 >> 3);
         struct iovec spans[3] = {{bulk, 1}, {bulk + 1, 150000}, {bulk + 150001, 49999}};
-        assert_int_equal(link_send_bulk(scene->connector.link, FRAME_BULK, "head", 4, spans, 3), OK);
+        assert_int_equal(link_send_bulk(scene->connector.link, FRAME_BULK, "head", 4, spans, 3),
+                         OK);
         link_send(scene->connector.link, FRAME_TEXT, "after", 6);
         assert_int_equal(link_bulk_queued(scene->connector.link), 200000);
         assert_true(scene_run(scene, acceptor_landed));
@@ -415,8 +423,8 @@ static void raw_says(const void *bytes, size_t count, status expected, const cha
     struct scene *scene = scene_open(true, false);
     scene->acceptor.limits.handshake_ms = 300;
     int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&scene->address.socket_address,
-                             scene->address.bytes), 0);
+    assert_int_equal(
+        connect(fd, (struct sockaddr *)&scene->address.socket_address, scene->address.bytes), 0);
     if (count > 0)
         assert_int_equal(write(fd, bytes, count), (ssize_t)count);
     assert_true(scene_run(scene, acceptor_closed));
@@ -458,7 +466,8 @@ static void garbage_ends_the_link(void **state)
     header.bulk_bytes = 0;
     header.type = FRAME_TEXT; /* nothing is decoded before the handshake */
     frame_header_write(&header, frame);
-    raw_says(frame, FRAME_HEADER_BYTES + header.payload_bytes, ERR_BAD_INPUT, "before the handshake");
+    raw_says(frame, FRAME_HEADER_BYTES + header.payload_bytes, ERR_BAD_INPUT,
+             "before the handshake");
     header.type = FRAME_HELLO;
     header.payload_bytes -= 1;
     frame_header_write(&header, frame);
@@ -472,8 +481,8 @@ static void a_stopped_peer_meets_the_deadline(void **state)
     struct scene *scene = scene_open(false, true);
     struct link_setup setup = side_setup(&scene->connector);
     uint64_t from = clock_ns();
-    assert_int_equal(link_connect(scene->loop, &scene->address, 200, &setup, &scene->connector.link),
-                     OK);
+    assert_int_equal(
+        link_connect(scene->loop, &scene->address, 200, &setup, &scene->connector.link), OK);
     assert_true(scene_run(scene, connector_closed));
     assert_int_equal(scene->connector.cause, ERR_TIMEOUT);
     assert_true(clock_ns() - from < 1500000000u);
