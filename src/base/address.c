@@ -68,7 +68,8 @@ static status address_split(const char *text, char *host, size_t host_bytes, cha
     return OK;
 }
 
-status address_parse(const char *text, unsigned default_port, struct address *address_out)
+static status address_parse_as(const char *text, unsigned default_port, int flags,
+                               struct address *address_out)
 {
     struct address address;
     memset(&address, 0, sizeof(address));
@@ -98,7 +99,7 @@ status address_parse(const char *text, unsigned default_port, struct address *ad
                          "\"%s\"",
                          text, port);
 
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | flags};
     struct addrinfo *found = NULL;
     int rc = getaddrinfo(host, port, &hints, &found);
     if (rc != 0)
@@ -108,6 +109,16 @@ status address_parse(const char *text, unsigned default_port, struct address *ad
     freeaddrinfo(found);
     *address_out = address;
     return OK;
+}
+
+status address_parse(const char *text, unsigned default_port, struct address *address_out)
+{
+    return address_parse_as(text, default_port, 0, address_out);
+}
+
+status address_parse_numeric(const char *text, struct address *address_out)
+{
+    return address_parse_as(text, 0, AI_NUMERICHOST, address_out);
 }
 
 bool address_is_unix(const struct address *address)
@@ -127,6 +138,45 @@ bool address_is_loopback(const struct address *address)
     return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
 }
 
+bool address_is_wildcard(const struct address *address)
+{
+    if (address_is_unix(address))
+        return false;
+    if (address->socket_address.ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const struct sockaddr_in *)&address->socket_address;
+        return in->sin_addr.s_addr == htonl(INADDR_ANY);
+    }
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&address->socket_address;
+    return IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr);
+}
+
+unsigned address_port(const struct address *address)
+{
+    if (address_is_unix(address))
+        return 0;
+    if (address->socket_address.ss_family == AF_INET)
+        return ntohs(((const struct sockaddr_in *)&address->socket_address)->sin_port);
+    return ntohs(((const struct sockaddr_in6 *)&address->socket_address)->sin6_port);
+}
+
+status address_write_numeric(struct address *address)
+{
+    char host[64];
+    char port[16];
+    if (address_is_unix(address)) {
+        const struct sockaddr_un *un = (const struct sockaddr_un *)&address->socket_address;
+        snprintf(address->text, sizeof(address->text), "unix:%s", un->sun_path);
+        return OK;
+    }
+    int rc = getnameinfo((struct sockaddr *)&address->socket_address, address->bytes, host,
+                         sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
+    if (rc != 0)
+        return error_set(ERR_IO, "cannot write an address in numbers: %s", gai_strerror(rc));
+    bool v6 = address->socket_address.ss_family == AF_INET6;
+    snprintf(address->text, sizeof(address->text), v6 ? "[%s]:%s" : "%s:%s", host, port);
+    return OK;
+}
+
 status address_of_socket(int fd, struct address *address_out)
 {
     struct address address;
@@ -134,19 +184,9 @@ status address_of_socket(int fd, struct address *address_out)
     address.bytes = sizeof(address.socket_address);
     if (getsockname(fd, (struct sockaddr *)&address.socket_address, &address.bytes) != 0)
         return error_set(ERR_IO, "cannot read a socket's address: %s", strerror(errno));
-    if (address_is_unix(&address)) {
-        const struct sockaddr_un *un = (const struct sockaddr_un *)&address.socket_address;
-        snprintf(address.text, sizeof(address.text), "unix:%s", un->sun_path);
-    } else {
-        char host[64];
-        char port[16];
-        int rc = getnameinfo((struct sockaddr *)&address.socket_address, address.bytes, host,
-                             sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
-        if (rc != 0)
-            return error_set(ERR_IO, "cannot read a socket's address: %s", gai_strerror(rc));
-        bool v6 = address.socket_address.ss_family == AF_INET6;
-        snprintf(address.text, sizeof(address.text), v6 ? "[%s]:%s" : "%s:%s", host, port);
-    }
+    status st = address_write_numeric(&address);
+    if (st != OK)
+        return st;
     *address_out = address;
     return OK;
 }

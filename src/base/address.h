@@ -24,10 +24,22 @@ struct address {
 /* default_port is used when text has none; 0: a port is required. Errors: ERR_BAD_INPUT. */
 status address_parse(const char *text, unsigned default_port, struct address *address_out);
 
+/* The same for an address from another process: never asks the resolver, so never waits. */
+status address_parse_numeric(const char *text, struct address *address_out);
+
 bool address_is_unix(const struct address *address);
 
 /* Unix, or 127.0.0.0/8, or ::1: nobody else can reach it. */
 bool address_is_loopback(const struct address *address);
+
+/* 0.0.0.0 or [::]: good to listen on, no place to connect to. */
+bool address_is_wildcard(const struct address *address);
+
+/* 0 for a Unix socket. */
+unsigned address_port(const struct address *address);
+
+/* Rewrite text so that address_parse_numeric reads it. Errors: ERR_IO. */
+status address_write_numeric(struct address *address);
 
 /* The address with port; text is rewritten. For port 0 after a bind. */
 status address_of_socket(int fd, struct address *address_out);

@@ -24,7 +24,7 @@ static const struct option_spec worker_rows[] = {
      "address where workers of other hosts fetch blocks; unset: none, or any port of 127.0.0.1 "
      "with --carrier tcp"},
     {"transfer-advertise", OPTION_TEXT, "ADDR", NULL, 0, 0, offsetof(T, transfer_advertise),
-     "what other hosts are told to connect to; unset: the address that is bound"},
+     "HOST or HOST:PORT that other hosts are told to connect to; unset: the address that is bound"},
     {"trust-network", OPTION_FLAG, NULL, NULL, 0, 0, offsetof(T, trust_network),
      "let other hosts reach --transfer-tcp, although they do not authenticate"},
     {"heartbeat", OPTION_SECONDS, "TIME", "250ms", 0, 0, offsetof(T, heartbeat_ms),

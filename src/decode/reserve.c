@@ -1,5 +1,6 @@
 /* A request asks for room: its own prefix is matched, blocks are taken, the rest is fetched. */
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -167,14 +168,13 @@ static status decode_receive(struct decode *decode, struct decode_request *reque
         .block_count = request->block_count - request->matched_blocks,
         .deadline_ms = request->wire->deadline_ms,
     };
-    /* Numbers only (no resolver here): workers advertise what address_parse reads without asking. */
     if (holder->transfer_unix[0] != '\0') {
-        if (address_parse(holder->transfer_unix, 0, &local) != OK)
+        if (address_parse_numeric(holder->transfer_unix, &local) != OK)
             return error_prefix(ERR_BAD_INPUT, "holder %s", holder->name);
         wish.source.local = &local;
     }
     if (holder->transfer_tcp[0] != '\0') {
-        if (address_parse(holder->transfer_tcp, 0, &remote) != OK)
+        if (address_parse_numeric(holder->transfer_tcp, &remote) != OK)
             return error_prefix(ERR_BAD_INPUT, "holder %s", holder->name);
         wish.source.remote = &remote;
     }
@@ -231,7 +231,8 @@ bool decode_received(struct decode *decode, const struct transfer_report *report
     decode_requests_remove(&decode->receiving, request);
     decode->receiving_sequences -= request->wire->sequence_count;
     status st = report->status;
-    const char *text = report->text;
+    char text[ERROR_TEXT_BYTES];
+    snprintf(text, sizeof(text), "handoff from %s: %s", request->holder.name, report->text);
     if (request->retired) {
         decode_request_close(decode, request);
         decode_grant(decode);
@@ -244,7 +245,7 @@ bool decode_received(struct decode *decode, const struct transfer_report *report
                              report->block_count, request->block_count - request->matched_blocks);
         if (st == OK)
             st = decode_admit(decode, request, firsts);
-        text = error_text();
+        snprintf(text, sizeof(text), "%s", error_text());
     }
     if (st != OK) {
         decode->calls->failed(decode->ctx, request_id, st, text);

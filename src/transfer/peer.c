@@ -57,7 +57,10 @@ static void peer_end(struct peer *peer, status cause)
 {
     struct transfer *transfer = peer->transfer;
     char text[OFFER_TEXT_BYTES];
-    snprintf(text, sizeof(text), "%s", error_text());
+    if (peer->outgoing && !peer->ready)
+        snprintf(text, sizeof(text), "cannot reach %s: %s", peer->name, error_text());
+    else
+        snprintf(text, sizeof(text), "%s", error_text());
     log_line(cause == ERR_CLOSED || cause == ERR_CANCELLED ? LOG_DEBUG : LOG_WARN, 0,
              "transfer peer gone", "peer=\"%s\" status=\"%s\" cause=\"%s\"", peer->name,
              status_name(cause), text);

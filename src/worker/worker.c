@@ -181,11 +181,37 @@ static status worker_open_transfer(struct worker *worker)
     return st;
 }
 
-static void worker_fill_registration(struct worker *worker)
+/* What hosts elsewhere connect to, in numbers: they do not ask a resolver. "": none. */
+static status worker_advertise(const struct worker *worker, char *text, size_t bytes)
+{
+    const char *given = worker->options->transfer_advertise;
+    struct address bound, told;
+    text[0] = '\0';
+    if (transfer_tcp_address(worker->transfer, &bound) != OK) {
+        if (given != NULL)
+            return error_set(ERR_BAD_INPUT, "--transfer-advertise is \"%s\", and there is no "
+                                            "--transfer-tcp that listens there", given);
+        return OK;
+    }
+    told = bound;
+    if (given != NULL) {
+        status st = address_parse(given, address_port(&bound), &told);
+        if (st == OK)
+            st = address_write_numeric(&told);
+        if (st != OK)
+            return error_prefix(st, "--transfer-advertise");
+    }
+    if (address_is_wildcard(&told) || address_is_unix(&told))
+        return error_set(ERR_BAD_INPUT, "other hosts cannot connect to %s: give an address of this "
+                                        "host with --transfer-advertise", told.text);
+    snprintf(text, bytes, "%s", told.text);
+    return OK;
+}
+
+static status worker_fill_registration(struct worker *worker)
 {
     const struct worker_options *options = worker->options;
     struct wire_register *r = &worker->registration;
-    struct address tcp;
     r->roles = worker->roles;
     r->pid = (uint32_t)getpid();
     r->block_count = engine_pool(worker->engine)->block_count;
@@ -198,9 +224,7 @@ static void worker_fill_registration(struct worker *worker)
     worker_host_text(r->host, sizeof(r->host));
     if (strcmp(options->carrier, "tcp") != 0)
         snprintf(r->transfer_unix, sizeof(r->transfer_unix), "%s", worker->transfer_unix.text);
-    if (transfer_tcp_address(worker->transfer, &tcp) == OK)
-        snprintf(r->transfer_tcp, sizeof(r->transfer_tcp), "%s",
-                 options->transfer_advertise != NULL ? options->transfer_advertise : tcp.text);
+    return worker_advertise(worker, r->transfer_tcp, sizeof(r->transfer_tcp));
 }
 
 static status worker_open_device(struct worker *worker)
@@ -218,7 +242,9 @@ static status worker_open_device(struct worker *worker)
     st = worker_open_transfer(worker);
     if (st != OK)
         return st;
-    worker_fill_registration(worker);
+    st = worker_fill_registration(worker);
+    if (st != OK)
+        return st;
     struct compute_setup setup = {.options = worker->options,
                                   .model = worker->model,
                                   .engine = worker->engine,

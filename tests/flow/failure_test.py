@@ -275,6 +275,10 @@ def cannot_start(binary):
             (["serve", "--kv-bytes", "16K", "--ctx", "512", "--port", "0", SMALL], "KV pool"),
             (["serve", "--kv-bytes", "9000G", "--port", "0", SMALL], "available"),
             (["decode", "--cpus", "4000", SMALL], "4000"),
+            (["prefill", "--transfer-tcp", "0.0.0.0:0", SMALL], "--trust-network"),
+            (["prefill", "--transfer-tcp", "0.0.0.0:0", "--trust-network", SMALL],
+             "--transfer-advertise"),
+            (["prefill", "--transfer-advertise", "10.0.0.1:5", SMALL], "--transfer-tcp"),
             (["serve", "--prefil-workers", "2", SMALL], "prefill-workers"),
         ]
         for args, word in cases:

@@ -169,6 +169,34 @@ static void test_unix(void **state)
     rmdir(folder);
 }
 
+static void test_numeric(void **state)
+{
+    (void)state;
+    struct address address;
+    /* A name would be looked up by address_parse. */
+    assert_int_equal(address_parse_numeric("localhost:80", &address), ERR_BAD_INPUT);
+    assert_int_equal(address_parse_numeric("10.0.0.1", &address), ERR_BAD_INPUT);
+    assert_int_equal(address_parse_numeric("10.0.0.1:7100", &address), OK);
+    assert_int_equal(address_port(&address), 7100);
+    assert_false(address_is_wildcard(&address));
+    assert_int_equal(address_parse("127.0.0.1", 99, &address), OK);
+    assert_int_equal(address_write_numeric(&address), OK);
+    assert_string_equal(address.text, "127.0.0.1:99");
+    assert_int_equal(address_parse_numeric("[0:0::1]:5", &address), OK);
+    assert_int_equal(address_write_numeric(&address), OK);
+    assert_string_equal(address.text, "[::1]:5");
+    assert_int_equal(address_port(&address), 5);
+    assert_int_equal(address_parse_numeric("0.0.0.0:1", &address), OK);
+    assert_true(address_is_wildcard(&address));
+    assert_int_equal(address_parse_numeric("[::]:1", &address), OK);
+    assert_true(address_is_wildcard(&address));
+    assert_int_equal(address_parse_numeric("unix:/tmp/x", &address), OK);
+    assert_false(address_is_wildcard(&address));
+    assert_int_equal(address_port(&address), 0);
+    assert_int_equal(address_write_numeric(&address), OK);
+    assert_string_equal(address.text, "unix:/tmp/x");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -176,6 +204,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_tcp),
         cmocka_unit_test(test_unix),
+        cmocka_unit_test(test_numeric),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
