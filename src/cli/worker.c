@@ -53,10 +53,12 @@ static int worker_command(const struct worker_options *options, uint32_t role,
     static const char *const carriers[] = {"auto", "shm", "tcp", NULL};
     static const char *const kernels[] = {"auto", "float", "int8", NULL};
     static const char *const kv_dtypes[] = {"f16", "f32", NULL};
+    static const char *const offers[] = {"early", "late", NULL};
     static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
     if (!worker_word_known("carrier", options->carrier, carriers) ||
         !worker_word_known("kernels", options->kernels, kernels) ||
         !worker_word_known("kv-dtype", options->kv_dtype, kv_dtypes) ||
+        !worker_word_known("offer", options->offer, offers) ||
         !worker_word_known("log-level", options->log_level, levels))
         return EXIT_USAGE;
     uint32_t roles = options->colocated ? WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE : role;

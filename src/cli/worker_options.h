@@ -34,6 +34,9 @@
      "most bytes of blocks kept for reuse on a worker; 0 switches the prefix cache off"},          \
     {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier),                           \
      "how blocks move between workers: shm, tcp, or auto (shm on one host, else tcp)"},            \
+    {"offer", OPTION_TEXT, "WHEN", "early", 0, 0, offsetof(T, offer),                              \
+     "when a prefill worker offers blocks: early (each layer as soon as it is computed) or late "  \
+     "(all after the prefill, to see what the overlap is worth)"},                                 \
     {"step-delay", OPTION_SECONDS, "TIME", "0", 0, 0, offsetof(T, step_delay_ms),                  \
      "make every step so much longer, to see what a slow device does"},                            \
     {"log-level", OPTION_TEXT, "LEVEL", "info", 0, 0, offsetof(T, log_level),                      \

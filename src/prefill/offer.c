@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "prefill/request.h"
 #include "transfer/transfer.h"
 
@@ -12,6 +13,19 @@ static void prefill_offer_blocks(struct prefill *prefill, struct prefill_request
 {
     transfer_offer(prefill->transfer, &request->wire->lease, layer, first, request->ids + first,
                    count, NULL);
+}
+
+/* All layers of those before end that are not offered yet. */
+static void prefill_offer_until(struct prefill *prefill, struct prefill_request *request,
+                                uint32_t end)
+{
+    uint32_t first = request->offered_blocks;
+    if (end <= first)
+        return;
+    uint32_t layers = engine_layout(prefill->engine)->shape.layer_count;
+    for (uint32_t layer = 0; layer < layers; layer++)
+        prefill_offer_blocks(prefill, request, layer, first, end - first);
+    request->offered_blocks = end;
 }
 
 void prefill_offer_start(struct prefill *prefill, struct prefill_request *request)
@@ -26,15 +40,10 @@ void prefill_offer_start(struct prefill *prefill, struct prefill_request *reques
         return;
     }
     request->lease_open = true;
-    uint32_t here = request->table.token_count / prefill->block_tokens;
     request->offered_blocks = request->matched_blocks;
-    if (here <= request->offered_blocks)
-        return;
-    uint32_t layers = engine_layout(prefill->engine)->shape.layer_count;
-    for (uint32_t layer = 0; layer < layers; layer++)
-        prefill_offer_blocks(prefill, request, layer, request->offered_blocks,
-                             here - request->offered_blocks);
-    request->offered_blocks = here;
+    if (!prefill->options.offer_late)
+        prefill_offer_until(prefill, request,
+                            request->table.token_count / prefill->block_tokens);
 }
 
 void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request)
@@ -43,7 +52,7 @@ void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request
     uint32_t blocks = end == request->wire->prompt_tokens ? kv_blocks_for(end, prefill->block_tokens)
                                                           : end / prefill->block_tokens;
     request->offer_count = 0;
-    if (request->hands_over && blocks > request->offered_blocks)
+    if (request->hands_over && !prefill->options.offer_late && blocks > request->offered_blocks)
         request->offer_count = blocks - request->offered_blocks;
 }
 
@@ -104,6 +113,7 @@ static status prefill_hand_over(struct prefill *prefill, struct prefill_request 
     struct wire_frame payload = {0};
     for (uint32_t i = 0; i < r->wire->sequence_count; i++)
         wire_token_encode(&payload, &firsts[i]);
+    prefill_offer_until(prefill, r, r->table.block_count);
     status st = payload.failed ? error_set(ERR_NO_MEMORY, "no memory to complete a handoff")
                                : transfer_complete(prefill->transfer, &r->wire->lease,
                                                    r->table.block_count, payload.data,
@@ -176,14 +186,16 @@ bool prefill_released(struct prefill *prefill, const struct transfer_report *rep
         prefill_request_close(prefill, r);
         return true;
     }
-    /* The lease ended before the prefill did: its receiver is gone, or has given up. */
+    /* The lease ended before the prefill did: its receiver is gone, or has given up, and nobody will
+     * take the rest. The router hears it from the receiver, or from its silence: then it begins again
+     * elsewhere, which a failure told here might forestall. */
     r = prefill_of_lease(&prefill->batch, &report->lease);
     if (r == NULL)
         return false;
+    log_line(LOG_WARN, r->wire->request_id, "prefill given up", "computed=%u of=%u reason=\"%s\"",
+             r->table.token_count, r->wire->prompt_tokens, report->text);
     r->lease_open = false;
     prefill_list_remove(&prefill->batch, r);
-    prefill_request_fail(prefill, r, report->status != OK ? report->status : ERR_CLOSED,
-                         report->text[0] != '\0' ? report->text
-                                                 : "the decode worker gave up this request");
+    prefill_request_close(prefill, r);
     return true;
 }

@@ -49,6 +49,7 @@ struct prefill_options {
     uint32_t batch_tokens; /* most prompt tokens of a batch; a longer prompt is one of its own */
     uint32_t chunk_tokens; /* most rows of one step */
     bool prefix_cache;
+    bool offer_late; /* nothing before the prefill is done: to see what the overlap is worth */
     uint8_t fingerprint[BLOCK_KEY_FINGERPRINT_BYTES];
 };
 

@@ -250,7 +250,7 @@ void lease_complete(struct transfer *transfer, struct call *call)
         return;
     }
     lease->complete = true;
-    lease->complete_ns = clock_ns();
+    lease->complete_ns = call->is.complete.at_ns;
     lease->block_count = call->is.complete.block_count;
     lease->payload = call->is.complete.payload;
     lease->payload_bytes = call->is.complete.payload_bytes;

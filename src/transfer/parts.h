@@ -64,6 +64,7 @@ struct call {
         struct {
             uint32_t block_count, payload_bytes;
             uint8_t *payload;
+            uint64_t at_ns; /* of the call, not of its turn here */
         } complete;
         struct {
             uint32_t layer, first_index, count;

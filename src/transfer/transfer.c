@@ -287,6 +287,7 @@ status transfer_complete(struct transfer *transfer, const struct lease_id *lease
     call->is.complete.block_count = block_count;
     call->is.complete.payload_bytes = payload_bytes;
     call->is.complete.payload = NULL;
+    call->is.complete.at_ns = clock_ns();
     if (payload_bytes > 0) {
         call->is.complete.payload = malloc(payload_bytes);
         if (call->is.complete.payload == NULL) {

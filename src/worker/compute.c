@@ -161,7 +161,8 @@ status compute_open(const struct compute_setup *setup, struct compute **compute_
     bool prefix_cache = options->prefix_cache_bytes > 0;
     struct prefill_options prefill_options = {.batch_tokens = options->prefill_batch_tokens,
                                               .chunk_tokens = options->prefill_chunk,
-                                              .prefix_cache = prefix_cache};
+                                              .prefix_cache = prefix_cache,
+                                              .offer_late = strcmp(options->offer, "late") == 0};
     struct decode_options decode_options = {.batch_sequences = options->decode_batch,
                                             .chunk_tokens = options->prefill_chunk,
                                             .prefix_cache = prefix_cache};

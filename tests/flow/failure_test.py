@@ -78,6 +78,22 @@ def prefill_killed(binary):
         server.assert_all_free()
 
 
+def decode_killed_early(binary):
+    """While the prompt is still computed: another decode worker takes the answer, nobody sees it."""
+    with Server(binary, SMALL, "--step-delay", "200ms", "--prefill-chunk", "16", "--ctx", "512",
+                "--kv-bytes", "8M", "--decode-workers", "2") as server:
+        body = dict(LONG, max_tokens=4)
+
+        def kill():
+            server.wait_until(lambda: server.sum("baton_worker_blocks", worker="decode-0",
+                                                 state="reserved") > 0, 5, "a reservation")
+            os.kill(server.pid_of("decode-0"), signal.SIGKILL)
+
+        results = together([lambda: server.complete(**body)] * 2 + [kill])[:2]
+        assert len({r["choices"][0]["text"] for r in results}) == 1
+        server.assert_all_free()
+
+
 def last_decode_killed(binary):
     """With no decode worker left, prefill workers decode until one is back."""
     with Server(binary, SMALL, *SLOW_STEPS) as server:
@@ -291,6 +307,6 @@ def cannot_start(binary):
 
 
 if __name__ == "__main__":
-    main([decode_killed, prefill_killed, last_decode_killed, client_gone, stop_string_frees,
+    main([decode_killed, decode_killed_early, prefill_killed, last_decode_killed, client_gone, stop_string_frees,
           priority, drain,
           second_signal, queue_full, preemption, one_by_one, strangers, cannot_start], sys.argv)
