@@ -60,7 +60,7 @@ def small_model(binary):
         expected = run_all(server, bodies)
         again = run_all(server, bodies)  # now with prefix hits
         compare("colocated, cached", bodies, expected, again)
-        assert server.sum("baton_prefix_cache_hits_total") > 0
+        server.wait_until(lambda: server.sum("baton_prefix_cache_hits_total") > 0, 2, "a hit")
         assert server.sum("baton_handoffs_total") == 0
     for name, options in SPLITS:
         with Server(binary, SMALL, *WIDE, *options) as server:
