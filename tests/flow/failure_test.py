@@ -307,6 +307,6 @@ def cannot_start(binary):
 
 
 if __name__ == "__main__":
-    main([decode_killed, decode_killed_early, prefill_killed, last_decode_killed, client_gone, stop_string_frees,
-          priority, drain,
-          second_signal, queue_full, preemption, one_by_one, strangers, cannot_start], sys.argv)
+    main([decode_killed, decode_killed_early, prefill_killed, last_decode_killed, client_gone,
+          stop_string_frees, priority, drain, second_signal, queue_full, preemption, one_by_one,
+          strangers, cannot_start], sys.argv)
