@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -73,6 +74,9 @@ void link_watch_update(struct link *link)
 
 /* ---- deadlines ---- */
 
+/* How long a loop that was late itself is given to read what has arrived. */
+#define LINK_LATE_MS 20
+
 static void link_timer_update(struct link *link)
 {
     uint64_t now = clock_ns();
@@ -87,13 +91,23 @@ static void link_timer_update(struct link *link)
     loop_timer_start(link->timer, deadline > now ? (deadline - now) / 1000000u + 1 : 0);
 }
 
+/* Bytes have arrived that this loop has not read yet: then it is us who were late, not the peer. */
+static bool link_has_unread(const struct link *link)
+{
+    struct pollfd look = {.fd = link->fd, .events = POLLIN};
+    return poll(&look, 1, 0) == 1 && (look.revents & POLLIN) != 0;
+}
+
 static void link_on_timer(void *ctx)
 {
     struct link *link = ctx;
     uint64_t now = clock_ns();
     link->depth++;
     if (link->phase == LINK_OPEN) {
-        if (now - link->in.heard_ns >= (uint64_t)link->limits.idle_ms * 1000000u)
+        bool silent = now - link->in.heard_ns >= (uint64_t)link->limits.idle_ms * 1000000u;
+        if (silent && link_has_unread(link))
+            loop_timer_start(link->timer, LINK_LATE_MS);
+        else if (silent)
             link_fail(link, error_set(ERR_TIMEOUT, "nothing was heard from \"%s\" for %u ms",
                                       link->peer.name, link->limits.idle_ms));
         else
