@@ -30,8 +30,8 @@
 #define OPENAI_N_MAX 16
 #define OPENAI_STOPS_MAX 16
 #define OPENAI_STOP_BYTES_MAX 512
-#define OPENAI_STOP_TOKENS_MAX 64
-#define OPENAI_BIASES_MAX 1024
+#define OPENAI_STOP_TOKENS_MAX 48 /* workers take 64, the model's end tokens included */
+#define OPENAI_BIASES_MAX 300
 #define OPENAI_TOP_LOGPROBS_MAX 20
 #define OPENAI_PROMPTS_MAX 64
 #define OPENAI_SEQUENCES_MAX 128 /* prompts x n */

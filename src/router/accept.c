@@ -12,6 +12,12 @@
 
 #define RETRY_AFTER_S "1"
 
+/* What a client may ask for, a worker takes. */
+static_assert(OPENAI_N_MAX <= WIRE_SEQUENCES_MAX, "n");
+static_assert(OPENAI_BIASES_MAX <= WIRE_BIAS_MAX, "logit_bias");
+static_assert(OPENAI_STOP_TOKENS_MAX < WIRE_STOP_IDS_MAX, "stop_token_ids");
+static_assert(OPENAI_TOP_LOGPROBS_MAX <= WIRE_LOGPROBS_MAX, "top_logprobs");
+
 /* ---- in the pool: no state of the router but what is constant ---- */
 
 static void answer_refuse(struct answer *answer, unsigned http_code, const char *param,
