@@ -47,7 +47,7 @@ serve: build $(wanted_model) ## serve the model on 127.0.0.1:8000
 	@exec build/release/baton serve --host $(HOST) --port $(PORT) $(ARGS) $(MODEL)
 
 run: build $(wanted_model) ## complete PROMPT="..." on the terminal
-	@exec build/release/baton run $(ARGS) $(MODEL) "$$PROMPT"
+	@exec build/release/baton run $(ARGS) --prompt="$$PROMPT" $(MODEL)
 
 check: setup model ## pass every test
 	@tools/make-venv
