@@ -60,9 +60,10 @@ static void print_option(FILE *to, const char *name, const char *unit, const cha
     snprintf(left, sizeof(left), "  --%s%s%s", name, unit != NULL ? " " : "",
              unit != NULL ? unit : "");
     snprintf(right, sizeof(right), "%s%s", help, notes);
-    fprintf(to, "%-*s", HELP_INDENT, left);
     if (strlen(left) >= HELP_INDENT - 1)
-        fprintf(to, "\n%*s", HELP_INDENT, "");
+        fprintf(to, "%s\n%*s", left, HELP_INDENT, "");
+    else
+        fprintf(to, "%-*s", HELP_INDENT, left);
     print_wrapped(to, right, HELP_INDENT, HELP_INDENT);
 }
 

@@ -25,7 +25,7 @@
     {"stream-bytes", OPTION_BYTES, "BYTES", "1M", 4096, 1073741824, offsetof(T, stream_bytes),     \
      "most output that a slow client may leave unread before it is cut"},                          \
     {"request-timeout", OPTION_SECONDS, "TIME", "10m", 1000, 86400000,                             \
-     offsetof(T, request_timeout_ms), "longest time in which no worker moves a request"},          \
+     offsetof(T, request_timeout_ms), "longest time without progress of a request; then it fails with 504"},          \
     {"silence", OPTION_SECONDS, "TIME", "1s", 50, 3600000, offsetof(T, silence_ms),                \
      "a worker that is silent for so long is dead"},                                               \
     {"stuck", OPTION_SECONDS, "TIME", "60s", 50, 3600000, offsetof(T, stuck_ms),                   \

@@ -51,7 +51,7 @@ static const struct option_spec run_specs[] = {
      offsetof(struct run_options, repetition_penalty),
      "make tokens that were there before less likely; 1 for no penalty"},
     {"seed", OPTION_UINT, "N", "0", 0, 0, offsetof(struct run_options, seed),
-     "of the random numbers; the same seed gives the same answer"},
+     "seed of the random numbers; the same seed gives the same answer"},
     {"ignore-eos", OPTION_FLAG, NULL, NULL, 0, 0, offsetof(struct run_options, ignore_eos),
      "go on after the model's end token"},
     {"threads", OPTION_UINT, "N", "0", 0, CPU_THREADS_MAX, offsetof(struct run_options, threads),

@@ -15,7 +15,8 @@
     {"ctx", OPTION_UINT, "TOKENS", "0", 0, 1048576, offsetof(T, ctx),                              \
      "most tokens of one sequence, prompt and answer; 0: what the model was trained for"},         \
     {"kv-bytes", OPTION_BYTES, "BYTES", "0", 0, 0, offsetof(T, kv_bytes),                          \
-     "memory of a worker's block pool; 0: four whole contexts, at most a quarter of free memory"}, \
+     "memory of a worker's block pool; 0: four whole contexts, but not over a quarter of free "    \
+     "memory, and never under one context"},                                                       \
     {"block-tokens", OPTION_UINT, "TOKENS", "16", 8, 256, offsetof(T, block_tokens),               \
      "tokens of one block; equal on all workers"},                                                 \
     {"threads", OPTION_UINT, "N", "0", 0, 256, offsetof(T, threads),                               \
@@ -31,7 +32,8 @@
     {"decode-batch", OPTION_UINT, "SEQUENCES", "64", 1, 1024, offsetof(T, decode_batch),           \
      "most sequences that one worker decodes at once"},                                            \
     {"prefix-cache-bytes", OPTION_BYTES, "BYTES", "1024T", 0, 0, offsetof(T, prefix_cache_bytes),  \
-     "most bytes of blocks kept for reuse on a worker; 0 switches the prefix cache off"},          \
+     "most bytes of unused blocks that a worker keeps for reuse, by default without a limit; 0 "   \
+     "switches the prefix cache off"},                                                             \
     {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier),                           \
      "how blocks move between workers: shm, tcp, or auto (shm on one host, else tcp)"},            \
     {"offer", OPTION_TEXT, "WHEN", "early", 0, 0, offsetof(T, offer),                              \
