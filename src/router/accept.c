@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "router/chat.h"
 #include "router/request.h"
 #include "router/tokens.h"
 
@@ -25,22 +26,6 @@ static void answer_refuse(struct answer *answer, unsigned http_code, const char 
 {
     answer->read = ERR_BAD_INPUT;
     openai_error_fill(&answer->error, http_code, param, code, "%s", message);
-}
-
-/* What a template sees beside the messages. NULL: no memory. */
-static json_t *answer_variables(const struct answer *answer)
-{
-    const struct openai_request *openai = answer->openai;
-    json_t *variables = openai->template_kwargs != NULL ? json_copy(openai->template_kwargs)
-                                                        : json_object();
-    if (variables == NULL)
-        return NULL;
-    json_object_set(variables, "messages", openai->messages);
-    json_object_set_new(variables, "add_generation_prompt",
-                        json_boolean(openai->add_generation_prompt));
-    json_object_set_new(variables, "bos_token", json_string(answer->router->bos_text));
-    json_object_set_new(variables, "eos_token", json_string(answer->router->eos_text));
-    return variables;
 }
 
 static status answer_encode(struct answer *answer, const char *text, size_t bytes, unsigned flags,
@@ -63,16 +48,13 @@ static status answer_encode(struct answer *answer, const char *text, size_t byte
 
 static status answer_read_chat(struct answer *answer)
 {
-    const struct router *router = answer->router;
-    json_t *variables = answer_variables(answer);
+    const struct openai_request *openai = answer->openai;
     char *text = NULL;
     size_t bytes = 0;
-    if (variables == NULL)
-        return error_set(ERR_NO_MEMORY, "no memory for a chat");
-    status st = chat_template_render(router->chat_template, variables, NULL, NULL, &text, &bytes);
-    json_decref(variables);
+    status st = chat_render(answer->router, openai->messages, openai->template_kwargs,
+                            openai->add_generation_prompt, &text, &bytes);
     if (st != OK) {
-        answer_refuse(answer, 400, "messages", NULL, error_text());
+        answer_refuse(answer, st == ERR_NO_MEMORY ? 503 : 400, "messages", NULL, error_text());
         return st;
     }
     unsigned flags = TOKENIZER_PARSE_SPECIAL |

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "router/chat.h"
 
 #define TOKENS_REPLY_BYTES_MAX (64u << 20)
 
@@ -20,25 +21,6 @@ struct tokens_job {
     struct openai_error error;
     struct text reply;
 };
-
-static status tokens_render(struct tokens_job *job, const struct openai_tokenize *request,
-                            char **text_out, size_t *bytes_out)
-{
-    const struct router *router = job->router;
-    if (router->chat_template == NULL)
-        return error_set(ERR_UNSUPPORTED, "this model has no chat template that can be used here");
-    json_t *variables = request->template_kwargs != NULL ? json_copy(request->template_kwargs)
-                                                         : json_object();
-    json_object_set(variables, "messages", request->messages);
-    json_object_set_new(variables, "add_generation_prompt",
-                        json_boolean(request->add_generation_prompt));
-    json_object_set_new(variables, "bos_token", json_string(router->bos_text));
-    json_object_set_new(variables, "eos_token", json_string(router->eos_text));
-    status st = chat_template_render(router->chat_template, variables, NULL, NULL, text_out,
-                                     bytes_out);
-    json_decref(variables);
-    return st;
-}
 
 static void tokens_write(struct tokens_job *job, const struct token_list *list, bool strings)
 {
@@ -72,7 +54,8 @@ static status tokens_encode(struct tokens_job *job)
     const char *text = request->text.data;
     size_t bytes = request->text.bytes;
     if (request->messages != NULL) {
-        st = tokens_render(job, request, &rendered, &bytes);
+        st = chat_render(router, request->messages, request->template_kwargs,
+                         request->add_generation_prompt, &rendered, &bytes);
         text = rendered;
     }
     struct token_list list = {0};
