@@ -41,6 +41,9 @@ unsigned address_port(const struct address *address);
 /* Rewrite text so that address_parse_numeric reads it. Errors: ERR_IO. */
 status address_write_numeric(struct address *address);
 
+/* Rewrite text with numbers, so that whoever reads it need not ask a resolver. */
+status address_write_numeric(struct address *address);
+
 /* The address with port; text is rewritten. For port 0 after a bind. */
 status address_of_socket(int fd, struct address *address_out);
 
