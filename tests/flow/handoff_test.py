@@ -13,6 +13,8 @@ SPLITS = [
     ("shm 2+2", ["--carrier", "shm", "--prefill-workers", "2", "--decode-workers", "2"]),
     ("tcp 2+1", ["--carrier", "tcp", "--prefill-workers", "2"]),
     ("shm 1+2, small chunks", ["--decode-workers", "2", "--prefill-chunk", "32"]),
+    ("shm 1+1, 3 threads, small batches", ["--threads", "3", "--prefill-batch-tokens", "64",
+                                           "--decode-batch", "5"]),
 ]
 
 
