@@ -93,12 +93,18 @@ def main():
             result = measure(command, given.quiet)
             results[name].append(result)
             print(name, json.dumps(result), file=sys.stderr, flush=True)
-    keys = [k for k in next(iter(results.values()))[0] if k.endswith("_ms")]
-    print("| setup | " + " | ".join(keys) + " |")
-    print("|---" * (len(keys) + 1) + "|")
+    columns = [("quiet ITL p50", "median_quiet_itl_ms"), ("quiet p99", "p99_quiet_itl_ms"),
+               ("disturbed ITL p50", "median_disturbed_itl_ms"),
+               ("disturbed p99", "p99_disturbed_itl_ms"),
+               ("disturbed max", "max_disturbed_itl_ms"),
+               ("TTFT of the long prompts, mean", "mean_long_ttft_ms")]
+    print("| setup, ms (median of " + str(given.repeat) + ") | " +
+          " | ".join(title for title, _ in columns) + " | disturbed p99 / quiet p99 |")
+    print("|---" * (len(columns) + 2) + "|")
     for name, runs in results.items():
-        cells = [f"{statistics.median(r[k] for r in runs):.1f}" for k in keys]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        cells = [f"{statistics.median(r[key] for r in runs):,.1f}" for _, key in columns]
+        ratio = statistics.median(r["p99_disturbed_itl_ms"] / r["p99_quiet_itl_ms"] for r in runs)
+        print(f"| {name} | " + " | ".join(cells) + f" | {ratio:.2f} |")
 
 
 if __name__ == "__main__":
