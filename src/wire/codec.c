@@ -122,16 +122,27 @@ void codec_f64(struct codec *c, double *field, const char *name)
     }
 }
 
+static bool text_allows(char character)
+{
+    return (unsigned char)character >= 0x20 && character != 0x7f;
+}
+
 void codec_text(struct codec *c, char *field, size_t bytes, const char *name)
 {
     uint32_t length = c->frame != NULL ? (uint32_t)strnlen(field, bytes - 1) : 0;
     codec_u32(c, &length, (uint32_t)(bytes - 1), name);
+    size_t begin = c->frame != NULL ? c->frame->bytes : 0;
     codec_bytes(c, (uint8_t *)field, length);
-    if (c->frame != NULL)
+    if (c->frame != NULL) {
+        for (uint32_t i = 0; i < length && !c->frame->failed; i++) {
+            if (!text_allows(field[i]))
+                c->frame->data[begin + i] = '?';
+        }
         return;
+    }
     field[length] = '\0';
     for (uint32_t i = 0; i < length; i++) {
-        if ((unsigned char)field[i] < 0x20 || field[i] == 0x7f) {
+        if (!text_allows(field[i])) {
             codec_refuse(c, name);
             field[0] = '\0';
             return;
