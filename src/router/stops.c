@@ -17,17 +17,23 @@ void stops_close(struct stops *stops)
     stops->held_bytes = stops->held_capacity = 0;
 }
 
-/* Where the earliest complete stop string begins; held_bytes when there is none. */
+/* Where the stop string begins that is complete first (of those that end together, the longest), as
+ * if the text had come byte by byte: how it was cut does not matter. held_bytes: there is none. */
 static size_t stops_find(const struct stops *stops)
 {
-    size_t earliest = stops->held_bytes;
+    size_t begin = stops->held_bytes, end = SIZE_MAX;
     for (uint32_t i = 0; i < stops->count; i++) {
         const char *at = memmem(stops->held, stops->held_bytes, stops->strings[i].text,
                                 stops->strings[i].bytes);
-        if (at != NULL && (size_t)(at - stops->held) < earliest)
-            earliest = (size_t)(at - stops->held);
+        if (at == NULL)
+            continue;
+        size_t from = (size_t)(at - stops->held), to = from + stops->strings[i].bytes;
+        if (to < end || (to == end && from < begin)) {
+            begin = from;
+            end = to;
+        }
     }
-    return earliest;
+    return begin;
 }
 
 /* The longest end of what is held that begins a stop string. */
