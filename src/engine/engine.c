@@ -242,6 +242,14 @@ static status sequence_finish(struct engine *engine, struct engine_sequence *seq
 
 /* ---- the calls ---- */
 
+/* The step did not run: nobody got anything. */
+static status step_refuse(struct engine_sequence *sequences, uint32_t count, status code)
+{
+    for (uint32_t i = 0; i < count; i++)
+        sequences[i].outcome = code;
+    return code;
+}
+
 status engine_submit(struct engine *engine, struct engine_sequence *sequences, uint32_t count,
                      void (*layer_ready)(void *ctx, uint32_t layer), void *layer_ready_ctx)
 {
@@ -249,13 +257,13 @@ status engine_submit(struct engine *engine, struct engine_sequence *sequences, u
     uint64_t begin_ns = clock_ns();
     status code = step_fill(engine, sequences, count);
     if (code != OK)
-        return code;
+        return step_refuse(sequences, count, code);
     engine->step.layer_ready = layer_ready;
     engine->step.layer_ready_ctx = layer_ready_ctx;
     forward_enqueue(&engine->forward, &engine->step);
     code = engine->backend->calls->step_submit(engine->backend);
     if (code != OK)
-        return code;
+        return step_refuse(sequences, count, code);
     engine->wanted = sequences;
     engine->wanted_count = count;
     engine->running = true;
@@ -269,7 +277,7 @@ status engine_wait(struct engine *engine)
     engine->running = false;
     status code = engine->backend->calls->step_wait(engine->backend);
     if (code != OK)
-        return code;
+        return step_refuse(engine->wanted, engine->wanted_count, code);
 
     uint32_t output = 0;
     for (uint32_t i = 0; i < engine->wanted_count; i++) {
@@ -330,6 +338,11 @@ const char *engine_numerics_class(const struct engine *engine)
 uint32_t engine_context_tokens(const struct engine *engine)
 {
     return engine->context_tokens;
+}
+
+uint32_t engine_vocabulary(const struct engine *engine)
+{
+    return engine->vocabulary;
 }
 
 uint64_t engine_block_bytes(const struct engine *engine)

@@ -111,7 +111,8 @@ struct engine_sequence {
     struct engine_sample *samples;
     struct engine_score *score; /* NULL: no prompt log-probabilities */
     status outcome;             /* set by the step: OK, or ERR_CORRUPT when the logits of this
-                                   sequence are no numbers; the others are not touched by that */
+                                   sequence are no numbers; the others are not touched by that. When
+                                   the step did not run, all have its error */
 };
 
 /* Outputs (rows with logits) that a sequence takes of limits.outputs_max. */
@@ -142,6 +143,7 @@ const struct backend_pool *engine_pool(const struct engine *engine);
 const struct backend_limits *engine_limits(const struct engine *engine);
 const char *engine_numerics_class(const struct engine *engine);
 uint32_t engine_context_tokens(const struct engine *engine);
+uint32_t engine_vocabulary(const struct engine *engine);
 uint64_t engine_block_bytes(const struct engine *engine);
 
 /* Since open. */
