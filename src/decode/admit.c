@@ -175,8 +175,7 @@ static struct decode_request *decode_requests_find(const struct decode_requests 
     return request;
 }
 
-/* The sequences asked for end where they are. */
-static void decode_stop(struct decode *decode, struct decode_request *request, uint32_t sequence)
+void decode_stop(struct decode *decode, struct decode_request *request, uint32_t sequence)
 {
     uint32_t count = request->wire->sequence_count;
     struct decode_sequence *sequences = request->sequences;

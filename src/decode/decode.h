@@ -87,12 +87,13 @@ void decode_cancel_all(struct decode *decode);
 bool decode_received(struct decode *decode, const struct transfer_report *report);
 
 /* Add this half's rows to the next step, at most rows_max rows and sequences_max sequences. Returns
- * the number of sequences written. */
+ * the number of sequences written, which must stay where they are until decode_stepped. */
 uint32_t decode_plan(struct decode *decode, uint32_t rows_max, uint32_t sequences_max,
                      struct engine_sequence *sequences);
 
-/* The planned step ran (st OK), or failed as error_text() says: then its requests fail. */
-void decode_stepped(struct decode *decode, status st);
+/* The planned step ran, and every sequence has its outcome. The requests of those whose outcome is
+ * not OK fail, with failure as the reason (NULL when all are OK). */
+void decode_stepped(struct decode *decode, const char *failure);
 
 /* Nothing waiting, receiving or running. */
 bool decode_idle(const struct decode *decode);

@@ -46,40 +46,36 @@ static void decode_take_token(struct decode_sequence *sequence, struct wire_toke
     out->finish = (uint32_t)wire_request_finish(wire, result->token_id, index);
 }
 
-/* The step failed: the requests of its sequences do. */
-static void decode_fail_step(struct decode *decode, status code)
+/* The requests of sequences that got nothing from the step end; with all their sequences. */
+static void decode_fail_step(struct decode *decode, const char *failure)
 {
     struct decode_sequence *s = decode->running.head;
     while (s != NULL) {
-        if (s->step_tokens == 0) {
+        if (s->step == NULL || s->step->outcome == OK) {
             s = s->next;
             continue;
         }
-        uint64_t request_id = s->request->wire->request_id;
-        decode->calls->failed(decode->ctx, request_id, code, error_text());
-        decode_cancel(decode, request_id, WIRE_ALL_SEQUENCES);
-        s = decode->running.head;
+        decode->calls->failed(decode->ctx, s->request->wire->request_id, s->step->outcome, failure);
+        decode_stop(decode, s->request, WIRE_ALL_SEQUENCES);
+        s = decode->running.head; /* Any of them may be gone. */
     }
 }
 
-void decode_stepped(struct decode *decode, status st)
+void decode_stepped(struct decode *decode, const char *failure)
 {
-    if (st != OK) {
-        decode_fail_step(decode, st);
-        return;
-    }
     uint32_t count = 0;
+    decode_fail_step(decode, failure);
     struct decode_sequence *next;
     for (struct decode_sequence *s = decode->running.head; s != NULL; s = next) {
         next = s->next;
-        if (s->step_tokens == 0)
+        if (s->step == NULL)
             continue;
-        block_table_advance(&s->table, s->step_tokens);
-        if (s->step_tokens > 1 || !s->step_samples)
-            decode->counters.recomputed_tokens += s->step_tokens;
-        s->step_tokens = 0;
+        bool samples = s->step->sample_count > 0;
+        block_table_advance(&s->table, s->step->token_count);
+        decode->counters.recomputed_tokens += s->step->token_count - (samples ? 1 : 0);
+        s->step = NULL;
         decode_seal(decode, s);
-        if (!s->step_samples)
+        if (!samples)
             continue;
         decode->counters.tokens++;
         decode_take_token(s, &decode->out[count]);

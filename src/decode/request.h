@@ -25,8 +25,7 @@ struct decode_sequence {
     uint32_t sealed_blocks;
     struct block_key last_key; /* of the last sealed block */
     bool private_blocks;   /* a key could not be entered: later blocks have no parent there */
-    uint32_t step_tokens;  /* rows in the planned step */
-    bool step_samples;
+    const struct engine_sequence *step; /* its part of the planned step; NULL: none */
     struct engine_sample sample;
 };
 
@@ -95,6 +94,8 @@ void decode_sequences_insert(struct decode_sequences *list, struct decode_sequen
 void decode_sequences_remove(struct decode_sequences *list, struct decode_sequence *sequence);
 /* The sequence has come to its end: blocks dropped; the request goes with its last sequence. */
 void decode_sequence_finish(struct decode *decode, struct decode_sequence *sequence);
+/* The sequences asked for (one, or WIRE_ALL_SEQUENCES) come to their end where they are. */
+void decode_stop(struct decode *decode, struct decode_request *request, uint32_t sequence);
 
 /* emit.c */
 

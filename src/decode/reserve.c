@@ -123,7 +123,7 @@ void decode_reserve(struct decode *decode, struct wire_request *wire,
 bool decode_has_room(const struct decode *decode, uint32_t sequence_count)
 {
     uint32_t taken = decode->running.count + decode->preempted.count + decode->receiving_sequences;
-    return taken + sequence_count <= decode->options.batch_sequences || taken == 0;
+    return taken + sequence_count <= decode->options.batch_sequences;
 }
 
 /* Matched and taken blocks for the whole prompt. ERR_FULL: not now. */
@@ -204,7 +204,7 @@ void decode_grant(struct decode *decode)
 }
 
 /* The firsts that travelled with the handoff: n tokens, in order. */
-static status decode_read_firsts(const struct decode_request *request,
+static status decode_read_firsts(const struct decode_request *request, uint32_t vocabulary,
                                  const struct transfer_report *report, struct wire_token *firsts)
 {
     struct reader from = reader_over(report->payload, report->payload_bytes);
@@ -215,6 +215,9 @@ static status decode_read_firsts(const struct decode_request *request,
         if (firsts[i].sequence != i)
             return error_set(ERR_BAD_INPUT, "handoff: first token %u is of sequence %u", i,
                              firsts[i].sequence);
+        if (firsts[i].token >= vocabulary)
+            return error_set(ERR_BAD_INPUT, "handoff: first token %u is %u, expected less than %u",
+                             i, firsts[i].token, vocabulary);
     }
     return OK;
 }
@@ -240,7 +243,7 @@ bool decode_received(struct decode *decode, const struct transfer_report *report
     }
     if (report->mail.kind == TRANSFER_RECEIVED) {
         st = report->block_count == request->block_count - request->matched_blocks
-                 ? decode_read_firsts(request, report, firsts)
+                 ? decode_read_firsts(request, engine_vocabulary(decode->engine), report, firsts)
                  : error_set(ERR_BAD_INPUT, "handoff: %u blocks came, %u were expected",
                              report->block_count, request->block_count - request->matched_blocks);
         if (st == OK)

@@ -10,7 +10,7 @@ static void decode_preempt(struct decode *decode, struct decode_sequence *sequen
     decode_sequences_remove(&decode->running, sequence);
     block_table_drop(&sequence->table, decode->tree);
     sequence->preempted = true;
-    sequence->step_tokens = 0;
+    sequence->step = NULL;
     decode_sequences_insert(&decode->preempted, sequence);
     decode->counters.preemptions++;
 }
@@ -23,38 +23,50 @@ static struct decode_sequence *decode_youngest(struct decode *decode)
     return youngest;
 }
 
+/* What is still here of a preempted sequence's blocks, under their keys. */
+static void decode_match(struct decode *decode, struct decode_sequence *sequence)
+{
+    const struct decode_request *request = sequence->request;
+    uint32_t matched = 0, full = (sequence->token_count - 1) / decode->block_tokens;
+    struct block_key key = request->root;
+    if (!decode->options.prefix_cache || (request->wire->flags & WIRE_REQUEST_NO_PREFIX) != 0)
+        full = 0;
+    while (matched < full) {
+        struct block_key next_key = block_key_next(
+            &key, sequence->tokens + matched * decode->block_tokens, decode->block_tokens);
+        if (prefix_tree_match(decode->tree, &next_key, 1, &sequence->ids[matched]) == 0)
+            break;
+        key = next_key;
+        matched++;
+    }
+    block_table_adopt(&sequence->table, sequence->ids, matched, matched * decode->block_tokens);
+    sequence->sealed_blocks = matched;
+    sequence->last_key = key;
+    sequence->private_blocks = false;
+}
+
 /* Bring preempted sequences back, oldest first, while what they need is there beside the growth of
- * those that run. */
+ * those that run. They get all their blocks at once: nobody else may take them while they are
+ * computed again. */
 static void decode_resume(struct decode *decode)
 {
     while (decode->preempted.head != NULL) {
         struct decode_sequence *sequence = decode->preempted.head;
-        uint32_t blocks = kv_blocks_for(sequence->token_count, decode->block_tokens);
+        struct block_copy copy;
         uint32_t growth = decode->running.count > 0 ? decode->running.count + 1 : 0;
-        if (prefix_tree_available(decode->tree) < blocks + growth)
+        if (prefix_tree_available(decode->tree) <= growth)
+            return; /* It needs one block at least. */
+        decode_match(decode, sequence);
+        uint32_t tokens = sequence->token_count - sequence->table.token_count;
+        uint32_t blocks = block_table_blocks_needed(&sequence->table, decode->tree, tokens);
+        if (prefix_tree_available(decode->tree) < blocks + growth) {
+            block_table_drop(&sequence->table, decode->tree);
             return;
+        }
+        status st = block_table_reserve(&sequence->table, decode->tree, tokens, &copy);
+        assert(st == OK && !copy.needed); /* Matched blocks are full. */
         decode_sequences_remove(&decode->preempted, sequence);
         sequence->preempted = false;
-        sequence->sealed_blocks = 0;
-        sequence->private_blocks = false;
-        if (decode->options.prefix_cache) {
-            uint32_t full = (sequence->token_count - 1) / decode->block_tokens;
-            uint32_t matched = 0;
-            struct block_key key = sequence->request->root;
-            while (matched < full) {
-                struct block_key next_key =
-                    block_key_next(&key, sequence->tokens + matched * decode->block_tokens,
-                                   decode->block_tokens);
-                if (prefix_tree_match(decode->tree, &next_key, 1, &sequence->ids[matched]) == 0)
-                    break;
-                key = next_key;
-                matched++;
-            }
-            block_table_adopt(&sequence->table, sequence->ids, matched,
-                              matched * decode->block_tokens);
-            sequence->sealed_blocks = matched;
-            sequence->last_key = key;
-        }
         decode_sequences_insert(&decode->running, sequence);
     }
 }
@@ -88,9 +100,8 @@ static void decode_fill(struct decode_sequence *sequence, uint32_t tokens,
                                     .token_count = tokens,
                                     .start_position = start,
                                     .table = &sequence->table};
-    sequence->step_tokens = tokens;
-    sequence->step_samples = start + tokens == sequence->token_count;
-    if (!sequence->step_samples)
+    sequence->step = out;
+    if (start + tokens < sequence->token_count)
         return;
     sequence->sample = (struct engine_sample){
         .sampling = &sequence->request->sampling,
@@ -113,7 +124,7 @@ uint32_t decode_plan(struct decode *decode, uint32_t rows_max, uint32_t sequence
     decode_resume(decode);
     decode_grant(decode);
     for (struct decode_sequence *s = decode->running.head; s != NULL; s = s->next)
-        s->step_tokens = 0;
+        s->step = NULL;
     struct decode_sequence *next;
     for (struct decode_sequence *s = decode->running.head; s != NULL; s = next) {
         uint32_t tokens = s->token_count - s->table.token_count;

@@ -2,7 +2,6 @@
 #include <assert.h>
 
 #include "base/clock.h"
-#include "base/error.h"
 #include "prefill/request.h"
 
 uint32_t prefill_chunk(uint32_t position, uint32_t prompt_tokens, uint32_t rows_left,
@@ -43,6 +42,17 @@ static void prefill_ask_places(struct prefill *prefill)
     }
 }
 
+/* Sequences of the batch that will be decoded here. */
+static uint32_t prefill_batch_local(const struct prefill *prefill)
+{
+    uint32_t count = 0;
+    for (const struct prefill_request *r = prefill->batch.head; r != NULL; r = r->next) {
+        if ((r->wire->flags & WIRE_REQUEST_LOCAL) != 0)
+            count += r->wire->sequence_count;
+    }
+    return count;
+}
+
 /* Form a batch from the oldest requests that have a place, as far as budget and blocks go. */
 static void prefill_batch_form(struct prefill *prefill)
 {
@@ -53,7 +63,8 @@ static void prefill_batch_form(struct prefill *prefill)
         if (r->state != PREFILL_PLACED)
             continue;
         bool local = (r->wire->flags & WIRE_REQUEST_LOCAL) != 0;
-        if (local && !prefill->calls->local_room(prefill->ctx, r->wire))
+        if (local && !prefill->calls->local_room(
+                         prefill->ctx, prefill_batch_local(prefill) + r->wire->sequence_count))
             break;
         if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
             break;
@@ -92,7 +103,7 @@ static void prefill_fill(struct prefill_request *r, uint32_t tokens,
                                          .token_count = tokens,
                                          .start_position = start,
                                          .table = &r->table};
-    r->step_tokens = tokens;
+    r->step = sequence;
     if (last)
         prefill_fill_samples(r, sequence);
     if (r->scores != NULL) {
@@ -117,13 +128,16 @@ uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t seque
     uint32_t outputs_left = outputs_max;
     uint32_t count = 0;
     for (struct prefill_request *r = prefill->batch.head; r != NULL; r = r->next) {
-        r->step_tokens = 0;
+        r->step = NULL;
         if (count == sequences_max || outputs_left == 0)
             continue;
         /* Scored rows are outputs, and there is room for so many of them in a step. */
         uint32_t rows = r->scores != NULL && outputs_left < rows_left ? outputs_left : rows_left;
         uint32_t tokens = prefill_chunk(r->table.token_count, r->wire->prompt_tokens, rows,
                                         prefill->block_tokens);
+        /* The first one always gets on: a block may have more rows than a step has outputs. */
+        if (tokens == 0 && count == 0)
+            tokens = rows;
         if (tokens == 0)
             continue;
         prefill_fill(r, tokens, &sequences[count]);
@@ -135,22 +149,22 @@ uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t seque
     return count;
 }
 
-void prefill_stepped(struct prefill *prefill, status st)
+void prefill_stepped(struct prefill *prefill, const char *failure)
 {
     struct prefill_request *next;
     for (struct prefill_request *r = prefill->batch.head; r != NULL; r = next) {
         next = r->next;
-        if (r->step_tokens == 0)
+        if (r->step == NULL)
             continue;
-        if (st != OK) {
+        if (r->step->outcome != OK) {
             prefill_list_remove(&prefill->batch, r);
-            prefill_request_fail(prefill, r, st, error_text());
+            prefill_request_fail(prefill, r, r->step->outcome, failure);
             continue;
         }
-        block_table_advance(&r->table, r->step_tokens);
-        prefill->counters.tokens += r->step_tokens;
+        block_table_advance(&r->table, r->step->token_count);
+        prefill->counters.tokens += r->step->token_count;
         r->offered_blocks += r->offer_count;
-        r->step_tokens = 0;
+        r->step = NULL;
         r->offer_count = 0;
         prefill_seal(prefill, r);
         if (r->table.token_count == r->wire->prompt_tokens)

@@ -56,6 +56,11 @@ status prefill_open(const struct prefill_options *options, struct engine *engine
                     struct prefix_tree *tree, struct transfer *transfer,
                     const struct prefill_calls *calls, void *ctx, struct prefill **prefill_out)
 {
+    uint32_t block_tokens = engine_layout(engine)->shape.block_tokens;
+    if (options->chunk_tokens < block_tokens)
+        return error_set(ERR_BAD_INPUT,
+                         "prefill chunk: expected at least a block of %u tokens, found %u",
+                         block_tokens, options->chunk_tokens);
     struct prefill *prefill = calloc(1, sizeof(*prefill));
     if (prefill == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for the prefill scheduler");
@@ -65,7 +70,7 @@ status prefill_open(const struct prefill_options *options, struct engine *engine
     prefill->transfer = transfer;
     prefill->calls = calls;
     prefill->ctx = ctx;
-    prefill->block_tokens = engine_layout(engine)->shape.block_tokens;
+    prefill->block_tokens = block_tokens;
     prefill->waiting.tail = &prefill->waiting.head;
     prefill->batch.tail = &prefill->batch.head;
     prefill->held.tail = &prefill->held.head;
@@ -144,19 +149,27 @@ static status prefill_request_open(struct prefill *prefill, struct wire_request 
     return OK;
 }
 
+/* What could never run here. */
+static status prefill_check(const struct prefill *prefill, const struct wire_request *wire)
+{
+    uint32_t context_tokens = engine_context_tokens(prefill->engine);
+    uint32_t most = prefill->options.local_sequences_max;
+    if (wire->prompt_tokens > context_tokens)
+        return error_set(ERR_BAD_INPUT, "the prompt has %u tokens, this worker takes at most %u",
+                         wire->prompt_tokens, context_tokens);
+    if ((wire->flags & WIRE_REQUEST_LOCAL) != 0 && wire->sequence_count > most)
+        return error_set(ERR_BAD_INPUT, "n is %u, this worker decodes at most %u sequences at once "
+                                        "(--decode-batch)", wire->sequence_count, most);
+    return OK;
+}
+
 void prefill_submit(struct prefill *prefill, struct wire_request *wire,
                     const struct sampling *sampling)
 {
     struct prefill_request *request = NULL;
-    uint32_t context_tokens = engine_context_tokens(prefill->engine);
-    if (wire->prompt_tokens > context_tokens) {
-        error_set(ERR_BAD_INPUT, "the prompt has %u tokens, this worker takes at most %u",
-                  wire->prompt_tokens, context_tokens);
-        prefill->calls->failed(prefill->ctx, wire->request_id, ERR_BAD_INPUT, error_text());
-        wire_request_free(wire);
-        return;
-    }
-    status st = prefill_request_open(prefill, wire, sampling, &request);
+    status st = prefill_check(prefill, wire);
+    if (st == OK)
+        st = prefill_request_open(prefill, wire, sampling, &request);
     if (st != OK) {
         prefill->calls->failed(prefill->ctx, wire->request_id, st, error_text());
         wire_request_free(wire);

@@ -48,7 +48,7 @@ void prefill_offer_start(struct prefill *prefill, struct prefill_request *reques
 
 void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request)
 {
-    uint32_t end = request->table.token_count + request->step_tokens;
+    uint32_t end = request->table.token_count + request->step->token_count;
     uint32_t blocks = end == request->wire->prompt_tokens ? kv_blocks_for(end, prefill->block_tokens)
                                                           : end / prefill->block_tokens;
     request->offer_count = 0;
@@ -59,7 +59,7 @@ void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request
 void prefill_layer_ready(struct prefill *prefill, uint32_t layer)
 {
     for (struct prefill_request *r = prefill->batch.head; r != NULL; r = r->next) {
-        if (r->step_tokens > 0 && r->offer_count > 0)
+        if (r->step != NULL && r->offer_count > 0)
             prefill_offer_blocks(prefill, r, layer, r->offered_blocks, r->offer_count);
     }
 }

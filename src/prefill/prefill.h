@@ -41,13 +41,15 @@ struct prefill_calls {
     /* Decode it here: the request and the references on ids are the callee's from now on. */
     void (*local)(void *ctx, struct wire_request *request, const struct sampling *sampling,
                   const block_id *ids, uint32_t block_count, const struct wire_token *firsts);
-    /* May a request that decodes here start now? */
-    bool (*local_room)(void *ctx, const struct wire_request *request);
+    /* Could so many sequences more be decoded here? Those that started and did not get to local yet
+     * are in the number. */
+    bool (*local_room)(void *ctx, uint32_t sequence_count);
 };
 
 struct prefill_options {
     uint32_t batch_tokens; /* most prompt tokens of a batch; a longer prompt is one of its own */
-    uint32_t chunk_tokens; /* most rows of one step */
+    uint32_t chunk_tokens; /* most rows of one step; at least a block */
+    uint32_t local_sequences_max; /* most sequences of a request that decodes here */
     bool prefix_cache;
     bool offer_late; /* nothing before the prefill is done: to see what the overlap is worth */
     uint8_t fingerprint[BLOCK_KEY_FINGERPRINT_BYTES];
@@ -61,7 +63,8 @@ struct prefill_counters {
     uint32_t held; /* handed over, not yet acknowledged */
 };
 
-/* transfer may be NULL when every request is local. Errors: ERR_NO_MEMORY. */
+/* transfer may be NULL when every request is local. Errors: ERR_NO_MEMORY, ERR_BAD_INPUT (chunks
+ * smaller than a block). */
 status prefill_open(const struct prefill_options *options, struct engine *engine,
                     struct prefix_tree *tree, struct transfer *transfer,
                     const struct prefill_calls *calls, void *ctx, struct prefill **prefill_out);
@@ -77,20 +80,23 @@ void prefill_place(struct prefill *prefill, const struct wire_place *place);
 void prefill_cancel(struct prefill *prefill, uint64_t request_id);
 void prefill_cancel_all(struct prefill *prefill);
 
-/* The transfer says that the lease of a held request has ended; true when it was one of ours. */
+/* The transfer says that a lease has ended; true when it was one of ours. Usually that of a held
+ * request: its blocks are let go. When it ended before the prefill did, there is nobody to compute
+ * for any more, and the request goes without a word: the receiver, or its silence, says why. */
 bool prefill_released(struct prefill *prefill, const struct transfer_report *report);
 
 /* Add this half's rows to the next step: at most rows_max rows, sequences_max sequences and
- * outputs_max rows with logits. Returns the number of sequences written. Sends what must be sent
- * before (starting). */
+ * outputs_max rows with logits (at least one). Returns the number of sequences written, which must
+ * stay where they are until prefill_stepped. Sends what must be sent before (starting). */
 uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t sequences_max,
                       uint32_t outputs_max, struct engine_sequence *sequences);
 
 /* During the step that was planned: the pool holds this layer. */
 void prefill_layer_ready(struct prefill *prefill, uint32_t layer);
 
-/* The planned step ran (st OK), or failed as error_text() says: then its requests fail. */
-void prefill_stepped(struct prefill *prefill, status st);
+/* The planned step ran, and every sequence has its outcome. Those whose outcome is not OK fail, with
+ * failure as the reason (NULL when all are OK). */
+void prefill_stepped(struct prefill *prefill, const char *failure);
 
 /* Nothing queued, running or held. */
 bool prefill_idle(const struct prefill *prefill);

@@ -28,13 +28,12 @@ struct prefill_request {
     uint32_t matched_blocks; /* the receiver has these */
     uint32_t offered_blocks; /* leading blocks that are offered in all layers, or matched there */
     uint32_t cached_tokens;
-    uint32_t step_tokens;    /* rows in the planned step; 0: not in it */
+    const struct engine_sequence *step; /* its part of the planned step; NULL: none */
     uint32_t offer_count;    /* blocks after offered_blocks that the planned step completes */
     uint64_t arrived_ns, asked_ns, placed_ns, started_ns, finished_ns;
     struct engine_sample *samples; /* [n] */
     struct engine_score score;
     struct sampled *scores;        /* [prompt_tokens] when prompt logprobs are wanted */
-    uint32_t scored;               /* rows scored in earlier steps */
 };
 
 struct prefill_list {
@@ -78,8 +77,8 @@ void prefill_seal(struct prefill *prefill, struct prefill_request *request);
 
 /* batch.c */
 
-/* Rows of a prompt in the next step. A chunk that does not end the prompt ends with a full block, so
- * that every block is offered once; 0: no room for that, wait for the next step. */
+/* Rows of a prompt in the next step. A chunk that does not end the prompt ends with a full block:
+ * what is computed can be offered. 0: no room for that, wait for the next step. */
 uint32_t prefill_chunk(uint32_t position, uint32_t prompt_tokens, uint32_t rows_left,
                        uint32_t block_tokens);
 

@@ -1,6 +1,7 @@
 #include "worker/compute.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -107,12 +108,12 @@ static void compute_local(void *ctx, struct wire_request *request, const struct 
     decode_adopt(compute->decode, request, sampling, ids, block_count, firsts);
 }
 
-static bool compute_local_room(void *ctx, const struct wire_request *request)
+static bool compute_local_room(void *ctx, uint32_t sequence_count)
 {
     struct compute *compute = ctx;
     struct decode_counters counters;
     decode_count(compute->decode, &counters);
-    return counters.preempted == 0 && decode_has_room(compute->decode, request->sequence_count);
+    return counters.preempted == 0 && decode_has_room(compute->decode, sequence_count);
 }
 
 static void compute_reserved(void *ctx, const struct wire_reserved *reserved)
@@ -161,6 +162,7 @@ status compute_open(const struct compute_setup *setup, struct compute **compute_
     bool prefix_cache = options->prefix_cache_bytes > 0;
     struct prefill_options prefill_options = {.batch_tokens = options->prefill_batch_tokens,
                                               .chunk_tokens = options->prefill_chunk,
+                                              .local_sequences_max = options->decode_batch,
                                               .prefix_cache = prefix_cache,
                                               .offer_late = strcmp(options->offer, "late") == 0};
     struct decode_options decode_options = {.batch_sequences = options->decode_batch,
@@ -329,10 +331,13 @@ static bool compute_step(struct compute *compute)
         compute_delay(compute->setup.options->step_delay_ms);
     compute->step_ns += clock_ns() - start_ns;
     compute->step_count++;
-    if (st != OK)
-        log_error("step failed", "reason=\"%s\"", error_text());
-    decode_stepped(compute->decode, st);
-    prefill_stepped(compute->prefill, st);
+    char failure[ERROR_TEXT_BYTES];
+    if (st != OK) {
+        snprintf(failure, sizeof(failure), "%s", error_text());
+        log_error("step failed", "reason=\"%s\"", failure);
+    }
+    decode_stepped(compute->decode, st != OK ? failure : NULL);
+    prefill_stepped(compute->prefill, st != OK ? failure : NULL);
     return true;
 }
 
