@@ -483,6 +483,10 @@ void relay_failed(struct router *router, const struct wire_failed *failed)
                  failed->status == ERR_NOT_FOUND || failed->status == ERR_IO;
     if (broke && route_again(router, request, NULL))
         return;
+    if (broke) {
+        request_fail(request, 503, "handoff_failed", failed->text);
+        return;
+    }
     unsigned http_code = failed->status == ERR_BAD_INPUT || failed->status == ERR_UNSUPPORTED ? 400
                          : failed->status == ERR_FULL                                         ? 429
                          : failed->status == ERR_TIMEOUT                                      ? 504
