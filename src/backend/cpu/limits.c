@@ -16,7 +16,8 @@
 
 /* All threads first read, then compute, each at the same time as the others, in short slices. A
  * thread's rate is that of its best slice: a slice in which something else had the core does not
- * count. The limit is the sum over the threads. */
+ * count. A thread that gets no core until the time is over still measures one slice. The limit is
+ * the sum over the threads. */
 #define BUFFER_BYTES_MIN (64u << 20)
 #define BUFFER_BYTES_MAX (256u << 20)
 #define SLICE_BYTES (4u << 20)
@@ -57,7 +58,8 @@ static void measure_read(struct measure_thread *self, uint64_t end_ns)
     uint64_t sums[8] = {0};
     if (slice > words)
         slice = words;
-    for (size_t at = 0; clock_ns() < end_ns; at = at + 2 * slice <= words ? at + slice : 0) {
+    size_t at = 0;
+    do {
         const uint64_t *from = self->buffer + at;
         uint64_t start_ns = clock_ns();
         for (size_t i = 0; i + 8 <= slice; i += 8)
@@ -66,7 +68,8 @@ static void measure_read(struct measure_thread *self, uint64_t end_ns)
         double found = rate(slice * 8, clock_ns() - start_ns);
         if (found > self->read_bytes_per_s)
             self->read_bytes_per_s = found;
-    }
+        at = at + 2 * slice <= words ? at + slice : 0;
+    } while (clock_ns() < end_ns);
     for (size_t j = 0; j < 8; j++)
         self->read_sink += sums[j];
 }
@@ -74,14 +77,14 @@ static void measure_read(struct measure_thread *self, uint64_t end_ns)
 static void measure_compute(struct measure_thread *self, uint64_t end_ns)
 {
     const struct kernels *kernels = self->measure->kernels;
-    while (clock_ns() < end_ns) {
+    do {
         uint64_t start_ns = clock_ns();
         uint64_t done = self->measure->int8 ? kernels->peak_int8(ROUNDS, &self->sink)
                                             : kernels->peak_float(ROUNDS, &self->sink);
         double found = rate(done, clock_ns() - start_ns);
         if (found > self->operations_per_s)
             self->operations_per_s = found;
-    }
+    } while (clock_ns() < end_ns);
 }
 
 static void pause_shortly(void)
