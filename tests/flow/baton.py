@@ -92,8 +92,10 @@ class Server:
         self.port = free_port()
 
     def __enter__(self):
+        # A live worker under a sanitizer, on a busy machine, has been silent for a second.
+        patience = ["--silence", f"{SLOW}s"] if SLOW > 1 else []
         self.process = Process("serve", [self.binary, "serve", "--port", str(self.port),
-                                         *self.options, self.model])
+                                         *patience, *self.options, self.model])
         self.process.wait_for(r"ready: http://")
         return self
 

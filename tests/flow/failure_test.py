@@ -136,8 +136,8 @@ def stop_string_frees(binary):
 
 def priority(binary):
     """Of those that wait, a smaller priority number goes first."""
-    with Server(binary, SMALL, "--step-delay", "100ms", "--ctx", "512", "--kv-bytes", "8M",
-                "--prefill-batch-tokens", "16") as server:
+    with Server(binary, SMALL, "--step-delay", f"{100 * SLOW}ms", "--ctx", "512",
+                "--kv-bytes", "8M", "--prefill-batch-tokens", "16") as server:
         order = []
 
         def one(number):
