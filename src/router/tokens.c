@@ -157,10 +157,11 @@ static void tokens_accept(struct router *router, struct http_request *http, bool
                               "the body is empty: expected a JSON object");
         tokens_close(job);
     }
+    struct http_header retry = {"Retry-After", "1"};
     text_reset(&router->text);
     openai_error_write(&router->text, &error);
-    http_reply(http, error.http_code, "application/json", NULL, 0, router->text.data,
-               router->text.bytes);
+    http_reply(http, error.http_code, "application/json", &retry, error.http_code == 429 ? 1 : 0,
+               router->text.data, router->text.bytes);
 }
 
 void on_tokenize(void *ctx, struct http_request *http)
