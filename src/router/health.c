@@ -58,6 +58,19 @@ static void worker_free(struct router *router, struct worker *worker)
     health_update_context(router);
 }
 
+/* The others forget it at once, instead of when they notice: its connections may be half dead, and
+ * its memory must not stay mapped. */
+static void worker_tell_lost(struct router *router, const struct worker *lost)
+{
+    for (struct worker *w = router->workers; w != NULL; w = w->next) {
+        if (w == lost || !w->registered || w->closed)
+            continue;
+        wire_frame_reset(&router->frame);
+        wire_id_encode(&router->frame, lost->registration.incarnation);
+        route_send(w, WIRE_PEER_LOST, &router->frame);
+    }
+}
+
 static void worker_lose(struct worker *worker, const char *reason)
 {
     struct router *router = worker->router;
@@ -67,6 +80,7 @@ static void worker_lose(struct worker *worker, const char *reason)
                  worker->registration.name, reason);
         metrics_worker_gone(router, worker);
         route_worker_lost(router, worker);
+        worker_tell_lost(router, worker);
     }
     link_close(worker->link);
     worker_free(router, worker);

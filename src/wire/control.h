@@ -63,6 +63,7 @@ enum wire_control {
     WIRE_RESERVE,
     WIRE_PLACE,
     WIRE_CANCEL,
+    WIRE_PEER_LOST, /* an incarnation: connections with it and mappings of its memory are to go */
     WIRE_ALIVE, /* empty: answers a heartbeat, so that a lost router is noticed too */
 };
 
@@ -246,7 +247,7 @@ struct wire_cancel {
 void wire_cancel_encode(struct wire_frame *frame, const struct wire_cancel *message);
 status wire_cancel_decode(const uint8_t *data, size_t bytes, struct wire_cancel *message_out);
 
-/* starting carries only a request id. */
+/* starting carries only a request id, peer lost only an incarnation. */
 void wire_id_encode(struct wire_frame *frame, uint64_t request_id);
 status wire_id_decode(const uint8_t *data, size_t bytes, uint64_t *request_id_out);
 

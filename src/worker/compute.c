@@ -231,6 +231,10 @@ static void compute_take(struct compute *compute, struct mail *taken)
             prefill_cancel(compute->prefill, mail->cancel.request_id);
         decode_cancel(compute->decode, mail->cancel.request_id, mail->cancel.sequence);
         break;
+    case WORKER_PEER_LOST:
+        if (compute->setup.transfer != NULL)
+            transfer_drop_peer(compute->setup.transfer, mail->incarnation);
+        break;
     case WORKER_STOP:
         compute->stopping = true;
         prefill_cancel_all(compute->prefill);

@@ -195,6 +195,9 @@ static status control_decode(struct control *control, uint16_t type, const uint8
     case WIRE_PLACE:
         mail->mail.kind = WORKER_PLACE;
         return wire_place_decode(payload, bytes, &mail->place);
+    case WIRE_PEER_LOST:
+        mail->mail.kind = WORKER_PEER_LOST;
+        return wire_id_decode(payload, bytes, &mail->incarnation);
     case WIRE_CANCEL:
         mail->mail.kind = WORKER_CANCEL;
         return wire_cancel_decode(payload, bytes, &mail->cancel);

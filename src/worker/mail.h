@@ -16,6 +16,7 @@ enum worker_mail_kind {
     WORKER_RESERVE,     /* request, holder, sampling */
     WORKER_PLACE,       /* place */
     WORKER_CANCEL,      /* cancel */
+    WORKER_PEER_LOST,   /* incarnation */
     WORKER_CANCEL_ALL,  /* the router is gone */
     WORKER_STOP,        /* cancel everything, then end the thread */
     /* compute to loop */
@@ -31,6 +32,7 @@ struct worker_mail {
     struct wire_holder holder;
     struct wire_place place;
     struct wire_cancel cancel;
+    uint64_t incarnation;
     uint16_t type;
     struct wire_frame frame;
     struct wire_heartbeat heartbeat;
