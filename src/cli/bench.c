@@ -2,7 +2,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -285,16 +284,6 @@ static status bench_interference(const struct bench_options *options, struct loo
     return st;
 }
 
-/* A descriptor for each running request. */
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 static status bench_all(const struct bench_options *options)
 {
     struct loop *loop = NULL;
@@ -309,7 +298,6 @@ static status bench_all(const struct bench_options *options)
     };
     if (options->endpoint == ENDPOINT_CHAT && options->prompt == PROMPT_TOKENS)
         return error_set(ERR_BAD_INPUT, "--endpoint chat takes no token ids; use --prompt text");
-    raise_descriptor_limit();
     status st = loop_open(&loop);
     if (st == OK)
         st = bench_server_open(loop, &access, &server);

@@ -7,9 +7,12 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "router/request.h"
+#include "router/route.h"
 
 #define WORKER_FRAME_BYTES_MAX (64u << 20)
 #define WORKER_PENDING_BYTES_MAX (256u << 20)
+#define STRANGERS_MAX 64           /* connections that are not registered */
+#define STRANGER_FRAME_BYTES_MAX 16384u
 
 static void health_update_context(struct router *router)
 {
@@ -120,6 +123,10 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
         st = error_set(ERR_BAD_INPUT, "worker %s registers twice", registration.name);
     if (st == OK)
         st = worker_check_class(router, worker);
+    if (st == OK && health_worker_count(router, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE) >=
+                        ROUTE_WORKERS_MAX)
+        st = error_set(ERR_FULL, "a router has at most %u workers; start another router",
+                       ROUTE_WORKERS_MAX);
     if (st != OK) {
         worker_refuse(worker);
         return false;
@@ -133,6 +140,7 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
     }
     worker->registration = registration;
     worker->registered = true;
+    link_limit_payload(worker->link, WORKER_FRAME_BYTES_MAX);
     worker->progress_ns = clock_ns();
     log_info("worker registered", "worker=%s roles=%s%s blocks=%u ctx=%u pid=%u",
              registration.name, registration.roles & WIRE_ROLE_PREFILL ? "p" : "",
@@ -264,9 +272,26 @@ static const struct link_calls worker_calls = {
     .on_close = worker_on_close,
 };
 
+/* When there are too many of those that are not registered, the oldest goes: a worker registers at
+ * once, so a crowd of others does not keep it out. */
+static void health_limit_strangers(struct router *router)
+{
+    struct worker *oldest = NULL;
+    uint32_t count = 0;
+    for (struct worker *w = router->workers; w != NULL; w = w->next) {
+        if (!w->registered) {
+            oldest = w;
+            count++;
+        }
+    }
+    if (count >= STRANGERS_MAX)
+        worker_lose(oldest, "too many connections that do not register");
+}
+
 static void health_on_accept(void *ctx, int fd)
 {
     struct router *router = ctx;
+    health_limit_strangers(router);
     struct worker *worker = calloc(1, sizeof(*worker));
     if (worker == NULL) {
         close(fd);
@@ -276,7 +301,7 @@ static void health_on_accept(void *ctx, int fd)
         .calls = &worker_calls,
         .ctx = worker,
         .hello = &router->hello,
-        .limits = {.payload_bytes_max = WORKER_FRAME_BYTES_MAX,
+        .limits = {.payload_bytes_max = STRANGER_FRAME_BYTES_MAX,
                    .pending_bytes_max = WORKER_PENDING_BYTES_MAX,
                    .idle_ms = (uint32_t)router->options->silence_ms},
     };

@@ -82,6 +82,8 @@ static uint32_t route_views(struct router *router, struct route_view *views,
 {
     uint32_t count = 0;
     for (struct worker *w = router->workers; w != NULL && count < ROUTE_WORKERS_MAX; w = w->next) {
+        if (!w->registered)
+            continue; /* whoever connects is no worker yet, and must not take a place of one */
         workers[count] = w;
         views[count++] = (struct route_view){
             .roles = w->registration.roles,

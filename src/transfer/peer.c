@@ -164,9 +164,23 @@ static void peer_add(struct peer *peer)
     peer->transfer->peers = peer;
 }
 
+/* Who only connects and does not speak makes room for who does. */
+static void peer_drop_silent(struct transfer *transfer)
+{
+    struct peer *oldest = NULL;
+    for (struct peer *peer = transfer->peers; peer != NULL; peer = peer->next) {
+        if (!peer->outgoing && !peer->ready)
+            oldest = peer;
+    }
+    if (oldest != NULL)
+        peer_close(oldest, error_set(ERR_FULL, "others wait, and it has not finished its handshake"));
+}
+
 void peer_on_accept(void *ctx, int fd)
 {
     struct transfer *transfer = ctx;
+    if (transfer->incoming_count >= PEERS_MAX)
+        peer_drop_silent(transfer);
     struct peer *peer = transfer->incoming_count < PEERS_MAX ? peer_make(transfer) : NULL;
     if (peer == NULL) {
         log_warn("transfer peer refused", "cause=\"%u connections are open\"",

@@ -369,6 +369,11 @@ static status link_send_any(struct link *link, uint16_t type, const void *payloa
     return OK;
 }
 
+void link_limit_payload(struct link *link, uint32_t payload_bytes_max)
+{
+    link->limits.payload_bytes_max = payload_bytes_max;
+}
+
 status link_send(struct link *link, uint16_t type, const void *payload, uint32_t payload_bytes)
 {
     return link_send_any(link, type, payload, payload_bytes, NULL, 0, -1);

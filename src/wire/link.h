@@ -78,6 +78,9 @@ status link_connect(struct loop *loop, const struct address *address, uint32_t t
 /* What is queued is offered to the system once more, then the connection ends. NULL is allowed. */
 void link_close(struct link *link);
 
+/* From now on payloads up to this are taken and sent: once more is known of the peer. */
+void link_limit_payload(struct link *link, uint32_t payload_bytes_max);
+
 /* Queue a frame; payload is copied. Errors: ERR_FULL (the peer does not read; nothing was queued),
  * ERR_CLOSED (not ready, or ending: on_close follows from the loop), ERR_NO_MEMORY.
  * payload_bytes above the limit is an assertion. */
