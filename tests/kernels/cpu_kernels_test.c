@@ -92,7 +92,8 @@ static void test_product(void **state)
                                          .add = add};
                 size_t count = (size_t)rows * panels * 16;
                 for (size_t i = 0; i < count; i++) {
-                    uint32_t row = (uint32_t)i / (panels * 16), column = (uint32_t)i % (panels * 16);
+                    uint32_t row = (uint32_t)i / (panels * 16),
+                             column = (uint32_t)i % (panels * 16);
                     float sum = add ? start[i] : 0;
                     double exact = (double)sum, size = fabs(exact);
                     for (uint32_t k = 0; k < K; k++) {
@@ -230,7 +231,7 @@ static void test_halves(void **state)
     }
 }
 
-/* ---- int8 ------------------------------------------------------------------------------------- */
+/* ---- int8 ------------------------------------------------------------------------------------ */
 
 /* Rounding is within half a step, scales cover the largest value, sums are those of the bytes. */
 static void test_quantize(void **state)
@@ -305,8 +306,8 @@ static void int8_near_exact(const struct backend_weight *weight, const struct qu
             }
             /* Values and minimums are summed apart, so their sizes may exceed that of the sum. */
             if (!(fabs((double)c[r * c_stride + n] - sum) <= 1e-5 * (size + 1)))
-                fail_msg("%s row %u column %u: %.9g, expected %.9g", dtype_name(weight->type), r,
-                         n, (double)c[r * c_stride + n], sum);
+                fail_msg("%s row %u column %u: %.9g, expected %.9g", dtype_name(weight->type), r, n,
+                         (double)c[r * c_stride + n], sum);
         }
     }
     free(row);
@@ -330,8 +331,8 @@ static void test_int8_product(void **state)
             if (round == 2) { /* all that can be largest at once */
                 memset((void *)(uintptr_t)weight.data, 0xff, N * dtype_row_bytes(type, columns));
                 for (uint32_t n = 0; n < N; n++) {
-                    uint8_t *group = (uint8_t *)(uintptr_t)weight.data +
-                                     n * dtype_row_bytes(type, columns);
+                    uint8_t *group =
+                        (uint8_t *)(uintptr_t)weight.data + n * dtype_row_bytes(type, columns);
                     for (uint32_t g = 0; g < columns / dtype_group(type); g++) {
                         store_u16(group + (type == DTYPE_Q6_K ? 208 : 0), f32_to_f16(0.001f));
                         if (type != DTYPE_Q8_0 && type != DTYPE_Q4_0 && type != DTYPE_Q6_K)
@@ -393,9 +394,10 @@ int main(void)
     const char *names[CPU_VARIANTS_MAX];
     variants_here(names);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unpack), cmocka_unit_test(test_product), cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_rows),   cmocka_unit_test(test_halves),
-        cmocka_unit_test(test_quantize), cmocka_unit_test(test_int8_product),
+        cmocka_unit_test(test_unpack),       cmocka_unit_test(test_product),
+        cmocka_unit_test(test_exp),          cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_halves),       cmocka_unit_test(test_quantize),
+        cmocka_unit_test(test_int8_product),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Opening a cpu backend and what it owns: names and numbers out of range are refused with a message,
- * the pool is zeroed shared memory that nobody can resize, blocks are copied whole. */
+/* Opening a cpu backend and what it owns: names and numbers out of range are refused with a
+ * message, the pool is zeroed shared memory that nobody can resize, blocks are copied whole. */
 #include "cpu_fixture.h"
 
 #include <fcntl.h>

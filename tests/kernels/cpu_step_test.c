@@ -1,6 +1,6 @@
 /* Whole steps of a small model through the calls of the backend. Each operation is held to a
- * float64 reference that reads the same inputs; and a row's logits keep every bit whatever shares its
- * step, however its prompt was chunked, on any number of threads and with any instructions. */
+ * float64 reference that reads the same inputs; and a row's logits keep every bit whatever shares
+ * its step, however its prompt was chunked, on any number of threads and with any instructions. */
 #include "cpu_fixture.h"
 
 #include <math.h>
@@ -127,11 +127,16 @@ static void rig_open(struct rig *rig, const struct toy *toy, const char *kernels
         uint32_t width;
         bool outputs;
         struct backend_buffer **buffer;
-    } const buffers[] = {{toy->width, false, &rig->x},     {toy->width, false, &rig->normed},
-                         {q, false, &rig->q},              {kv, false, &rig->k},
-                         {kv, false, &rig->v},             {q, false, &rig->o},
-                         {toy->ffn, false, &rig->gate},    {toy->ffn, false, &rig->up},
-                         {toy->width, true, &rig->x_out},  {VOCABULARY, true, &rig->logits}};
+    } const buffers[] = {{toy->width, false, &rig->x},
+                         {toy->width, false, &rig->normed},
+                         {q, false, &rig->q},
+                         {kv, false, &rig->k},
+                         {kv, false, &rig->v},
+                         {q, false, &rig->o},
+                         {toy->ffn, false, &rig->gate},
+                         {toy->ffn, false, &rig->up},
+                         {toy->width, true, &rig->x_out},
+                         {VOCABULARY, true, &rig->logits}};
     for (size_t i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++)
         assert_int_equal(
             calls->buffer_open(b, buffers[i].width, buffers[i].outputs, buffers[i].buffer), OK);
@@ -186,7 +191,7 @@ static void rig_step(struct rig *rig, const struct step *step)
     assert_int_equal(calls->step_wait(b), OK);
 }
 
-/* ---- sequences and the steps they are cut into ------------------------------------------------- */
+/* ---- sequences and the steps they are cut into ----------------------------------------------- */
 
 #define LENGTH_MAX 330u
 
@@ -243,12 +248,12 @@ static void run_rows(struct rig *rig, struct prompt *prompts, const uint32_t *ro
     }
 }
 
-/* ---- float64 attention ------------------------------------------------------------------------ */
+/* ---- float64 attention ----------------------------------------------------------------------- */
 
 /* The attention of one query head by definition, from the keys and values in the pool. Returns the
  * size that errors are measured by: of the values, and of scores, which exp turns into factors. */
 static double attend_exact(const struct rig *rig, const struct prompt *p, uint32_t layer,
-                         uint32_t position, uint32_t head, const float *q, double *o)
+                           uint32_t position, uint32_t head, const float *q, double *o)
 {
     const struct backend_shape *s = &rig->toy->shape;
     uint32_t kv_head = head / (s->head_count / s->kv_head_count);
@@ -363,15 +368,14 @@ static void check_operations(const struct toy *toy, const char *kernels, const c
                      (double)((const float *)toy->layers[0].attention_norm.data)[i],
                  1 + fabs((double)row[i]), 1e-5, "norm");
     }
-    const struct backend_projection qkv[] = {
-        {rig.tensors[0][1], rig.tensors[0][4], rig.q, false},
-        {rig.tensors[0][2], NULL, rig.k, false},
-        {rig.tensors[0][3], NULL, rig.v, false}};
+    const struct backend_projection qkv[] = {{rig.tensors[0][1], rig.tensors[0][4], rig.q, false},
+                                             {rig.tensors[0][2], NULL, rig.k, false},
+                                             {rig.tensors[0][3], NULL, rig.v, false}};
     calls->project(b, rig.normed, qkv, 3);
     for (uint32_t r = 0; r < rows; r += 23) {
         const float *x = row_of(rig.normed, r, toy->width);
-        project_exact(&toy->layers[0].q, &toy->layers[0].q_bias, x, NULL,
-                      row_of(rig.q, r, q_width), project_tolerance, "q");
+        project_exact(&toy->layers[0].q, &toy->layers[0].q_bias, x, NULL, row_of(rig.q, r, q_width),
+                      project_tolerance, "q");
         project_exact(&toy->layers[0].k, NULL, x, NULL, row_of(rig.k, r, kv_width),
                       project_tolerance, "k");
         project_exact(&toy->layers[0].v, NULL, x, NULL, row_of(rig.v, r, kv_width),
@@ -410,11 +414,11 @@ static void check_operations(const struct toy *toy, const char *kernels, const c
     for (uint32_t r = 0; r < rows; r += 3) {
         for (uint32_t h = 0; h < s->head_count; h++) {
             double exact[256];
-            double size = attend_exact(&rig, &p, 0, r, h,
-                                       row_of(rig.q, r, q_width) + h * s->head_dim, exact);
+            double size =
+                attend_exact(&rig, &p, 0, r, h, row_of(rig.q, r, q_width) + h * s->head_dim, exact);
             for (uint32_t d = 0; d < s->head_dim; d++)
-                near((double)row_of(rig.o, r, q_width)[h * s->head_dim + d], exact[d], size,
-                     2e-6, "attend");
+                near((double)row_of(rig.o, r, q_width)[h * s->head_dim + d], exact[d], size, 2e-6,
+                     "attend");
         }
     }
     for (uint32_t r = 0; r < rows; r++)
@@ -451,7 +455,7 @@ static void test_operations(void **state)
     }
 }
 
-/* ---- the same bits ---------------------------------------------------------------------------- */
+/* ---- the same bits --------------------------------------------------------------------------- */
 
 /* Run prompts in steps: chunk rows of each at a time (0: at random), alone or together. */
 static void run_prompts(struct rig *rig, struct prompt *prompts, uint32_t count, uint32_t chunk,

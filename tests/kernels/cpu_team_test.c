@@ -1,5 +1,5 @@
-/* Every chunk of a job is computed exactly once, by whichever threads come, job after job; and what a
- * job wrote is seen by the one who ran it. */
+/* Every chunk of a job is computed exactly once, by whichever threads come, job after job; and what
+ * a job wrote is seen by the one who ran it. */
 #include "cpu_fixture.h"
 
 #include <time.h>

@@ -26,10 +26,12 @@
 #define PARTITION 256u
 #define SCORE_STRIDE (PARTITION + 16) /* rows not a power of two apart */
 #define VALUE_KEYS 64u                /* values unpacked at a time */
-#define VALUE_STRIDE ((size_t)(VALUE_KEYS + 1) * PANEL_COLUMNS) /* panels not 4 KB apart */
 #define KEY_PANELS 4u                 /* key panels at a time, for few queries */
 #define FEW_QUERIES 12u
 #define UNIT_QUERIES 96u
+
+/* Value panels are not 4 KB apart. */
+#define VALUE_STRIDE ((size_t)(VALUE_KEYS + 1) * PANEL_COLUMNS)
 
 static const float zero_key[ATTEND_DIMS_MAX]; /* of either type */
 
@@ -52,7 +54,8 @@ struct unit_scratch {
     float *values;  /* [panels][VALUE_STRIDE] */
     float *part;    /* [queries][16 * panels] */
     float *output;  /* the same */
-    float *largest, *sum; /* [queries] */
+    float *largest; /* [queries] */
+    float *sum;     /* the same */
 };
 
 static uint32_t value_panels(const struct backend_shape *shape)
@@ -67,14 +70,10 @@ static size_t scratch_lay(const struct backend_shape *shape, uint8_t *base,
     size_t queries = attend_unit_rows(shape) * (shape->head_count / shape->kv_head_count);
     size_t panels = value_panels(shape);
     size_t dims = panels * PANEL_COLUMNS;
-    const size_t counts[] = {queries * dims,
-                             queries * SCORE_STRIDE,
-                             KEY_PANELS * PANEL_COLUMNS * dims,
-                             VALUE_STRIDE * panels,
-                             queries * dims,
-                             queries * dims,
-                             (queries + 15) / 16 * 16,
-                             (queries + 15) / 16 * 16};
+    const size_t counts[] = {
+        queries * dims,           queries * SCORE_STRIDE,  KEY_PANELS * PANEL_COLUMNS * dims,
+        VALUE_STRIDE * panels,    queries * dims,          queries * dims,
+        (queries + 15) / 16 * 16, (queries + 15) / 16 * 16};
     float **parts[] = {&scratch_out->queries, &scratch_out->scores, &scratch_out->keys,
                        &scratch_out->values,  &scratch_out->part,   &scratch_out->output,
                        &scratch_out->largest, &scratch_out->sum};
@@ -109,10 +108,10 @@ void attend_begin(struct cpu_backend *cpu)
         covered += sequence->row_count;
         for (uint32_t i = 0; i < sequence->row_count; i++) {
             uint32_t row = sequence->first_row + i, position = sequence->start_position + i;
-            cpu->rows[row] = (struct step_row){
-                .position = position,
-                .token = position % shape->block_tokens,
-                .block = sequence->block_ids[position / shape->block_tokens]};
+            cpu->rows[row] =
+                (struct step_row){.position = position,
+                                  .token = position % shape->block_tokens,
+                                  .block = sequence->block_ids[position / shape->block_tokens]};
             assert(cpu->rows[row].block < cpu->pool.block_count);
             angles_at(position, cpu->frequencies, half, cpu->cosines + (size_t)row * half,
                       cpu->sines + (size_t)row * half);
@@ -130,7 +129,7 @@ void attend_begin(struct cpu_backend *cpu)
     assert(covered == step->row_count);
 }
 
-/* ---- numbers of the pool ----------------------------------------------------------------------- */
+/* ---- numbers of the pool --------------------------------------------------------------------- */
 
 /* A pool of floats is for comparisons with other implementations, not for speed. */
 static bool pool_is_float(const struct cpu_backend *cpu)
@@ -175,7 +174,7 @@ static void values_unpack(const struct cpu_backend *cpu, const void *values, uin
             to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] = d < dims ? from[d] : 0.0f;
 }
 
-/* ---- rotate and store ------------------------------------------------------------------------- */
+/* ---- rotate and store ------------------------------------------------------------------------ */
 
 struct rope_job {
     struct cpu_backend *cpu;
@@ -249,7 +248,7 @@ void cpu_rope_store(struct backend *backend, uint32_t layer, struct backend_buff
     team_run(cpu->team, piece_count(cpu->step->row_count, ROPE_ROWS), rope_piece, &job);
 }
 
-/* ---- attend ----------------------------------------------------------------------------------- */
+/* ---- attend ---------------------------------------------------------------------------------- */
 
 struct attend_job {
     struct cpu_backend *cpu;
@@ -275,16 +274,16 @@ static const uint8_t *token_run(const struct unit_work *work, uint32_t plane, ui
     uint32_t tokens = cpu->shape.block_tokens;
     uint32_t block = position / tokens, token = position - block * tokens;
     *run_out = tokens - token;
-    return pool_token(cpu, work->sequence->block_ids[block], work->job->layer, plane,
-                      work->kv_head, token);
+    return pool_token(cpu, work->sequence->block_ids[block], work->job->layer, plane, work->kv_head,
+                      token);
 }
 
 #define AHEAD_KEYS 32u /* far enough for memory to answer while what is here is computed */
 #define LINE_BYTES 64u
 
 /* Ask for the keys or values of count tokens from start on. They lie in pieces of a block's tokens,
- * too short for the machine to see the pattern by itself. To the second cache: the first one can wait
- * for a few lines only, and would keep the kernels waiting with it. */
+ * too short for the machine to see the pattern by itself. To the second cache: the first one can
+ * wait for a few lines only, and would keep the kernels waiting with it. */
 static void unit_prefetch(const struct unit_work *work, uint32_t plane, uint32_t start,
                           uint32_t count)
 {
@@ -471,8 +470,8 @@ static void attend_unit(void *ctx, uint32_t chunk, uint32_t thread)
         for (uint32_t g = 0; g < work.group; g++) {
             uint32_t query = row * work.group + g;
             for (uint32_t d = 0; d < dims; d++)
-                o[g * dims + d] = work.scratch.output[(size_t)query * padded + d] /
-                                  work.scratch.sum[query];
+                o[g * dims + d] =
+                    work.scratch.output[(size_t)query * padded + d] / work.scratch.sum[query];
         }
     }
 }

@@ -18,7 +18,7 @@
 #define REGION_BYTES (32u << 20)
 #define HUGE_PAGE_BYTES (2u << 20)
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static size_t rounded_up(size_t bytes, size_t unit)
 {
@@ -39,8 +39,8 @@ void *cpu_take(struct cpu_backend *cpu, size_t bytes)
         *region = (struct region){.next = cpu->regions,
                                   .bytes = size > REGION_BYTES ? size : REGION_BYTES};
         region->bytes = rounded_up(region->bytes, HUGE_PAGE_BYTES);
-        void *base = mmap(NULL, region->bytes, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        void *base =
+            mmap(NULL, region->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (base == MAP_FAILED) {
             free(region);
             return NULL;
@@ -64,7 +64,7 @@ static void regions_close(struct cpu_backend *cpu)
     }
 }
 
-/* ---- tensors and buffers ---------------------------------------------------------------------- */
+/* ---- tensors and buffers --------------------------------------------------------------------- */
 
 struct pack_job {
     const struct backend_weight *weight;
@@ -182,8 +182,8 @@ static status cpu_pool_open(struct backend *backend, uint32_t block_count,
         return result;
     }
     (void)madvise(host, bytes, MADV_HUGEPAGE);
-    cpu->pool = (struct backend_pool){
-        .block_count = block_count, .host = host, .fd = fd, .bytes = bytes};
+    cpu->pool =
+        (struct backend_pool){.block_count = block_count, .host = host, .fd = fd, .bytes = bytes};
     *pool_out = cpu->pool;
     return OK;
 }
@@ -196,7 +196,7 @@ static void cpu_block_copy(struct backend *backend, block_id from, block_id to)
     memcpy(cpu->pool.host + to * bytes, cpu->pool.host + from * bytes, bytes);
 }
 
-/* ---- the simple operations, row by row -------------------------------------------------------- */
+/* ---- the simple operations, row by row ------------------------------------------------------- */
 
 #define PIECE_ROWS 16u
 
@@ -346,7 +346,7 @@ static void cpu_counters(const struct backend *backend, struct backend_counters 
     *counters_out = ((const struct cpu_backend *)(const void *)backend)->counters;
 }
 
-/* ---- open and close --------------------------------------------------------------------------- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 static void cpu_close(struct backend *backend)
 {
@@ -388,12 +388,14 @@ static status shape_check(const struct backend_shape *s)
                          (int)s->kv_dtype);
     if (s->layer_count == 0 || s->head_count == 0 || s->kv_head_count == 0 ||
         s->head_count % s->kv_head_count != 0 || s->block_tokens == 0)
-        return error_set(ERR_BAD_INPUT, "model shape: expected layers, heads a multiple of kv heads "
+        return error_set(ERR_BAD_INPUT,
+                         "model shape: expected layers, heads a multiple of kv heads "
                          "and tokens in a block, found %u layers, %u heads, %u kv heads, %u tokens",
                          s->layer_count, s->head_count, s->kv_head_count, s->block_tokens);
     if (s->head_dim == 0 || s->head_dim > ATTEND_DIMS_MAX || s->rope_dims > s->head_dim ||
         s->rope_dims % 2 != 0 || s->head_count / s->kv_head_count > ATTEND_QUERIES_MAX)
-        return error_set(ERR_UNSUPPORTED, "head of %u dimensions, %u rotated, %u heads for each kv "
+        return error_set(ERR_UNSUPPORTED,
+                         "head of %u dimensions, %u rotated, %u heads for each kv "
                          "head: the cpu backend takes 1 to %u, an even number of them, 1 to %u",
                          s->head_dim, s->rope_dims, s->head_count / s->kv_head_count,
                          ATTEND_DIMS_MAX, ATTEND_QUERIES_MAX);
@@ -415,8 +417,10 @@ static status kernels_choose(struct cpu_backend *cpu, const struct backend_cpu_o
     if (cpu->kernels == NULL && known)
         return error_set(ERR_UNSUPPORTED, "this machine has no %s instructions", options->variant);
     if (cpu->kernels == NULL)
-        return error_set(ERR_BAD_INPUT, "kernel variant: expected scalar, avx2, avx512 or vnni, "
-                         "found %s", options->variant);
+        return error_set(ERR_BAD_INPUT,
+                         "kernel variant: expected scalar, avx2, avx512 or vnni, "
+                         "found %s",
+                         options->variant);
     return OK;
 }
 

@@ -9,17 +9,17 @@
  *
  *     cpu-float   y[n] = w[n][0]*x[0], then fma(w[n][k], x[k], y) for k = 1, 2, ... in float, with
  *                 the weights of base/dequant.h
- *     cpu-int8    x rounded to int8 for every 32 values; per group of 32 (Q6_K: 16) an exact integer
- *                 dot product, then y = fma(dot, w scale * x scale, y), and fma(w minimum, sum of x,
- *                 y) for types with a minimum, group after group. F32, F16 and BF16 weights are
- *                 computed as in cpu-float. kernels_scalar.c has the rounding.
+ *     cpu-int8    x rounded to int8 for every 32 values; per group of 32 (Q6_K: 16) an exact
+ * integer dot product, then y = fma(dot, w scale * x scale, y), and fma(w minimum, sum of x, y) for
+ * types with a minimum, group after group. F32, F16 and BF16 weights are computed as in cpu-float.
+ * kernels_scalar.c has the rounding.
  *
  * Norms, softmax, SiLU and rotations are the same in both classes (elementary.h). Attention
  * is float over partitions of 256 keys, merged in order of position (attend.h).
  *
- * Threads:  see backend.h; the compute thread is one of the team's threads. With threads = 1 nothing
- *           is synchronised.
- * Memory:   packed weights and buffers belong to the backend; the pool is a sealed memfd.
+ * Threads:  see backend.h; the compute thread is one of the team's threads. With threads = 1
+ * nothing is synchronised. Memory:   packed weights and buffers belong to the backend; the pool is
+ * a sealed memfd.
  */
 #ifndef BACKEND_CPU_CPU_H
 #define BACKEND_CPU_CPU_H

@@ -69,7 +69,7 @@ struct cpu_backend {
     struct step_row *rows;   /* [rows_max] */
     struct attend_unit *units;
     uint32_t unit_count, unit_rows;
-    double *frequencies;   /* [rope_dims / 2] */
+    double *frequencies;    /* [rope_dims / 2] */
     float *cosines, *sines; /* [rows_max][rope_dims / 2] */
 
     uint8_t *scratch; /* scratch_bytes for each thread */

@@ -1,13 +1,13 @@
 /* backend/cpu/int8_avx2.h - integer products with AVX2, eight outputs to a vector.
  *
- * maddubs multiplies u8 weights by s8 activations and adds pairs in 16 bits, saturating. Activations
- * are within +-127, so what a 16-bit sum can hold without ever saturating is
+ * maddubs multiplies u8 weights by s8 activations and adds pairs in 16 bits, saturating.
+ * Activations are within +-127, so what a 16-bit sum can hold without ever saturating is
  *
  *     4-bit weights    8 x 2 x 15 x 127 = 30480     a whole group of 32
  *     Q5_K             4 x 2 x 31 x 127 = 31496     half a group
  *     Q6_K             2 x 2 x 63 x 127 = 32004     a quarter
- *     Q8_0             u8 weights of 255 would not fit twice; they go as two 4-bit halves, the upper
- *                      one's sum counted sixteenfold
+ *     Q8_0             u8 weights of 255 would not fit twice; they go as two 4-bit halves, the
+ * upper one's sum counted sixteenfold
  *
  * then madd widens it to 32 bits. So most steps cost one multiply and one add for 32 products.
  *
@@ -15,8 +15,8 @@
  */
 #include "backend/cpu/int8_quantize.h"
 
-/* Keeps the compiler from turning a chain of sums into a tree, which needs more registers than there
- * are. The result is the same: integers. */
+/* Keeps the compiler from turning a chain of sums into a tree, which needs more registers than
+ * there are. The result is the same: integers. */
 #define AVX2_KEEP(v) __asm__("" : "+x"(v))
 
 /* The four bytes of lanes_quad for eight columns, whatever LANES is. */
@@ -199,8 +199,7 @@ static ALWAYS_INLINE void avx2_rows(enum dtype type, const struct int8_place *p,
             __m256 exact = _mm256_cvtepi32_ps(avx2_less_zero(type, dot[r], x_sum));
             sum[r] = _mm256_fmadd_ps(exact, _mm256_mul_ps(d, x_scale), sum[r]);
             if (type == DTYPE_Q6_K) {
-                exact = _mm256_cvtepi32_ps(
-                    avx2_less_zero(type, dot_high[r], s->sum - s->sum_low));
+                exact = _mm256_cvtepi32_ps(avx2_less_zero(type, dot_high[r], s->sum - s->sum_low));
                 sum[r] = _mm256_fmadd_ps(exact, _mm256_mul_ps(d_high, x_scale), sum[r]);
             }
             if (INT8_HAS_MINIMUM(type))
@@ -212,8 +211,7 @@ static ALWAYS_INLINE void avx2_rows(enum dtype type, const struct int8_place *p,
         _mm256_storeu_ps(p->c + r * p->c_stride + first, sum[r]);
 }
 
-static ALWAYS_INLINE uint32_t avx2_block(enum dtype type, const struct int8_place *p,
-                                         uint32_t left)
+static ALWAYS_INLINE uint32_t avx2_block(enum dtype type, const struct int8_place *p, uint32_t left)
 {
     for (uint32_t first = 0; first < PANEL_COLUMNS; first += 8) {
         if (left >= 4)

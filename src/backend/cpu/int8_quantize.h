@@ -10,8 +10,8 @@
 static ALWAYS_INLINE int32_t int8_sum16(__m128i bytes)
 {
     /* Unsigned sums of bytes plus 128, eight at a time, in the halves of the vector. */
-    __m128i sums = _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8((char)0x80)),
-                                _mm_setzero_si128());
+    __m128i sums =
+        _mm_sad_epu8(_mm_xor_si128(bytes, _mm_set1_epi8((char)0x80)), _mm_setzero_si128());
     return _mm_cvtsi128_si32(sums) + _mm_extract_epi16(sums, 4) - 16 * 128;
 }
 
@@ -40,8 +40,8 @@ static void int8_quantize(const float *x, uint32_t count, int8_t *values,
         UNROLL
         for (int i = 0; i < 4; i++)
             q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(part[i], _mm256_set1_ps(inverse)));
-        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]),
-                                           _mm256_packs_epi32(q[2], q[3]));
+        __m256i bytes =
+            _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
         bytes = _mm256_permutevar8x32_epi32(bytes, order);
         _mm256_storeu_si256((__m256i *)(void *)values, bytes);
         scale.sum_low = int8_sum16(_mm256_castsi256_si128(bytes));
@@ -83,9 +83,9 @@ static inline struct int8_place int8_place_of(const struct int8_product *p, uint
 }
 
 /* With few rows memory is what a product waits for. Panels follow each other, but values and scales
- * are read side by side and a panel is soon over, so the machine's own prefetching stops and starts;
- * asking for what comes some kilobytes later, in the order of memory, keeps it going. The first block
- * of rows does that. The end of the matrix is overrun harmlessly. */
+ * are read side by side and a panel is soon over, so the machine's own prefetching stops and
+ * starts; asking for what comes some kilobytes later, in the order of memory, keeps it going. The
+ * first block of rows does that. The end of the matrix is overrun harmlessly. */
 #define INT8_AHEAD_BYTES 8192u
 
 static ALWAYS_INLINE void int8_prefetch(const struct int8_place *p, uint32_t group)

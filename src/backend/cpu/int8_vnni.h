@@ -62,8 +62,8 @@ static ALWAYS_INLINE void vnni_rows(enum dtype type, const struct int8_place *p,
             if (type == DTYPE_Q6_K) {
                 dot = vnni_less_zero(type, dot, s->sum_low);
                 dot_high = vnni_less_zero(type, dot_high, s->sum - s->sum_low);
-                sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x_scale),
-                                         sum[r]);
+                sum[r] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x_scale), sum[r]);
                 sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot_high),
                                          _mm512_mul_ps(d_high, x_scale), sum[r]);
                 continue;
@@ -79,8 +79,7 @@ static ALWAYS_INLINE void vnni_rows(enum dtype type, const struct int8_place *p,
         _mm512_storeu_ps(p->c + r * p->c_stride, sum[r]);
 }
 
-static ALWAYS_INLINE uint32_t vnni_block(enum dtype type, const struct int8_place *p,
-                                         uint32_t left)
+static ALWAYS_INLINE uint32_t vnni_block(enum dtype type, const struct int8_place *p, uint32_t left)
 {
     if (left >= 16) {
         vnni_rows(type, p, 16);

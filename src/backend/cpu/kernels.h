@@ -24,9 +24,9 @@
 #define SUM_LANES 16u
 #define DTYPE_NUMBERS (DTYPE_BF16 + 1)
 
-/* Softmax weights of exp(-60) and less are zero. It makes every product of a weight and an f16 value
- * a multiple of 2^-134, so that adding a masked key's 0 x value never changes a sum, not even the
- * sign of its zero. */
+/* Softmax weights of exp(-60) and less are zero. It makes every product of a weight and an f16
+ * value a multiple of 2^-134, so that adding a masked key's 0 x value never changes a sum, not even
+ * the sign of its zero. */
 #define SOFTMAX_CUT (-60.0f)
 
 /* c[rows][16 * panels] (+)= x[rows][k] times panels of floats [k][16]. Strides are in floats. */
@@ -71,7 +71,8 @@ struct kernels {
     const char *name;
 
     /* Nothing but multiply and add in registers, as fast as the instructions of the class allow:
-     * rounds times. Returns the operations done; *sink_out keeps the compiler from dropping them. */
+     * rounds times. Returns the operations done; *sink_out keeps the compiler from dropping them.
+     */
     uint64_t (*peak_float)(uint32_t rounds, float *sink_out);
     uint64_t (*peak_int8)(uint32_t rounds, float *sink_out);
 

@@ -10,7 +10,7 @@
 
 #define PANEL_VECTORS (16 / LANES)
 
-/* ---- exp -------------------------------------------------------------------------------------- */
+/* ---- exp ------------------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE lanes_f lanes_exp(lanes_f x)
 {
@@ -32,7 +32,7 @@ static ALWAYS_INLINE lanes_f lanes_exp(lanes_f x)
     return lanes_mul(p, lanes_cast(power));
 }
 
-/* ---- sums over 16 partial sums ---------------------------------------------------------------- */
+/* ---- sums over 16 partial sums --------------------------------------------------------------- */
 
 static float lanes_square_sum(const float *x, uint32_t count)
 {
@@ -98,7 +98,7 @@ static float lanes_softmax(float *s, uint32_t count, float *max_out)
     return sum_merge(partial);
 }
 
-/* ---- value by value --------------------------------------------------------------------------- */
+/* ---- value by value -------------------------------------------------------------------------- */
 
 static void lanes_gate(const float *gate, const float *up, float *h, size_t count)
 {
@@ -126,7 +126,7 @@ static void lanes_merge(float *o, const float *part, float a, float b, uint32_t 
         o[i] = __builtin_fmaf(o[i], a, part[i] * b);
 }
 
-/* ---- f16 keys and values ---------------------------------------------------------------------- */
+/* ---- f16 keys and values --------------------------------------------------------------------- */
 
 static void lanes_half_store(const float *x, uint16_t *to, uint32_t count)
 {
@@ -171,7 +171,7 @@ static void lanes_value_rows(const uint16_t *values, uint32_t count, uint32_t di
     }
 }
 
-/* ---- packed weights to floats ----------------------------------------------------------------- */
+/* ---- packed weights to floats ---------------------------------------------------------------- */
 
 static void lanes_unpack_f32(const struct packed *w, const uint8_t *panel, uint32_t k0,
                              uint32_t count, float *tile)
@@ -219,8 +219,8 @@ static ALWAYS_INLINE void lanes_scale(enum dtype type, const uint8_t *scales, ui
 }
 
 /* Four values (bytes) of each of LANES columns: quad of a group. */
-static ALWAYS_INLINE lanes_i lanes_quad(enum dtype type, const uint8_t *values,
-                                        const uint8_t *high, uint32_t quad, uint32_t c0)
+static ALWAYS_INLINE lanes_i lanes_quad(enum dtype type, const uint8_t *values, const uint8_t *high,
+                                        uint32_t quad, uint32_t c0)
 {
     if (type == DTYPE_Q8_0)
         return lanes_i_load(values + quad * 64 + c0 * 4);
@@ -274,7 +274,7 @@ static ALWAYS_INLINE void lanes_unpack(enum dtype type, const struct packed *w,
 }
 
 #define UNPACK(name, type)                                                                         \
-    static void name(const struct packed *w, const uint8_t *panel, uint32_t k0, uint32_t count,   \
+    static void name(const struct packed *w, const uint8_t *panel, uint32_t k0, uint32_t count,    \
                      float *tile)                                                                  \
     {                                                                                              \
         lanes_unpack(type, w, panel, k0, count, tile);                                             \
@@ -286,7 +286,7 @@ UNPACK(lanes_unpack_q4_k, DTYPE_Q4_K)
 UNPACK(lanes_unpack_q5_k, DTYPE_Q5_K)
 UNPACK(lanes_unpack_q6_k, DTYPE_Q6_K)
 
-/* ---- float products --------------------------------------------------------------------------- */
+/* ---- float products -------------------------------------------------------------------------- */
 
 /* rows x (16 panels) outputs held in registers over all of k. */
 static ALWAYS_INLINE void lanes_tile(const struct tile_product *p, uint32_t row, uint32_t panel,
@@ -302,8 +302,8 @@ static ALWAYS_INLINE void lanes_tile(const struct tile_product *p, uint32_t row,
     for (uint32_t r = 0; r < rows; r++) {
         UNROLL
         for (uint32_t v = 0; v < vectors; v++)
-            sum[r * vectors + v] = p->add ? lanes_load(c + r * p->c_stride + v * LANES)
-                                          : lanes_zero();
+            sum[r * vectors + v] =
+                p->add ? lanes_load(c + r * p->c_stride + v * LANES) : lanes_zero();
     }
     for (uint32_t k = 0; k < p->k; k++) {
         lanes_f column[8];

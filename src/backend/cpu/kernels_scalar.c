@@ -9,8 +9,8 @@
 #include "base/bytes.h"
 #include "base/half.h"
 
-static void unpack_single(const struct packed *w, const uint8_t *panel, uint32_t k0,
-                          uint32_t count, float *tile)
+static void unpack_single(const struct packed *w, const uint8_t *panel, uint32_t k0, uint32_t count,
+                          float *tile)
 {
     size_t first = (size_t)k0 * PANEL_COLUMNS;
     for (size_t i = 0; i < (size_t)count * PANEL_COLUMNS; i++) {
@@ -28,8 +28,8 @@ static bool has_minimum(enum dtype type)
     return type == DTYPE_Q4_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
 }
 
-static void unpack_groups(const struct packed *w, const uint8_t *panel, uint32_t k0,
-                          uint32_t count, float *tile)
+static void unpack_groups(const struct packed *w, const uint8_t *panel, uint32_t k0, uint32_t count,
+                          float *tile)
 {
     for (uint32_t i = 0; i < count; i++) {
         for (uint32_t column = 0; column < PANEL_COLUMNS; column++) {
@@ -47,8 +47,8 @@ static void product(const struct tile_product *p)
     for (uint32_t row = 0; row < p->rows; row++) {
         const float *x = p->x + row * p->x_stride;
         for (uint32_t column = 0; column < p->panels * PANEL_COLUMNS; column++) {
-            const float *w = p->w + column / PANEL_COLUMNS * p->panel_stride +
-                             column % PANEL_COLUMNS;
+            const float *w =
+                p->w + column / PANEL_COLUMNS * p->panel_stride + column % PANEL_COLUMNS;
             float *c = p->c + row * p->c_stride + column;
             float sum = p->add ? *c : 0.0f;
             for (uint32_t k = 0; k < p->k; k++)
@@ -185,8 +185,8 @@ static uint64_t peak_float(uint32_t rounds, float *sink_out)
     for (uint32_t i = 0; i < rounds; i++)
         for (uint32_t j = 0; j < 8; j++)
             sums[j] = sums[j] * 0.5f + 1.0f;
-    *sink_out = sum_merge((float[16]){sums[0], sums[1], sums[2], sums[3], sums[4], sums[5],
-                                      sums[6], sums[7]});
+    *sink_out = sum_merge(
+        (float[16]){sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]});
     return (uint64_t)rounds * 16;
 }
 

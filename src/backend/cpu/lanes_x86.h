@@ -34,8 +34,7 @@ typedef __m512i lanes_i;
 #define lanes_max(a, b) _mm512_max_ps(a, b)
 #define lanes_min(a, b) _mm512_min_ps(a, b)
 /* a where x >= y, else zero */
-#define lanes_where_not_below(x, y, a)                                                             \
-    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_GE_OQ), a)
+#define lanes_where_not_below(x, y, a) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, y, _CMP_GE_OQ), a)
 #define lanes_round(x) _mm512_cvtps_epi32(x)
 #define lanes_float(i) _mm512_cvtepi32_ps(i)
 #define lanes_cast(i) _mm512_castsi512_ps(i)
@@ -51,10 +50,8 @@ typedef __m512i lanes_i;
 #define lanes_from_brain(p)                                                                        \
     _mm512_castsi512_ps(_mm512_slli_epi32(                                                         \
         _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
-#define lanes_i_from_u8(p)                                                                         \
-    _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
-#define lanes_i_from_s8(p)                                                                         \
-    _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define lanes_i_from_u8(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define lanes_i_from_s8(p) _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p)))
 #define lanes_to_half(p, v)                                                                        \
     _mm256_storeu_si256((__m256i *)(void *)(p),                                                    \
                         _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
@@ -91,10 +88,8 @@ typedef __m256i lanes_i;
 #define lanes_from_brain(p)                                                                        \
     _mm256_castsi256_ps(_mm256_slli_epi32(                                                         \
         _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
-#define lanes_i_from_u8(p)                                                                         \
-    _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))
-#define lanes_i_from_s8(p)                                                                         \
-    _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))
+#define lanes_i_from_u8(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))
+#define lanes_i_from_s8(p) _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p)))
 #define lanes_to_half(p, v)                                                                        \
     _mm_storeu_si128((__m128i *)(void *)(p),                                                       \
                      _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))

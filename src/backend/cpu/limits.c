@@ -146,17 +146,17 @@ status cpu_limits_measure(uint32_t threads, const int *cpus, const char *kernels
 {
     bool known, int8 = strcmp(kernels, "int8") == 0 || strcmp(kernels, "auto") == 0;
     if (threads < 1 || threads > CPU_THREADS_MAX || (!int8 && strcmp(kernels, "float") != 0))
-        return error_set(ERR_BAD_INPUT,
-                         "limits: expected 1 to %u threads and float, int8 or auto, found %u and %s",
-                         CPU_THREADS_MAX, threads, kernels);
+        return error_set(
+            ERR_BAD_INPUT,
+            "limits: expected 1 to %u threads and float, int8 or auto, found %u and %s",
+            CPU_THREADS_MAX, threads, kernels);
     size_t bytes = buffer_bytes();
     struct measure measure = {.kernels = kernels_find(NULL, &known),
                               .int8 = int8,
                               .cpus = cpus,
                               .threads = threads,
                               .thread_bytes = bytes / threads / 4096 * 4096};
-    void *buffer = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                        -1, 0);
+    void *buffer = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct measure_thread *all = calloc(threads, sizeof(*all));
     if (buffer == MAP_FAILED || all == NULL) {
         if (buffer != MAP_FAILED)
@@ -166,10 +166,10 @@ status cpu_limits_measure(uint32_t threads, const int *cpus, const char *kernels
     }
     (void)madvise(buffer, bytes, MADV_HUGEPAGE);
     for (uint32_t i = 0; i < threads; i++)
-        all[i] = (struct measure_thread){
-            .measure = &measure,
-            .thread = i,
-            .buffer = (uint64_t *)buffer + i * (measure.thread_bytes / 8)};
+        all[i] =
+            (struct measure_thread){.measure = &measure,
+                                    .thread = i,
+                                    .buffer = (uint64_t *)buffer + i * (measure.thread_bytes / 8)};
 
     status result = measure_run(&measure, all);
     struct cpu_limits limits = {0, 0};

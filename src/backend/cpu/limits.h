@@ -12,8 +12,8 @@
 #include "base/status.h"
 
 struct cpu_limits {
-    double read_bytes_per_s;  /* all threads streaming through memory beyond the caches */
-    double operations_per_s;  /* multiply and add count as two; of the class asked for */
+    double read_bytes_per_s; /* all threads streaming through memory beyond the caches */
+    double operations_per_s; /* multiply and add count as two; of the class asked for */
 };
 
 /* kernels: "float", "int8" or "auto", as in cpu.h. cpus: one CPU per thread, or NULL.

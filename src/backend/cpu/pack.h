@@ -44,8 +44,8 @@ struct packed {
     const uint8_t *base;
 };
 
-/* Fill in all but base. Errors: ERR_UNSUPPORTED (type), ERR_BAD_INPUT (columns not a multiple of the
- * type's group, or too large). */
+/* Fill in all but base. Errors: ERR_UNSUPPORTED (type), ERR_BAD_INPUT (columns not a multiple of
+ * the type's group, or too large). */
 status pack_layout(const struct backend_weight *weight, struct packed *packed_out);
 
 /* panels * panel_bytes. */

@@ -64,8 +64,8 @@ static void float_sums(const struct project_job *job, const struct packed *w, ui
 }
 
 /* Add bias, and add to or set y, of panels panel .. of rows row .. */
-static void write_sums(const struct backend_projection *projection, uint32_t panel,
-                       uint32_t panels, uint32_t row, uint32_t rows, const float *sums)
+static void write_sums(const struct backend_projection *projection, uint32_t panel, uint32_t panels,
+                       uint32_t row, uint32_t rows, const float *sums)
 {
     uint32_t first = panel * PANEL_COLUMNS;
     uint32_t count = panels * PANEL_COLUMNS;

@@ -48,15 +48,14 @@ static inline struct column_scale column_scale(const struct packed *w, const uin
                                      .minimum = f16_to_f32(load_u16(scales + 32 + column * 2))};
     case DTYPE_Q6_K:
         part = k % 256 / 16;
-        return (struct column_scale){
-            .scale = d * (float)(int8_t)scales[32 + part * 16 + column], .zero = 32};
+        return (struct column_scale){.scale = d * (float)(int8_t)scales[32 + part * 16 + column],
+                                     .zero = 32};
     default: /* Q4_K, Q5_K */
         part = k % 256 / 32;
         scales += 32;
-        return (struct column_scale){
-            .scale = d * (float)scales[32 + part * 32 + column],
-            .minimum = -(f16_to_f32(load_u16(scales + column * 2)) *
-                         (float)scales[32 + part * 32 + 16 + column])};
+        return (struct column_scale){.scale = d * (float)scales[32 + part * 32 + column],
+                                     .minimum = -(f16_to_f32(load_u16(scales + column * 2)) *
+                                                  (float)scales[32 + part * 32 + 16 + column])};
     }
 }
 

@@ -132,8 +132,10 @@ static status thread_pin(pthread_t thread, int cpu)
     CPU_SET((unsigned)cpu, &set);
     int error = pthread_setaffinity_np(thread, sizeof(set), &set);
     if (error != 0)
-        return error_set(ERR_BAD_INPUT, "cannot run a thread on CPU %d: %s; give CPUs this process "
-                         "may use", cpu, strerror(error));
+        return error_set(ERR_BAD_INPUT,
+                         "cannot run a thread on CPU %d: %s; give CPUs this process "
+                         "may use",
+                         cpu, strerror(error));
     return OK;
 }
 

@@ -32,8 +32,8 @@ void team_close(struct team *team);
 
 uint32_t team_threads(const struct team *team);
 
-/* Call chunks 0 .. chunk_count - 1 and return when all are done. With one thread, or one chunk, they
- * run in order on the caller with nothing synchronised. */
+/* Call chunks 0 .. chunk_count - 1 and return when all are done. With one thread, or one chunk,
+ * they run in order on the caller with nothing synchronised. */
 void team_run(struct team *team, uint32_t chunk_count, team_call *call, void *ctx);
 
 #endif
