@@ -304,11 +304,8 @@ static int serve_run(const void *options_given, const char *const *operands, uin
     struct serve_options options = *(const struct serve_options *)options_given;
     struct serve serve = {.options = &options, .model_path = operands[0], .ready_fd = -1};
     (void)operand_count;
-    if (log_level_parse(options.log_level) < 0) {
-        fprintf(stderr, "baton serve: --log-level is \"%s\", expected debug, info, warn or error\n",
-                options.log_level);
+    if (!worker_words_known(options.carrier, options.kernels, options.kv_dtype, options.log_level))
         return EXIT_USAGE;
-    }
     log_open("serve", (enum log_level)log_level_parse(options.log_level));
     /* 1 and 1 are the defaults; who asks for colocated workers means these instead. */
     if (options.colocated > 0 && options.prefill_workers == 1 && options.decode_workers == 1)

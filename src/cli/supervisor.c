@@ -9,12 +9,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 
 #define RESTART_FIRST_MS 250
 #define RESTART_MOST_MS 5000
 #define EARLY_DEATHS_MAX 3
+#define GOOD_LIFE_NS 30000000000u /* after such a life the next start is quick again */
 
 struct child {
     struct child *next;
@@ -25,6 +27,7 @@ struct child {
     int keep_fd;   /* open until the first start */
     int fd_number; /* its number; later lives find /dev/null there */
     pid_t pid; /* 0: not running */
+    uint64_t started_ns;
     uint32_t deaths;
     uint64_t restart_ms;
     struct loop_timer *restart;
@@ -67,6 +70,7 @@ static status child_start(struct child *child)
         close(child->keep_fd);
     child->keep_fd = -1;
     child->pid = pid;
+    child->started_ns = clock_ns();
     log_info("started", "child=%s pid=%ld", child->name, (long)pid);
     return OK;
 }
@@ -129,6 +133,8 @@ static void child_died(struct child *child, int wait_status)
         supervisor_end(supervisor);
         return;
     }
+    if (clock_ns() - child->started_ns > GOOD_LIFE_NS)
+        child->restart_ms = RESTART_FIRST_MS;
     loop_timer_start(child->restart, child->restart_ms);
     child->restart_ms *= 2;
     if (child->restart_ms > RESTART_MOST_MS)

@@ -34,32 +34,35 @@ static const struct option_spec worker_rows[] = {
     WORKER_SIZE_ROWS(T),
 };
 
-static bool worker_word_known(const char *option, const char *word, const char *const *words)
+static bool word_known(const char *option, const char *word, const char *const *words)
 {
+    char list[128];
+    size_t used = 0;
     for (uint32_t i = 0; words[i] != NULL; i++) {
         if (strcmp(word, words[i]) == 0)
             return true;
+        used += (size_t)snprintf(list + used, sizeof(list) - used, " %s", words[i]);
     }
-    fprintf(stderr, "baton: --%s is \"%s\", expected one of:", option, word);
-    for (uint32_t i = 0; words[i] != NULL; i++)
-        fprintf(stderr, " %s", words[i]);
-    fprintf(stderr, "\n");
+    fprintf(stderr, "baton: --%s is \"%s\", expected one of:%s\n", option, word, list);
     return false;
+}
+
+bool worker_words_known(const char *carrier, const char *kernels, const char *kv_dtype,
+                        const char *log_level)
+{
+    static const char *const carriers[] = {"auto", "shm", "tcp", NULL};
+    static const char *const classes[] = {"auto", "float", "int8", NULL};
+    static const char *const kv_dtypes[] = {"f16", "f32", NULL};
+    static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
+    return word_known("carrier", carrier, carriers) && word_known("kernels", kernels, classes) &&
+           word_known("kv-dtype", kv_dtype, kv_dtypes) && word_known("log-level", log_level, levels);
 }
 
 static int worker_command(const struct worker_options *options, uint32_t role,
                           const char *const *operands)
 {
-    static const char *const carriers[] = {"auto", "shm", "tcp", NULL};
-    static const char *const kernels[] = {"auto", "float", "int8", NULL};
-    static const char *const kv_dtypes[] = {"f16", "f32", NULL};
-    static const char *const offers[] = {"early", "late", NULL};
-    static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
-    if (!worker_word_known("carrier", options->carrier, carriers) ||
-        !worker_word_known("kernels", options->kernels, kernels) ||
-        !worker_word_known("kv-dtype", options->kv_dtype, kv_dtypes) ||
-        !worker_word_known("offer", options->offer, offers) ||
-        !worker_word_known("log-level", options->log_level, levels))
+    if (!worker_words_known(options->carrier, options->kernels, options->kv_dtype,
+                            options->log_level))
         return EXIT_USAGE;
     uint32_t roles = options->colocated ? WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE : role;
     return worker_run(operands[0], roles, options);

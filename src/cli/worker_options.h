@@ -6,6 +6,7 @@
 #ifndef CLI_WORKER_OPTIONS_H
 #define CLI_WORKER_OPTIONS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/options.h"
@@ -43,5 +44,9 @@
      "make every step so much longer, to see what a slow device does"},                            \
     {"log-level", OPTION_TEXT, "LEVEL", "info", 0, 0, offsetof(T, log_level),                      \
      "debug, info, warn or error"}
+
+/* Are these words among those that the options know? If not, standard error has said so. */
+bool worker_words_known(const char *carrier, const char *kernels, const char *kv_dtype,
+                        const char *log_level);
 
 #endif

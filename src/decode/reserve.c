@@ -192,6 +192,8 @@ void decode_grant(struct decode *decode)
             return;
         decode_requests_remove(&decode->waiting, request);
         status st = decode_receive(decode, request);
+        if (st == ERR_BAD_INPUT)
+            st = ERR_REFUSED; /* The deployment's fault, not the request's. */
         if (st != OK) {
             decode_answer(decode, request->wire->request_id, st, 0, error_text());
             decode_request_close(decode, request);

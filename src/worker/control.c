@@ -34,6 +34,20 @@ struct control {
 
 static const struct link_calls control_calls;
 
+/* End the connection and begin another: requests of this one are cancelled here, and the router gives
+ * them to somebody else. */
+static void control_break(struct control *control, const char *reason)
+{
+    log_warn("router lost", "reason=\"%s\"", reason);
+    link_close(control->link);
+    control->link = NULL;
+    control->ready = false;
+    struct worker_mail *mail = worker_mail_new(WORKER_CANCEL_ALL);
+    assert(mail != NULL);
+    mailbox_post(control->setup.compute, &mail->mail);
+    loop_timer_start(control->reconnect, RECONNECT_MS);
+}
+
 static void control_send(struct control *control, uint16_t type, const void *data, size_t bytes)
 {
     if (!control->ready)
@@ -43,12 +57,7 @@ static void control_send(struct control *control, uint16_t type, const void *dat
     if (st == OK)
         return;
     /* A router that does not read is lost: better a clean break than a hole in the stream. */
-    log_warn("router lost", "reason=\"%s\"", error_text());
-    link_close(control->link);
-    control->link = NULL;
-    control->ready = false;
-    mailbox_post(control->setup.compute, &worker_mail_new(WORKER_CANCEL_ALL)->mail);
-    loop_timer_start(control->reconnect, RECONNECT_MS);
+    control_break(control, error_text());
 }
 
 static void control_connect(void *ctx)
@@ -225,8 +234,9 @@ static void control_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
     }
     status st = control_decode(control, type, payload, payload_bytes, mail);
     if (st != OK) {
-        log_error("frame dropped", "reason=\"%s\" type=%u", error_text(), type);
+        /* Dropped, it would leave a request waiting for ever. */
         worker_mail_free(mail);
+        control_break(control, error_text());
     } else if (mail->request != NULL) {
         control_take_request(control, mail);
     } else {
