@@ -1,4 +1,5 @@
-/* tests/transfer_rig.h - stations that hand over to each other through real transfers of one process.
+/* tests/transfer_rig.h - stations that hand over to each other through real transfers of one
+ * process.
  *
  *     station P --starting--> glue --reserve--> station D
  *     station P <---place---- glue <--reserved- station D

@@ -48,9 +48,9 @@ struct backend_weight {
     enum dtype type;
     uint32_t rows, columns; /* a vector has rows = 1 */
     const void *data;       /* dtype_row_bytes(type, columns) * rows bytes; outlives the backend */
-    bool lookup_only;       /* read by embed and never by project: need not be packed for it. A table
-                               that is also the output head (tied) leaves it false, and is opened
-                               once. */
+    bool lookup_only; /* read by embed and never by project: need not be packed for it. A table
+                         that is also the output head (tied) leaves it false, and is opened
+                         once. */
 };
 
 enum rope_style {
@@ -61,15 +61,15 @@ enum rope_style {
 /* The part of a model that attention and the pool depend on; constant after open. */
 struct backend_shape {
     uint32_t layer_count;
-    uint32_t head_count;    /* query heads; a multiple of kv_head_count */
+    uint32_t head_count; /* query heads; a multiple of kv_head_count */
     uint32_t kv_head_count;
     uint32_t head_dim;
     uint32_t block_tokens;
-    enum dtype kv_dtype;    /* F16; F32 for comparisons, where a backend has it */
-    size_t block_bytes;     /* one block: [layer][k,v][kv_head][token][head_dim] */
-    size_t layer_bytes;     /* one layer of it, k and v */
+    enum dtype kv_dtype; /* F16; F32 for comparisons, where a backend has it */
+    size_t block_bytes;  /* one block: [layer][k,v][kv_head][token][head_dim] */
+    size_t layer_bytes;  /* one layer of it, k and v */
     enum rope_style rope_style;
-    uint32_t rope_dims;     /* leading dimensions of a head that are rotated */
+    uint32_t rope_dims; /* leading dimensions of a head that are rotated */
     float rope_theta;
     const float *rope_factors; /* rope_dims / 2 divisors of the frequencies, or NULL */
     float norm_epsilon;
@@ -79,8 +79,8 @@ struct backend_shape {
 struct backend_limits {
     uint32_t rows_max;
     uint32_t sequences_max;
-    uint32_t outputs_max;       /* rows that want logits */
-    uint32_t table_blocks_max;  /* blocks of one sequence */
+    uint32_t outputs_max;      /* rows that want logits */
+    uint32_t table_blocks_max; /* blocks of one sequence */
 };
 
 /* One sequence's part of a step. Its rows are consecutive, at consecutive positions. */
@@ -95,11 +95,11 @@ struct step_sequence {
 /* The step descriptor. Rows of a sequence are in position order; sequences are in any order. */
 struct step {
     uint32_t row_count;
-    const uint32_t *token_ids;      /* [row_count] */
+    const uint32_t *token_ids; /* [row_count] */
     uint32_t sequence_count;
     const struct step_sequence *sequences;
     uint32_t output_count;
-    const uint32_t *output_rows;    /* [output_count] rows that want logits */
+    const uint32_t *output_rows; /* [output_count] rows that want logits */
     /* Called when layer_done(layer) has happened on the device. May be NULL. */
     void (*layer_ready)(void *ctx, uint32_t layer);
     void *layer_ready_ctx;
@@ -116,8 +116,8 @@ struct backend_projection {
 /* The pool's memory, for the carriers. */
 struct backend_pool {
     uint32_t block_count;
-    uint8_t *host;  /* block i is at host + i * block_bytes; NULL when the host cannot reach it */
-    int fd;         /* memfd behind host, or -1 */
+    uint8_t *host; /* block i is at host + i * block_bytes; NULL when the host cannot reach it */
+    int fd;        /* memfd behind host, or -1 */
     size_t bytes;
 };
 
@@ -172,8 +172,8 @@ struct backend_calls {
     /* After it, every result is there. Errors: ERR_IO when the device failed; it stays failed. */
     status (*step_wait)(struct backend *backend);
 
-    /* One row of an output buffer as floats, for the host's sampler; after step_wait, until the next
-     * step_begin. width floats. */
+    /* One row of an output buffer as floats, for the host's sampler; after step_wait, until the
+     * next step_begin. width floats. */
     const float *(*output_row)(struct backend *backend, const struct backend_buffer *buffer,
                                uint32_t output);
 

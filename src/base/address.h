@@ -51,7 +51,8 @@ status address_of_socket(int fd, struct address *address_out);
  * replaced. Errors: ERR_IO with "address in use" and what to do. */
 status address_listen(const struct address *address, int *fd_out);
 
-/* A non-blocking socket whose connect has begun (it is writable when it is done; check SO_ERROR). */
+/* A non-blocking socket whose connect has begun (it is writable when it is done; check SO_ERROR).
+ */
 status address_connect(const struct address *address, int *fd_out);
 
 #endif

@@ -69,8 +69,10 @@ status cpus_parse(const char *text, struct cpus *cpus_out)
     }
     for (uint32_t id = 0; id < CPUS_MAX; id++) {
         if (wanted[id])
-            return error_set(ERR_BAD_INPUT, "core %u of \"%s\" is not one this process may use "
-                                            "(see taskset -p)", id, text);
+            return error_set(ERR_BAD_INPUT,
+                             "core %u of \"%s\" is not one this process may use "
+                             "(see taskset -p)",
+                             id, text);
     }
     *cpus_out = cpus;
     return OK;

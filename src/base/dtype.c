@@ -11,11 +11,11 @@ struct dtype_facts {
 static const struct dtype_facts dtype_table[DTYPE_BF16 + 1] = {
     [DTYPE_F32] = {"F32", 1, 4},
     [DTYPE_F16] = {"F16", 1, 2},
-    [DTYPE_Q4_0] = {"Q4_0", 32, 2 + 16},          /* scale, 32 nibbles */
-    [DTYPE_Q4_1] = {"Q4_1", 32, 4 + 16},          /* scale, minimum, 32 nibbles */
-    [DTYPE_Q8_0] = {"Q8_0", 32, 2 + 32},          /* scale, 32 bytes */
-    [DTYPE_Q4_K] = {"Q4_K", 256, 4 + 12 + 128},   /* two scales, 8 x (6 + 6 bits), nibbles */
-    [DTYPE_Q5_K] = {"Q5_K", 256, 4 + 12 + 160},   /* as Q4_K, and a fifth bit each */
+    [DTYPE_Q4_0] = {"Q4_0", 32, 2 + 16},             /* scale, 32 nibbles */
+    [DTYPE_Q4_1] = {"Q4_1", 32, 4 + 16},             /* scale, minimum, 32 nibbles */
+    [DTYPE_Q8_0] = {"Q8_0", 32, 2 + 32},             /* scale, 32 bytes */
+    [DTYPE_Q4_K] = {"Q4_K", 256, 4 + 12 + 128},      /* two scales, 8 x (6 + 6 bits), nibbles */
+    [DTYPE_Q5_K] = {"Q5_K", 256, 4 + 12 + 160},      /* as Q4_K, and a fifth bit each */
     [DTYPE_Q6_K] = {"Q6_K", 256, 128 + 64 + 16 + 2}, /* low 4, high 2 bits, 16 scales, scale */
     [DTYPE_BF16] = {"BF16", 1, 2},
 };

@@ -290,8 +290,8 @@ static status options_walk(const struct command_spec *command, int argc, char **
         if (argument_is_operand(argv[i], operands_only)) {
             if (*operand_count == command->operands_max)
                 return error_set(ERR_BAD_INPUT, "unexpected \"%s\"; usage: baton %s [options]%s%s",
-                                 argv[i], command->name,
-                                 command->operands[0] != '\0' ? " " : "", command->operands);
+                                 argv[i], command->name, command->operands[0] != '\0' ? " " : "",
+                                 command->operands);
             operands[(*operand_count)++] = argv[i++];
             continue;
         }

@@ -104,7 +104,8 @@ void report_print_interference(const struct report_subject *subject,
                 samples_percentile(&report->disturbed_itl_ms, 99) / quiet_p99);
 }
 
-/* {"mean_ttft_ms": ..., "median_ttft_ms": ..., "std_ttft_ms": ..., "p99_ttft_ms": ...} into object */
+/* {"mean_ttft_ms": ..., "median_ttft_ms": ..., "std_ttft_ms": ..., "p99_ttft_ms": ...} into object
+ */
 static void put_samples(json_t *object, const char *name, struct samples *samples)
 {
     struct samples_summary summary = samples_summarize(samples);

@@ -1,11 +1,10 @@
 /* cli/bench_trace.h - request traces: when requests came, and how long they were.
  *
  * Two formats, told apart by their first line:
- *     Mooncake JSONL   {"timestamp": 27, "input_length": 900, "output_length": 52, "hash_ids": [3, 9]}
- *                      milliseconds; one id for each 512 tokens of the prompt, equal ids where
- *                      prompts share a prefix
- *     Azure CSV        TIMESTAMP,ContextTokens,GeneratedTokens
- *                      2023-11-16 18:15:46.6805900,374,44
+ *     Mooncake JSONL   {"timestamp": 27, "input_length": 900, "output_length": 52, "hash_ids": [3,
+ * 9]} milliseconds; one id for each 512 tokens of the prompt, equal ids where prompts share a
+ * prefix Azure CSV        TIMESTAMP,ContextTokens,GeneratedTokens 2023-11-16
+ * 18:15:46.6805900,374,44
  *
  * Threads: one at a time. Memory: trace_open takes one array of requests and one of ids;
  * trace_close frees both.

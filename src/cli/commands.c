@@ -12,13 +12,8 @@ static const struct command_spec man_command;
 
 /* One line each, in the order of --help. */
 static const struct command_spec *const commands[] = {
-    &serve_command,
-    &router_command,
-    &prefill_command,
-    &decode_command,
-    &run_command,
-    &bench_command,
-    &man_command,
+    &serve_command, &router_command, &prefill_command, &decode_command,
+    &run_command,   &bench_command,  &man_command,
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))

@@ -31,7 +31,8 @@ static int router_command_run(const void *options, const char *const *operands,
     const struct router_options *router = options;
     (void)operand_count;
     if (log_level_parse(router->log_level) < 0) {
-        fprintf(stderr, "baton router: --log-level is \"%s\", expected debug, info, warn or error\n",
+        fprintf(stderr,
+                "baton router: --log-level is \"%s\", expected debug, info, warn or error\n",
                 router->log_level);
         return EXIT_USAGE;
     }

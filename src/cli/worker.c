@@ -55,7 +55,8 @@ bool worker_words_known(const char *carrier, const char *kernels, const char *kv
     static const char *const kv_dtypes[] = {"f16", "f32", NULL};
     static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
     return word_known("carrier", carrier, carriers) && word_known("kernels", kernels, classes) &&
-           word_known("kv-dtype", kv_dtype, kv_dtypes) && word_known("log-level", log_level, levels);
+           word_known("kv-dtype", kv_dtype, kv_dtypes) &&
+           word_known("log-level", log_level, levels);
 }
 
 static int worker_command(const struct worker_options *options, uint32_t role,
@@ -84,10 +85,11 @@ const struct command_spec prefill_command = {
     .name = "prefill",
     .operands = "MODEL",
     .summary = "start a worker that computes prompts",
-    .details = "Connects to a router and computes the prompts that it is given. The keys and values "
-               "go to the decode worker that the router chooses, layer by layer while later ones "
-               "are computed. SIGTERM: no new requests, and an end when the last one is done; a "
-               "second SIGTERM ends it at once.",
+    .details =
+        "Connects to a router and computes the prompts that it is given. The keys and values "
+        "go to the decode worker that the router chooses, layer by layer while later ones "
+        "are computed. SIGTERM: no new requests, and an end when the last one is done; a "
+        "second SIGTERM ends it at once.",
     .options = worker_rows,
     .option_count = sizeof(worker_rows) / sizeof(worker_rows[0]),
     .options_bytes = sizeof(struct worker_options),

@@ -13,37 +13,120 @@
 
 /* T: a struct whose fields bear the names, and have the types, of struct worker_options. */
 #define WORKER_SIZE_ROWS(T)                                                                        \
-    {"ctx", OPTION_UINT, "TOKENS", "0", 0, 1048576, offsetof(T, ctx),                              \
+    {"ctx",                                                                                        \
+     OPTION_UINT,                                                                                  \
+     "TOKENS",                                                                                     \
+     "0",                                                                                          \
+     0,                                                                                            \
+     1048576,                                                                                      \
+     offsetof(T, ctx),                                                                             \
      "most tokens of one sequence, prompt and answer; 0: what the model was trained for"},         \
-    {"kv-bytes", OPTION_BYTES, "BYTES", "0", 0, 0, offsetof(T, kv_bytes),                          \
-     "memory of a worker's block pool; 0: four whole contexts, but not over a quarter of free "    \
-     "memory, and never under one context"},                                                       \
-    {"block-tokens", OPTION_UINT, "TOKENS", "16", 8, 256, offsetof(T, block_tokens),               \
-     "tokens of one block; equal on all workers"},                                                 \
-    {"threads", OPTION_UINT, "N", "0", 0, 256, offsetof(T, threads),                               \
-     "compute threads of a worker; 0: one per core it has"},                                       \
-    {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, offsetof(T, kernels),                          \
-     "numerics class: float, int8, or auto (int8)"},                                               \
-    {"kv-dtype", OPTION_TEXT, "TYPE", "f16", 0, 0, offsetof(T, kv_dtype),                          \
-     "numbers in the block pool: f16, or f32 (twice the memory, for comparisons)"},                \
-    {"prefill-batch-tokens", OPTION_UINT, "TOKENS", "4096", 1, 1048576,                            \
-     offsetof(T, prefill_batch_tokens), "most prompt tokens of one prefill batch"},                \
-    {"prefill-chunk", OPTION_UINT, "TOKENS", "256", 16, 8192, offsetof(T, prefill_chunk),          \
-     "most prompt tokens of one step"},                                                            \
-    {"decode-batch", OPTION_UINT, "SEQUENCES", "64", 1, 1024, offsetof(T, decode_batch),           \
-     "most sequences that one worker decodes at once"},                                            \
-    {"prefix-cache-bytes", OPTION_BYTES, "BYTES", "1024T", 0, 0, offsetof(T, prefix_cache_bytes),  \
-     "most bytes of unused blocks that a worker keeps for reuse, by default without a limit; 0 "   \
-     "switches the prefix cache off"},                                                             \
-    {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier),                           \
-     "how blocks move between workers: shm, tcp, or auto (shm on one host, else tcp)"},            \
-    {"offer", OPTION_TEXT, "WHEN", "early", 0, 0, offsetof(T, offer),                              \
-     "when a prefill worker offers blocks: early (each layer as soon as it is computed) or late "  \
-     "(all after the prefill, to see what the overlap is worth)"},                                 \
-    {"step-delay", OPTION_SECONDS, "TIME", "0", 0, 0, offsetof(T, step_delay_ms),                  \
-     "make every step so much longer, to see what a slow device does"},                            \
-    {"log-level", OPTION_TEXT, "LEVEL", "info", 0, 0, offsetof(T, log_level),                      \
-     "debug, info, warn or error"}
+        {"kv-bytes",                                                                               \
+         OPTION_BYTES,                                                                             \
+         "BYTES",                                                                                  \
+         "0",                                                                                      \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, kv_bytes),                                                                    \
+         "memory of a worker's block pool; 0: four whole contexts, but not over a quarter of "     \
+         "free "                                                                                   \
+         "memory, and never under one context"},                                                   \
+        {"block-tokens",                                                                           \
+         OPTION_UINT,                                                                              \
+         "TOKENS",                                                                                 \
+         "16",                                                                                     \
+         8,                                                                                        \
+         256,                                                                                      \
+         offsetof(T, block_tokens),                                                                \
+         "tokens of one block; equal on all workers"},                                             \
+        {"threads",                                                                                \
+         OPTION_UINT,                                                                              \
+         "N",                                                                                      \
+         "0",                                                                                      \
+         0,                                                                                        \
+         256,                                                                                      \
+         offsetof(T, threads),                                                                     \
+         "compute threads of a worker; 0: one per core it has"},                                   \
+        {"kernels",                                                                                \
+         OPTION_TEXT,                                                                              \
+         "CLASS",                                                                                  \
+         "auto",                                                                                   \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, kernels),                                                                     \
+         "numerics class: float, int8, or auto (int8)"},                                           \
+        {"kv-dtype",                                                                               \
+         OPTION_TEXT,                                                                              \
+         "TYPE",                                                                                   \
+         "f16",                                                                                    \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, kv_dtype),                                                                    \
+         "numbers in the block pool: f16, or f32 (twice the memory, for comparisons)"},            \
+        {"prefill-batch-tokens",                                                                   \
+         OPTION_UINT,                                                                              \
+         "TOKENS",                                                                                 \
+         "4096",                                                                                   \
+         1,                                                                                        \
+         1048576,                                                                                  \
+         offsetof(T, prefill_batch_tokens),                                                        \
+         "most prompt tokens of one prefill batch"},                                               \
+        {"prefill-chunk",                                                                          \
+         OPTION_UINT,                                                                              \
+         "TOKENS",                                                                                 \
+         "256",                                                                                    \
+         16,                                                                                       \
+         8192,                                                                                     \
+         offsetof(T, prefill_chunk),                                                               \
+         "most prompt tokens of one step"},                                                        \
+        {"decode-batch",                                                                           \
+         OPTION_UINT,                                                                              \
+         "SEQUENCES",                                                                              \
+         "64",                                                                                     \
+         1,                                                                                        \
+         1024,                                                                                     \
+         offsetof(T, decode_batch),                                                                \
+         "most sequences that one worker decodes at once"},                                        \
+        {"prefix-cache-bytes",                                                                     \
+         OPTION_BYTES,                                                                             \
+         "BYTES",                                                                                  \
+         "1024T",                                                                                  \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, prefix_cache_bytes),                                                          \
+         "most bytes of unused blocks that a worker keeps for reuse, by default without a limit; " \
+         "0 "                                                                                      \
+         "switches the prefix cache off"},                                                         \
+        {"carrier",                                                                                \
+         OPTION_TEXT,                                                                              \
+         "NAME",                                                                                   \
+         "auto",                                                                                   \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, carrier),                                                                     \
+         "how blocks move between workers: shm, tcp, or auto (shm on one host, else tcp)"},        \
+        {"offer",                                                                                  \
+         OPTION_TEXT,                                                                              \
+         "WHEN",                                                                                   \
+         "early",                                                                                  \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, offer),                                                                       \
+         "when a prefill worker offers blocks: early (each layer as soon as it is computed) or "   \
+         "late "                                                                                   \
+         "(all after the prefill, to see what the overlap is worth)"},                             \
+        {"step-delay",                                                                             \
+         OPTION_SECONDS,                                                                           \
+         "TIME",                                                                                   \
+         "0",                                                                                      \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, step_delay_ms),                                                               \
+         "make every step so much longer, to see what a slow device does"},                        \
+    {                                                                                              \
+        "log-level", OPTION_TEXT, "LEVEL", "info", 0, 0, offsetof(T, log_level),                   \
+            "debug, info, warn or error"                                                           \
+    }
 
 /* Are these words among those that the options know? If not, standard error has said so. */
 bool worker_words_known(const char *carrier, const char *kernels, const char *kv_dtype,

@@ -72,9 +72,9 @@ const char *engine_plan_text(const struct engine_plan *plan, char *text_out, siz
 
 struct engine;
 
-/* Takes backend (opened for plan's shape and limits) and plan->layout (NULL in the plan after that);
- * on failure too: they are closed then. The model must outlive the engine. Errors: the backend's,
- * ERR_NO_MEMORY. */
+/* Takes backend (opened for plan's shape and limits) and plan->layout (NULL in the plan after
+ * that); on failure too: they are closed then. The model must outlive the engine. Errors: the
+ * backend's, ERR_NO_MEMORY. */
 status engine_open(const struct model *model, struct engine_plan *plan, struct backend *backend,
                    struct engine **engine_out);
 void engine_close(struct engine *engine);

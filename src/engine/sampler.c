@@ -313,8 +313,8 @@ static const float *logits_adjust(struct sampler *sampler, const struct sampling
     return logits;
 }
 
-/* A logit that at least count tokens reach, found without ordering them all: the count-th largest of
- * the largest ones of some groups. -INFINITY when count is too near the number of groups. */
+/* A logit that at least count tokens reach, found without ordering them all: the count-th largest
+ * of the largest ones of some groups. -INFINITY when count is too near the number of groups. */
 static float logit_bound(struct sampler *sampler, const float *logits, uint32_t count)
 {
     uint32_t groups = sampler->vocabulary / GROUP_TOKENS;

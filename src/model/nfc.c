@@ -63,8 +63,8 @@ static bool put_composed(struct composing *out, const uint8_t *span, size_t byte
     if (marks_longest > NFC_MARKS_MAX)
         return put(out, span, bytes);
     utf8proc_uint8_t *composed = NULL;
-    utf8proc_ssize_t count = utf8proc_map(span, (utf8proc_ssize_t)bytes, &composed,
-                                          UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    utf8proc_ssize_t count =
+        utf8proc_map(span, (utf8proc_ssize_t)bytes, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     bool done = count >= 0 && put(out, composed, (size_t)count);
     free(composed);
     return done;

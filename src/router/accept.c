@@ -37,7 +37,8 @@ static status answer_encode(struct answer *answer, const char *text, size_t byte
     if (st == ERR_FULL) {
         snprintf(message, sizeof(message),
                  "the prompt has more tokens than the %u that a sequence may have here, prompt and "
-                 "answer together; shorten it", answer->context_tokens);
+                 "answer together; shorten it",
+                 answer->context_tokens);
         answer_refuse(answer, 400, answer->kind == OPENAI_CHAT ? "messages" : "prompt",
                       "context_length_exceeded", message);
     } else if (st != OK) {
@@ -57,8 +58,8 @@ static status answer_read_chat(struct answer *answer)
         answer_refuse(answer, st == ERR_NO_MEMORY ? 503 : 400, "messages", NULL, error_text());
         return st;
     }
-    unsigned flags = TOKENIZER_PARSE_SPECIAL |
-                     (answer->openai->add_special_tokens ? TOKENIZER_ADD_BOS : 0u);
+    unsigned flags =
+        TOKENIZER_PARSE_SPECIAL | (answer->openai->add_special_tokens ? TOKENIZER_ADD_BOS : 0u);
     st = answer_encode(answer, text, bytes, flags, &answer->prompts[0]);
     free(text);
     return st;
@@ -68,8 +69,8 @@ static status answer_read_prompt(struct answer *answer, const struct openai_prom
                                  struct token_list *list)
 {
     if (prompt->tokens == NULL) {
-        unsigned flags = TOKENIZER_PARSE_SPECIAL |
-                         (answer->openai->add_special_tokens ? TOKENIZER_ADD_BOS : 0u);
+        unsigned flags =
+            TOKENIZER_PARSE_SPECIAL | (answer->openai->add_special_tokens ? TOKENIZER_ADD_BOS : 0u);
         return answer_encode(answer, prompt->text.data, prompt->text.bytes, flags, list);
     }
     list->ids = malloc(prompt->token_count * sizeof(*list->ids) + 1);
@@ -86,20 +87,22 @@ static void answer_check_length(struct answer *answer, size_t prompt_tokens)
     const struct openai_request *openai = answer->openai;
     char message[256];
     if (prompt_tokens == 0) {
-        answer_refuse(answer, 400, "prompt", NULL, "the prompt is empty: expected at least one "
-                                                   "token");
+        answer_refuse(answer, 400, "prompt", NULL,
+                      "the prompt is empty: expected at least one "
+                      "token");
     } else if (prompt_tokens >= answer->context_tokens) {
         snprintf(message, sizeof(message),
                  "the prompt has %zu tokens and leaves no room for an answer: a sequence has at "
-                 "most %u tokens here", prompt_tokens, answer->context_tokens);
+                 "most %u tokens here",
+                 prompt_tokens, answer->context_tokens);
         answer_refuse(answer, 400, answer->kind == OPENAI_CHAT ? "messages" : "prompt",
                       "context_length_exceeded", message);
     } else if (openai->max_tokens != OPENAI_TOKENS_REST &&
                openai->max_tokens > answer->context_tokens - prompt_tokens) {
         snprintf(message, sizeof(message),
                  "the prompt has %zu tokens and max_tokens is %u: together they are over the %u "
-                 "tokens of a sequence here", prompt_tokens, openai->max_tokens,
-                 answer->context_tokens);
+                 "tokens of a sequence here",
+                 prompt_tokens, openai->max_tokens, answer->context_tokens);
         answer_refuse(answer, 400, "max_tokens", "context_length_exceeded", message);
     } else if (openai->min_tokens > answer->context_tokens - prompt_tokens) {
         answer_refuse(answer, 400, "min_tokens", NULL,
@@ -122,8 +125,9 @@ static void answer_read(struct answer *answer)
     const struct openai_request *openai = answer->openai;
     if (openai->model != NULL && strcmp(openai->model, router->model_name) != 0) {
         char message[256];
-        snprintf(message, sizeof(message), "the model \"%.64s\" is not here; this server has \"%s\"",
-                 openai->model, router->model_name);
+        snprintf(message, sizeof(message),
+                 "the model \"%.64s\" is not here; this server has \"%s\"", openai->model,
+                 router->model_name);
         answer_refuse(answer, 404, "model", "model_not_found", message);
         return;
     }
@@ -217,8 +221,7 @@ void answer_error(struct answer *answer, const struct openai_error *error)
     bool later = error->http_code == 429 || error->http_code == 503;
     text_reset(&router->text);
     prometheus_add(router->metrics.all,
-                   prometheus_series(router->metrics.all, router->metrics.failed,
-                                     error->type), 1);
+                   prometheus_series(router->metrics.all, router->metrics.failed, error->type), 1);
     if (answer->streaming) {
         openai_error_event_write(&router->text, error);
         if (http_stream_send(answer->http, router->text.data, router->text.bytes) == OK)
@@ -240,8 +243,8 @@ static void reply_error(struct router *router, struct http_request *http,
     bool later = error->http_code == 429 || error->http_code == 503;
     text_reset(&router->text);
     openai_error_write(&router->text, error);
-    http_reply(http, error->http_code, "application/json", &retry, later ? 1 : 0,
-               router->text.data, router->text.bytes);
+    http_reply(http, error->http_code, "application/json", &retry, later ? 1 : 0, router->text.data,
+               router->text.bytes);
 }
 
 /* May a new answer begin? Fills error when not. */
@@ -387,8 +390,8 @@ static status request_open(struct answer *answer, uint32_t number)
         randombytes_buf(&request->wire.sampling.seed, sizeof(request->wire.sampling.seed));
     if (openai->cache_salt.bytes > 0)
         crypto_generichash(request->wire.salt, sizeof(request->wire.salt),
-                           (const unsigned char *)openai->cache_salt.data,
-                           openai->cache_salt.bytes, NULL, 0);
+                           (const unsigned char *)openai->cache_salt.data, openai->cache_salt.bytes,
+                           NULL, 0);
     request_track(router, request);
     return route_prefill(router, request);
 }
@@ -451,9 +454,10 @@ static void on_health(void *ctx, struct http_request *http)
     bool well = router->ready_said && !router->draining &&
                 health_worker_count(router, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE) > 0;
     text_reset(&router->text);
-    text_format(&router->text, "{\"status\": \"%s\", \"prefill_workers\": %u, "
-                               "\"decode_workers\": %u}\n",
-                well              ? "ok"
+    text_format(&router->text,
+                "{\"status\": \"%s\", \"prefill_workers\": %u, "
+                "\"decode_workers\": %u}\n",
+                well               ? "ok"
                 : router->draining ? "draining"
                                    : "loading",
                 health_worker_count(router, WIRE_ROLE_PREFILL),
@@ -481,8 +485,7 @@ static void on_metrics(void *ctx, struct http_request *http)
     struct router *router = ctx;
     text_reset(&router->text);
     metrics_write(router, &router->text);
-    http_reply(http, 200, PROMETHEUS_CONTENT_TYPE, NULL, 0, router->text.data,
-               router->text.bytes);
+    http_reply(http, 200, PROMETHEUS_CONTENT_TYPE, NULL, 0, router->text.data, router->text.bytes);
 }
 
 const struct http_route router_routes[] = {

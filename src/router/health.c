@@ -11,7 +11,7 @@
 
 #define WORKER_FRAME_BYTES_MAX (64u << 20)
 #define WORKER_PENDING_BYTES_MAX (256u << 20)
-#define STRANGERS_MAX 64           /* connections that are not registered */
+#define STRANGERS_MAX 64 /* connections that are not registered */
 #define STRANGER_FRAME_BYTES_MAX 16384u
 
 static void health_update_context(struct router *router)
@@ -123,8 +123,8 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
         st = error_set(ERR_BAD_INPUT, "worker %s registers twice", registration.name);
     if (st == OK)
         st = worker_check_class(router, worker);
-    if (st == OK && health_worker_count(router, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE) >=
-                        ROUTE_WORKERS_MAX)
+    if (st == OK &&
+        health_worker_count(router, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE) >= ROUTE_WORKERS_MAX)
         st = error_set(ERR_FULL, "a router has at most %u workers; start another router",
                        ROUTE_WORKERS_MAX);
     if (st != OK) {
@@ -142,8 +142,8 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
     worker->registered = true;
     link_limit_payload(worker->link, WORKER_FRAME_BYTES_MAX);
     worker->progress_ns = clock_ns();
-    log_info("worker registered", "worker=%s roles=%s%s blocks=%u ctx=%u pid=%u",
-             registration.name, registration.roles & WIRE_ROLE_PREFILL ? "p" : "",
+    log_info("worker registered", "worker=%s roles=%s%s blocks=%u ctx=%u pid=%u", registration.name,
+             registration.roles & WIRE_ROLE_PREFILL ? "p" : "",
              registration.roles & WIRE_ROLE_DECODE ? "d" : "", registration.block_count,
              registration.context_tokens, registration.pid);
     health_update_context(router);

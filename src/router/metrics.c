@@ -44,16 +44,16 @@ static void metrics_open_requests(struct router_metrics *m)
     m->exposed = prometheus_histogram(p, "baton_handoff_exposed_seconds",
                                       "Of a handoff, what comes after the end of the prefill.", "",
                                       handoff_bounds, HANDOFF_BUCKETS);
-    m->handoffs = prometheus_counter(p, "baton_handoffs_total", "Handoffs that arrived.",
-                                     "carrier");
+    m->handoffs =
+        prometheus_counter(p, "baton_handoffs_total", "Handoffs that arrived.", "carrier");
     m->handoff_bytes = prometheus_counter(p, "baton_handoff_bytes_total",
                                           "Bytes of keys and values handed over.", "carrier");
-    m->prompt_tokens = prometheus_counter(p, "baton_prompt_tokens_total",
-                                          "Prompt tokens, computed or found.", "");
+    m->prompt_tokens =
+        prometheus_counter(p, "baton_prompt_tokens_total", "Prompt tokens, computed or found.", "");
     m->cached_tokens = prometheus_counter(p, "baton_prompt_tokens_cached_total",
                                           "Prompt tokens found in the prefill worker's cache.", "");
-    m->generation_tokens = prometheus_counter(p, "baton_generation_tokens_total",
-                                              "Tokens generated.", "");
+    m->generation_tokens =
+        prometheus_counter(p, "baton_generation_tokens_total", "Tokens generated.", "");
     m->success = prometheus_counter(p, "baton_request_success_total", "Sequences that ended well.",
                                     "finished_reason");
     m->failed = prometheus_counter(p, "baton_request_failures_total",
@@ -69,9 +69,10 @@ static void metrics_open_requests(struct router_metrics *m)
 static void metrics_open_http(struct router_metrics *m)
 {
     struct prometheus *p = m->all;
-    m->http_connections = prometheus_gauge(p, "baton_http_connections", "Connections open now.", "");
-    m->http_requests = prometheus_counter(p, "baton_http_requests_total",
-                                          "HTTP requests read whole.", "");
+    m->http_connections =
+        prometheus_gauge(p, "baton_http_connections", "Connections open now.", "");
+    m->http_requests =
+        prometheus_counter(p, "baton_http_requests_total", "HTTP requests read whole.", "");
     m->http_refused = prometheus_counter(p, "baton_http_refused_total",
                                          "HTTP requests refused before they were looked at.", "");
     m->http_cut = prometheus_counter(p, "baton_http_clients_cut_total",
@@ -83,23 +84,23 @@ static void metrics_open_http(struct router_metrics *m)
 static void metrics_open_workers(struct router_metrics *m)
 {
     struct prometheus *p = m->all;
-    m->worker_up = prometheus_gauge(p, "baton_worker_up", "1 while a worker is connected.",
-                                    "worker,role");
-    m->worker_blocks = prometheus_gauge(p, "baton_worker_blocks", "KV blocks by state.",
-                                        "worker,state");
+    m->worker_up =
+        prometheus_gauge(p, "baton_worker_up", "1 while a worker is connected.", "worker,role");
+    m->worker_blocks =
+        prometheus_gauge(p, "baton_worker_blocks", "KV blocks by state.", "worker,state");
     m->kv_usage = prometheus_gauge(p, "baton_kv_cache_usage_perc",
                                    "Share of a worker's blocks that are in use, 0 to 1.", "worker");
-    m->worker_sequences = prometheus_gauge(p, "baton_worker_sequences", "Sequences by state.",
-                                           "worker,state");
-    m->worker_tokens = prometheus_counter(p, "baton_worker_tokens_total", "Tokens computed.",
-                                          "worker,kind");
+    m->worker_sequences =
+        prometheus_gauge(p, "baton_worker_sequences", "Sequences by state.", "worker,state");
+    m->worker_tokens =
+        prometheus_counter(p, "baton_worker_tokens_total", "Tokens computed.", "worker,kind");
     m->worker_operations = prometheus_counter(
         p, "baton_worker_operations_total",
         "Arithmetic operations; a multiplication and an addition are two.", "worker");
     m->worker_bytes = prometheus_counter(p, "baton_worker_bytes_total",
                                          "Bytes of weights, keys and values read.", "worker");
-    m->worker_step_seconds = prometheus_counter(p, "baton_worker_step_seconds_total",
-                                                "Time inside steps.", "worker");
+    m->worker_step_seconds =
+        prometheus_counter(p, "baton_worker_step_seconds_total", "Time inside steps.", "worker");
     m->worker_compute_ratio = prometheus_gauge(
         p, "baton_worker_compute_ratio",
         "Operations per second inside steps over the limit measured at start.", "worker");
@@ -108,13 +109,12 @@ static void metrics_open_workers(struct router_metrics *m)
         "Bytes read per second inside steps over the limit measured at start.", "worker");
     m->worker_preemptions = prometheus_counter(p, "baton_num_preemptions_total",
                                                "Sequences that gave up their blocks.", "worker");
-    m->worker_prefix_queries = prometheus_counter(p, "baton_prefix_cache_queries_total",
-                                                  "Tokens looked up in the prefix cache.",
-                                                  "worker");
+    m->worker_prefix_queries = prometheus_counter(
+        p, "baton_prefix_cache_queries_total", "Tokens looked up in the prefix cache.", "worker");
     m->worker_prefix_hits = prometheus_counter(p, "baton_prefix_cache_hits_total",
                                                "Tokens found in the prefix cache.", "worker");
-    m->worker_checksum_failures = prometheus_counter(
-        p, "baton_checksum_failures_total", "Slices that arrived damaged.", "worker");
+    m->worker_checksum_failures = prometheus_counter(p, "baton_checksum_failures_total",
+                                                     "Slices that arrived damaged.", "worker");
     m->worker_leases = prometheus_gauge(p, "baton_worker_leases", "Handoffs under way.", "worker");
 }
 

@@ -44,12 +44,12 @@ struct worker {
     struct wire_register registration;
     bool registered;
     bool leaving;
-    struct wire_heartbeat beat;      /* the last */
-    uint64_t progress_ns;            /* when step_count last moved, or it was idle */
+    struct wire_heartbeat beat; /* the last */
+    uint64_t progress_ns;       /* when step_count last moved, or it was idle */
     /* What we have given it; capacity itself is the worker's to grant. */
-    uint64_t queued_tokens;          /* of prompts without a first token yet */
-    uint32_t decoding;               /* sequences placed here and not finished */
-    bool closed;                     /* given up: the next tick lets it go */
+    uint64_t queued_tokens; /* of prompts without a first token yet */
+    uint32_t decoding;      /* sequences placed here and not finished */
+    bool closed;            /* given up: the next tick lets it go */
     /* Between the last two heartbeats in which steps were made. */
     double recent_operations, recent_bytes, recent_step_s;
 };
@@ -58,79 +58,79 @@ struct worker {
 
 /* A token that arrived, with all that logprobs may say of it. */
 struct sequence_token {
-    char *piece;                     /* bytes of the token */
+    char *piece; /* bytes of the token */
     struct openai_token shown;
     struct openai_alternative *top;
 };
 
 struct sequence {
     struct request *request;
-    uint32_t number;                 /* 0 .. n - 1 */
-    uint32_t choice;                 /* index in the answer */
+    uint32_t number; /* 0 .. n - 1 */
+    uint32_t choice; /* index in the answer */
     struct detokenizer detokenizer;
     struct stops stops;
-    uint32_t token_count;            /* arrived in order */
-    struct wire_token *early;        /* tokens that overtook the first one */
+    uint32_t token_count;     /* arrived in order */
+    struct wire_token *early; /* tokens that overtook the first one */
     uint32_t early_count;
     bool role_sent;
     bool done;
     const char *finish_reason;
-    struct text text;                /* not streamed: all of it; streamed: free to be sent */
-    uint32_t text_characters;        /* sent or written, for text_offset */
-    struct sequence_token *tokens;   /* for logprobs: not yet sent */
+    struct text text;              /* not streamed: all of it; streamed: free to be sent */
+    uint32_t text_characters;      /* sent or written, for text_offset */
+    struct sequence_token *tokens; /* for logprobs: not yet sent */
     uint32_t shown_count, shown_capacity;
-    uint64_t last_ns;                /* of its last token */
+    uint64_t last_ns; /* of its last token */
 };
 
 enum request_state {
-    REQUEST_WAITING,  /* a prefill worker has it; no token yet */
-    REQUEST_RUNNING,  /* first tokens have come */
+    REQUEST_WAITING, /* a prefill worker has it; no token yet */
+    REQUEST_RUNNING, /* first tokens have come */
     REQUEST_DONE,
 };
 
 struct request {
     struct request *next_in_bucket;
     struct answer *answer;
-    uint64_t id;                     /* on workers */
-    uint32_t number;                 /* which prompt of the answer */
+    uint64_t id;     /* on workers */
+    uint32_t number; /* which prompt of the answer */
     enum request_state state;
     struct token_list prompt;
-    struct wire_request wire;        /* as it was sent */
+    struct wire_request wire; /* as it was sent */
     struct wire_bias *bias;
     uint32_t *stop_ids;
-    struct worker *prefill;          /* NULL: none, or done with it */
+    struct worker *prefill; /* NULL: none, or done with it */
     struct worker *decode;
-    bool handed;                     /* decode has all it needs: prefill may go */
-    bool stopped;                    /* a sequence ended by a stop string */
+    bool handed;  /* decode has all it needs: prefill may go */
+    bool stopped; /* a sequence ended by a stop string */
     uint32_t attempts;
     uint32_t sequences_left;
-    struct sequence *sequences;      /* [n] */
+    struct sequence *sequences; /* [n] */
     uint32_t cached_tokens;
     uint64_t sent_ns, first_ns, progress_ns;
 };
 
 struct answer {
-    struct task task;                /* first: what the pool runs */
-    struct answer *next;             /* in router->answers */
+    struct task task;    /* first: what the pool runs */
+    struct answer *next; /* in router->answers */
     struct router *router;
-    struct http_request *http;       /* NULL: ended */
-    char *body;                      /* taken from the HTTP request */
+    struct http_request *http; /* NULL: ended */
+    char *body;                /* taken from the HTTP request */
     size_t body_bytes;
     enum openai_kind kind;
     bool in_pool;
-    uint32_t context_tokens;         /* the router's, when it arrived */
-    status read;                     /* what the pool found */
+    uint32_t context_tokens; /* the router's, when it arrived */
+    status read;             /* what the pool found */
     struct openai_error error;
     struct openai_request *openai;
-    struct token_list *prompts;      /* [prompt_count] what the pool made of them */
+    struct token_list *prompts; /* [prompt_count] what the pool made of them */
     uint32_t prompt_count;
     struct stop_string *stops;
     char id[OPENAI_ID_BYTES];
     struct openai_head head;
     uint64_t arrived_ns, last_sent_ns;
-    bool waiting;                    /* counted in router->waiting_count */
-    bool streaming;                  /* the head is out */
-    struct request *requests;        /* [prompt_count] */
+    bool waiting;             /* counted in router->waiting_count */
+    bool streaming;           /* the head is out */
+    struct request *requests; /* [prompt_count] */
     uint32_t requests_left;
 };
 
@@ -170,7 +170,7 @@ struct router {
     struct answer *answers;
     struct request *buckets[ROUTER_BUCKETS];
     uint64_t next_request_id;
-    uint32_t waiting_count; /* answers without a first token */
+    uint32_t waiting_count;  /* answers without a first token */
     uint32_t context_tokens; /* the least of the workers'; the model's while there is none */
     struct wire_frame frame; /* scratch */
     struct text text;        /* scratch */

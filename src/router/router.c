@@ -186,8 +186,7 @@ static status router_open(struct router *router, const char *model_path)
         st = loop_mailbox_open(router->loop, router->pool_done, accept_done, router,
                                &router->pool_watch);
     if (st == OK)
-        st = loop_signal_open(router->loop, SIGTERM, router_on_signal, router,
-                              &router->term_watch);
+        st = loop_signal_open(router->loop, SIGTERM, router_on_signal, router, &router->term_watch);
     if (st == OK)
         st = loop_signal_open(router->loop, SIGINT, router_on_signal, router, &router->int_watch);
     if (st == OK)

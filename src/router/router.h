@@ -20,22 +20,22 @@ struct router_options {
     const char *config;
     const char *host;
     uint32_t port;
-    const char *workers;      /* address where workers connect */
-    const char *model_name;   /* as clients see it; NULL: from the model file */
+    const char *workers;    /* address where workers connect */
+    const char *model_name; /* as clients see it; NULL: from the model file */
     const char *api_key;
     const char *api_key_file;
     const char *log_level;
-    const char *ready_fd;     /* NULL, or the number of a descriptor that gets "ready\n" */
-    uint32_t queue;           /* most requests that wait for their first token */
+    const char *ready_fd; /* NULL, or the number of a descriptor that gets "ready\n" */
+    uint32_t queue;       /* most requests that wait for their first token */
     uint32_t pool_threads;
-    uint32_t expect_workers;  /* "ready" is said when so many are there */
+    uint32_t expect_workers; /* "ready" is said when so many are there */
     uint64_t body_bytes;
-    uint64_t stream_bytes;    /* most output that a slow client may leave unread */
+    uint64_t stream_bytes;       /* most output that a slow client may leave unread */
     uint64_t request_timeout_ms; /* the longest time without progress of a request */
-    uint64_t silence_ms;      /* a worker that says nothing for so long is dead */
-    uint64_t stuck_ms;        /* a worker that has work and makes no step for so long is dead */
-    uint64_t drain_ms;        /* the longest wait for running requests at SIGTERM */
-    bool trust_network;       /* workers may connect from other hosts, unauthenticated */
+    uint64_t silence_ms;         /* a worker that says nothing for so long is dead */
+    uint64_t stuck_ms;           /* a worker that has work and makes no step for so long is dead */
+    uint64_t drain_ms;           /* the longest wait for running requests at SIGTERM */
+    bool trust_network;          /* workers may connect from other hosts, unauthenticated */
 };
 
 /* Run until SIGTERM has drained it. Returns the exit code. */

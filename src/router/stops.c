@@ -23,8 +23,8 @@ static size_t stops_find(const struct stops *stops)
 {
     size_t begin = stops->held_bytes, end = SIZE_MAX;
     for (uint32_t i = 0; i < stops->count; i++) {
-        const char *at = memmem(stops->held, stops->held_bytes, stops->strings[i].text,
-                                stops->strings[i].bytes);
+        const char *at =
+            memmem(stops->held, stops->held_bytes, stops->strings[i].text, stops->strings[i].bytes);
         if (at == NULL)
             continue;
         size_t from = (size_t)(at - stops->held), to = from + stops->strings[i].bytes;

@@ -80,8 +80,7 @@ static status tokens_decode(struct tokens_job *job)
     struct openai_detokenize *request = NULL;
     char *text = NULL;
     size_t bytes = 0;
-    status st =
-        openai_detokenize_parse(job->body, job->body_bytes, &limits, &request, &job->error);
+    status st = openai_detokenize_parse(job->body, job->body_bytes, &limits, &request, &job->error);
     if (st != OK)
         return st;
     st = tokenizer_decode(router->tokenizer, request->tokens, request->token_count, false, &text,
@@ -153,8 +152,7 @@ static void tokens_accept(struct router *router, struct http_request *http, bool
             return;
         }
         if (job->body == NULL)
-            openai_error_fill(&error, 400, NULL, NULL,
-                              "the body is empty: expected a JSON object");
+            openai_error_fill(&error, 400, NULL, NULL, "the body is empty: expected a JSON object");
         tokens_close(job);
     }
     struct http_header retry = {"Retry-After", "1"};

@@ -173,7 +173,8 @@ static void peer_drop_silent(struct transfer *transfer)
             oldest = peer;
     }
     if (oldest != NULL)
-        peer_close(oldest, error_set(ERR_FULL, "others wait, and it has not finished its handshake"));
+        peer_close(oldest,
+                   error_set(ERR_FULL, "others wait, and it has not finished its handshake"));
 }
 
 void peer_on_accept(void *ctx, int fd)

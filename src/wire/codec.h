@@ -37,8 +37,8 @@ void codec_u64(struct codec *c, uint64_t *field);
 void codec_f32(struct codec *c, float *field, const char *name);  /* refuses NaN */
 void codec_f64(struct codec *c, double *field, const char *name); /* refuses NaN */
 void codec_bytes(struct codec *c, uint8_t *field, size_t bytes);
-/* A text of up to bytes - 1 characters; always ends with NUL. Control characters are sent as question
- * marks, and refused when they come. */
+/* A text of up to bytes - 1 characters; always ends with NUL. Control characters are sent as
+ * question marks, and refused when they come. */
 void codec_text(struct codec *c, char *field, size_t bytes, const char *name);
 
 /* After decoding: ERR_BAD_INPUT when anything failed or bytes are left over (unless rest_ok). */

@@ -59,18 +59,30 @@ CONTROL_MESSAGE(register)
 static void heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
 {
     uint64_t *const fields[] = {
-        &m->step_count,        &m->busy,
-        &m->blocks_free,       &m->blocks_cached,
-        &m->blocks_referenced, &m->blocks_reserved,
-        &m->sequences_running, &m->sequences_waiting,
-        &m->sequences_preempted, &m->prefill_tokens,
-        &m->decode_tokens,     &m->cached_tokens,
-        &m->preemptions,       &m->prefix_queries,
-        &m->prefix_hits,       &m->operations,
-        &m->bytes,             &m->step_ns,
-        &m->handoffs,          &m->handoff_bytes,
-        &m->handoff_ns,        &m->handoff_exposed_ns,
-        &m->checksum_failures, &m->leases,
+        &m->step_count,
+        &m->busy,
+        &m->blocks_free,
+        &m->blocks_cached,
+        &m->blocks_referenced,
+        &m->blocks_reserved,
+        &m->sequences_running,
+        &m->sequences_waiting,
+        &m->sequences_preempted,
+        &m->prefill_tokens,
+        &m->decode_tokens,
+        &m->cached_tokens,
+        &m->preemptions,
+        &m->prefix_queries,
+        &m->prefix_hits,
+        &m->operations,
+        &m->bytes,
+        &m->step_ns,
+        &m->handoffs,
+        &m->handoff_bytes,
+        &m->handoff_ns,
+        &m->handoff_exposed_ns,
+        &m->checksum_failures,
+        &m->leases,
     };
     static_assert(sizeof(fields) / sizeof(fields[0]) * 8 == sizeof(struct wire_heartbeat),
                   "every field of a heartbeat travels");
@@ -258,12 +270,12 @@ static status request_decode(struct codec *c, struct wire_request **request_out)
     memset(&head, 0, sizeof(head));
     request_fields(c, &head);
     struct wire_sampling *s = &head.sampling;
-    if (!c->from.failed && (head.prompt_tokens == 0 || head.sequence_count == 0 ||
-                            s->max_tokens == 0))
+    if (!c->from.failed &&
+        (head.prompt_tokens == 0 || head.sequence_count == 0 || s->max_tokens == 0))
         return error_set(ERR_BAD_INPUT, "message request: prompt, n and max_tokens are at least 1");
     /* The arrays must really be there before memory is taken for them. */
-    size_t array_bytes = (size_t)s->bias_count * 8 + (size_t)s->stop_count * 4 +
-                         (size_t)head.prompt_tokens * 4;
+    size_t array_bytes =
+        (size_t)s->bias_count * 8 + (size_t)s->stop_count * 4 + (size_t)head.prompt_tokens * 4;
     if (c->from.failed || c->from.left < array_bytes)
         c->from.failed = true;
     status st = codec_finish(c, "request", true);

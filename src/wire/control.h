@@ -18,8 +18,8 @@
  *       | <-- leaving -------------------- | <------------------------- |  draining
  *
  * A request whose tokens all come from one worker (colocated, or done with its first token) has no
- * starting, reserve, reserved and place. Every frame of a request starts with its id; a frame for an
- * id that the receiver does not know (any more) is dropped: it crossed a cancel.
+ * starting, reserve, reserved and place. Every frame of a request starts with its id; a frame for
+ * an id that the receiver does not know (any more) is dropped: it crossed a cancel.
  *
  * All numbers are little-endian. Each message has one struct, one encode into a growable frame
  * buffer and one decode that checks every field's range; a decoded struct owns what it points to
@@ -44,8 +44,8 @@
 #define WIRE_NAME_BYTES 64
 #define WIRE_TEXT_BYTES 512
 #define WIRE_PROMPT_TOKENS_MAX (1u << 20)
-#define WIRE_SEQUENCES_MAX 16    /* n of one request */
-#define WIRE_LOGPROBS_MAX 20     /* alternatives shown per token */
+#define WIRE_SEQUENCES_MAX 16 /* n of one request */
+#define WIRE_LOGPROBS_MAX 20  /* alternatives shown per token */
 #define WIRE_BIAS_MAX 300
 #define WIRE_STOP_IDS_MAX 64
 
@@ -64,7 +64,7 @@ enum wire_control {
     WIRE_PLACE,
     WIRE_CANCEL,
     WIRE_PEER_LOST, /* an incarnation: connections with it and mappings of its memory are to go */
-    WIRE_ALIVE, /* empty: answers a heartbeat, so that a lost router is noticed too */
+    WIRE_ALIVE,     /* empty: answers a heartbeat, so that a lost router is noticed too */
 };
 
 enum wire_role { WIRE_ROLE_PREFILL = 1, WIRE_ROLE_DECODE = 2 }; /* bits; both: colocated */
@@ -83,30 +83,30 @@ struct wire_register {
     uint32_t roles;
     uint32_t pid;
     uint32_t block_count;
-    uint32_t context_tokens;       /* most tokens of one sequence here */
-    uint32_t decode_batch;         /* most sequences running and reserved */
+    uint32_t context_tokens; /* most tokens of one sequence here */
+    uint32_t decode_batch;   /* most sequences running and reserved */
     uint64_t incarnation;
-    char name[WIRE_NAME_BYTES];                /* "decode-0" */
-    char transfer_unix[WIRE_ADDRESS_BYTES];    /* "" when there is none */
+    char name[WIRE_NAME_BYTES];             /* "decode-0" */
+    char transfer_unix[WIRE_ADDRESS_BYTES]; /* "" when there is none */
     char transfer_tcp[WIRE_ADDRESS_BYTES];
-    char host[WIRE_NAME_BYTES];                /* which host shm reaches: boot id and mount */
-    double limit_operations_per_s;             /* measured at start on its own cores */
+    char host[WIRE_NAME_BYTES];    /* which host shm reaches: boot id and mount */
+    double limit_operations_per_s; /* measured at start on its own cores */
     double limit_bytes_per_s;
 };
 
 /* What a worker is doing; totals count from its start. */
 struct wire_heartbeat {
-    uint64_t step_count;           /* of the compute thread: progress */
-    uint64_t busy;                 /* 1: there is work, so step_count must move */
+    uint64_t step_count; /* of the compute thread: progress */
+    uint64_t busy;       /* 1: there is work, so step_count must move */
     uint64_t blocks_free, blocks_cached, blocks_referenced, blocks_reserved;
     uint64_t sequences_running, sequences_waiting, sequences_preempted;
     uint64_t prefill_tokens, decode_tokens, cached_tokens, preemptions;
     uint64_t prefix_queries, prefix_hits; /* tokens asked of and found in the prefix cache */
-    uint64_t operations, bytes;    /* as the backend counts them */
-    uint64_t step_ns;              /* time spent inside steps */
+    uint64_t operations, bytes;           /* as the backend counts them */
+    uint64_t step_ns;                     /* time spent inside steps */
     uint64_t handoffs, handoff_bytes, handoff_ns, handoff_exposed_ns;
     uint64_t checksum_failures;
-    uint64_t leases;               /* open now, either side */
+    uint64_t leases; /* open now, either side */
 };
 
 enum wire_request_flags {
@@ -124,27 +124,27 @@ struct wire_bias {
 struct wire_sampling {
     float temperature, top_p, min_p;
     float repetition_penalty, frequency_penalty, presence_penalty;
-    uint32_t top_k;           /* 0: off */
-    uint32_t logprob_count;   /* alternatives per token, 0 .. WIRE_LOGPROBS_MAX */
+    uint32_t top_k;                  /* 0: off */
+    uint32_t logprob_count;          /* alternatives per token, 0 .. WIRE_LOGPROBS_MAX */
     uint32_t min_tokens, max_tokens; /* of output, per sequence; max >= 1 */
     uint64_t seed;
     uint32_t bias_count, stop_count;
-    const struct wire_bias *bias;  /* [bias_count] */
-    const uint32_t *stop_ids;      /* [stop_count] end tokens too: the router knows them */
+    const struct wire_bias *bias; /* [bias_count] */
+    const uint32_t *stop_ids;     /* [stop_count] end tokens too: the router knows them */
 };
 
 struct wire_request {
     uint64_t request_id;
-    struct lease_id lease;           /* of its handoff; random */
-    uint32_t epoch;                  /* of its handoff: counts attempts */
-    uint8_t salt[WIRE_SALT_BYTES];   /* tenant, in the root of its block keys */
+    struct lease_id lease;         /* of its handoff; random */
+    uint32_t epoch;                /* of its handoff: counts attempts */
+    uint8_t salt[WIRE_SALT_BYTES]; /* tenant, in the root of its block keys */
     uint32_t flags;
-    uint32_t sequence_count;         /* n */
-    uint32_t first_sequence;         /* number of the first, for sampling: choices of one request differ */
-    int32_t priority;                /* smaller is sooner; equal: in order of arrival */
-    uint32_t deadline_ms;            /* for every single wait of it on a worker */
+    uint32_t sequence_count; /* n */
+    uint32_t first_sequence; /* number of the first, for sampling: choices of one request differ */
+    int32_t priority;        /* smaller is sooner; equal: in order of arrival */
+    uint32_t deadline_ms;    /* for every single wait of it on a worker */
     uint32_t prompt_tokens;
-    const uint32_t *prompt;          /* [prompt_tokens] */
+    const uint32_t *prompt; /* [prompt_tokens] */
     struct wire_sampling sampling;
 };
 
@@ -171,12 +171,12 @@ struct wire_place {
 /* One output token with its logprobs. */
 struct wire_token {
     uint64_t request_id;
-    uint32_t sequence;       /* 0 .. n - 1 */
-    uint32_t index;          /* 0: the first output token */
+    uint32_t sequence; /* 0 .. n - 1 */
+    uint32_t index;    /* 0: the first output token */
     uint32_t token;
-    uint32_t finish;         /* enum wire_finish */
+    uint32_t finish; /* enum wire_finish */
     float logprob;
-    uint32_t top_count;      /* 0 .. WIRE_LOGPROBS_MAX */
+    uint32_t top_count; /* 0 .. WIRE_LOGPROBS_MAX */
     uint32_t top_tokens[WIRE_LOGPROBS_MAX];
     float top_logprobs[WIRE_LOGPROBS_MAX];
 };
@@ -189,10 +189,10 @@ struct wire_first {
     uint64_t request_id;
     uint32_t sequence_count;
     uint32_t prompt_logprob_count;
-    uint32_t cached_tokens;   /* of the prompt, not computed */
-    uint64_t queue_ns;        /* from its arrival at the worker to the start of its first step */
-    uint64_t place_ns;        /* of that, waiting for a place */
-    uint64_t prefill_ns;      /* from the start of its first step to its first token */
+    uint32_t cached_tokens; /* of the prompt, not computed */
+    uint64_t queue_ns;      /* from its arrival at the worker to the start of its first step */
+    uint64_t place_ns;      /* of that, waiting for a place */
+    uint64_t prefill_ns;    /* from the start of its first step to its first token */
 };
 
 struct wire_failed {
@@ -207,8 +207,8 @@ struct wire_handed {
     int32_t status;
     uint32_t carrier;
     uint64_t bytes;
-    uint64_t total_ns;    /* from the first offer to the acknowledgement */
-    uint64_t exposed_ns;  /* from the end of the prefill to the acknowledgement */
+    uint64_t total_ns;   /* from the first offer to the acknowledgement */
+    uint64_t exposed_ns; /* from the end of the prefill to the acknowledgement */
 };
 
 void wire_register_encode(struct wire_frame *frame, const struct wire_register *message);

@@ -21,10 +21,10 @@ struct control {
     struct control_setup setup;
     struct address router;
     struct link *link;
-    bool ready;   /* the handshake is over */
+    bool ready; /* the handshake is over */
     bool leaving;
     bool refused;
-    bool told;    /* "cannot reach" was logged for this outage */
+    bool told;            /* "cannot reach" was logged for this outage */
     uint64_t asked_count; /* requests sent to the compute thread */
     struct loop_timer *reconnect;
     struct loop_timer *heartbeat;
@@ -34,8 +34,8 @@ struct control {
 
 static const struct link_calls control_calls;
 
-/* End the connection and begin another: requests of this one are cancelled here, and the router gives
- * them to somebody else. */
+/* End the connection and begin another: requests of this one are cancelled here, and the router
+ * gives them to somebody else. */
 static void control_break(struct control *control, const char *reason)
 {
     log_warn("router lost", "reason=\"%s\"", reason);

@@ -18,18 +18,19 @@ struct control;
 
 struct control_setup {
     struct loop *loop;
-    const char *router;            /* address */
-    const struct hello *hello;     /* ours */
+    const char *router;        /* address */
+    const struct hello *hello; /* ours */
     const struct wire_register *registration;
     uint64_t heartbeat_ms;
-    uint32_t vocabulary;           /* token ids of requests are below it */
-    struct mailbox *compute;       /* the compute thread's */
+    uint32_t vocabulary;     /* token ids of requests are below it */
+    struct mailbox *compute; /* the compute thread's */
     /* The router will not have this worker: another model, layout, class or version. No retry. */
     void (*on_refused)(void *ctx, const char *reason);
     void *ctx;
 };
 
-/* Errors: ERR_BAD_INPUT (the address), ERR_NO_MEMORY. A router that is not there yet is no error. */
+/* Errors: ERR_BAD_INPUT (the address), ERR_NO_MEMORY. A router that is not there yet is no error.
+ */
 status control_open(const struct control_setup *setup, struct control **control_out);
 void control_close(struct control *control);
 

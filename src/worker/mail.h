@@ -1,7 +1,7 @@
 /* worker/mail.h - what the loop thread and the compute thread of a worker send each other.
  *
- * Each mail is malloc'd by its sender and freed by its taker (worker_mail_free), with what it points
- * to unless that was taken out. Internal to worker/.
+ * Each mail is malloc'd by its sender and freed by its taker (worker_mail_free), with what it
+ * points to unless that was taken out. Internal to worker/.
  */
 #ifndef WORKER_MAIL_H
 #define WORKER_MAIL_H
@@ -20,9 +20,9 @@ enum worker_mail_kind {
     WORKER_CANCEL_ALL,  /* the router is gone */
     WORKER_STOP,        /* cancel everything, then end the thread */
     /* compute to loop */
-    WORKER_FRAME,       /* type, frame: for the router */
-    WORKER_STATS,       /* heartbeat */
-    WORKER_STOPPED,     /* the thread has ended */
+    WORKER_FRAME,   /* type, frame: for the router */
+    WORKER_STATS,   /* heartbeat */
+    WORKER_STOPPED, /* the thread has ended */
 };
 
 struct worker_mail {

@@ -78,9 +78,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     static void (*const messages[])(const uint8_t *, size_t, struct wire_frame *) = {
-        fuzz_register, fuzz_heartbeat, fuzz_reserved, fuzz_place, fuzz_failed,
-        fuzz_handed,   fuzz_prefill,   fuzz_reserve,  fuzz_first, fuzz_id,
-        fuzz_cancel};
+        fuzz_register, fuzz_heartbeat, fuzz_reserved, fuzz_place, fuzz_failed, fuzz_handed,
+        fuzz_prefill,  fuzz_reserve,   fuzz_first,    fuzz_id,    fuzz_cancel};
     struct wire_frame frame = {0};
     if (bytes == 0)
         return 0;

@@ -1,4 +1,5 @@
-/* tests/fuzz/gguf_fuzz.c - any bytes as a model file: opened and read whole, or refused in words. */
+/* tests/fuzz/gguf_fuzz.c - any bytes as a model file: opened and read whole, or refused in words.
+ */
 #include <assert.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
-/* Any bytes from a client: the whole server over a socket pair. The first byte cuts the input in two
- * writes, so that heads and chunks also arrive in parts. */
+/* Any bytes from a client: the whole server over a socket pair. The first byte cuts the input in
+ * two writes, so that heads and chunks also arrive in parts. */
 #include <event2/event.h>
 #include <fcntl.h>
 #include <stdint.h>

@@ -1,4 +1,5 @@
-/* Batch invariance through the engine: a sequence's logits are the same bits however they come about.
+/* Batch invariance through the engine: a sequence's logits are the same bits however they come
+ * about.
  *
  * The yardstick is one sequence alone, all its tokens in one step, one thread, the best kernels.
  * Everything else is compared with it bit by bit: chunks, company, threads, kernel variants, block

@@ -1,9 +1,9 @@
 /* tests/vectors/logits_check.h - an engine's logits against a golden file, teacher-forced.
  *
  * float class: every logit of every position that the file keeps, within a bound.
- * other classes: the share of positions with the same top token; every exception is printed with its
- * margin: how far the golden's own top token leads the one that was picked instead. Exceptions with a
- * margin below LEAD are counted apart: a model with random weights is often in two minds.
+ * other classes: the share of positions with the same top token; every exception is printed with
+ * its margin: how far the golden's own top token leads the one that was picked instead. Exceptions
+ * with a margin below LEAD are counted apart: a model with random weights is often in two minds.
  */
 #ifndef TESTS_LOGITS_CHECK_H
 #define TESTS_LOGITS_CHECK_H

@@ -149,7 +149,7 @@ static void test_unix(void **state)
     assert_int_equal(address_listen(&address, &fd), OK);
     assert_reachable(fd);
     assert_int_equal(address_listen(&address, &second), ERR_IO); /* it is alive: not replaced */
-    int probe = accept(fd, NULL, NULL); /* how it was found to be alive */
+    int probe = accept(fd, NULL, NULL);                          /* how it was found to be alive */
     close(probe);
     assert_reachable(fd);
     close(fd);
@@ -200,11 +200,8 @@ static void test_numeric(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parse),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_tcp),
-        cmocka_unit_test(test_unix),
-        cmocka_unit_test(test_numeric),
+        cmocka_unit_test(test_parse), cmocka_unit_test(test_refusals), cmocka_unit_test(test_tcp),
+        cmocka_unit_test(test_unix),  cmocka_unit_test(test_numeric),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -112,8 +112,8 @@ static void no_more_than_the_batch_run(void **state)
     }
     bool waited = false;
     PAIR_UNTIL(&pair, (waited = waited || counted(&pair.d).waiting > 0,
-                       assert_true(counted(&pair.d).running <= 4),
-                       assert_true(pair.d.decoded <= 4), pair_idle(&pair)));
+                       assert_true(counted(&pair.d).running <= 4), assert_true(pair.d.decoded <= 4),
+                       pair_idle(&pair)));
     assert_true(waited);
     pair_assert_tokens(&pair);
     pair_close(&pair);
@@ -333,8 +333,8 @@ static void a_context_is_filled_to_its_end(void **state)
 
 /* ---- preemption ---- */
 
-/* A pool in which a few of many sequences fit: all come to their end with the tokens that they would
- * have had alone. */
+/* A pool in which a few of many sequences fit: all come to their end with the tokens that they
+ * would have had alone. */
 static void a_full_pool_delays_and_fails_nobody(void **state)
 {
     (void)state;
@@ -376,9 +376,10 @@ static void a_full_pool_delays_and_fails_nobody(void **state)
         }
         struct decode_counters c = counted(s);
         print_message("prefix cache %d, handed %d: %llu preemptions, %u at once, %llu of %llu "
-                      "tokens computed again\n", !small.no_prefix_cache, hands,
-                      (unsigned long long)c.preemptions, preempted_most,
-                      (unsigned long long)c.recomputed_tokens, (unsigned long long)c.tokens);
+                      "tokens computed again\n",
+                      !small.no_prefix_cache, hands, (unsigned long long)c.preemptions,
+                      preempted_most, (unsigned long long)c.recomputed_tokens,
+                      (unsigned long long)c.tokens);
         assert_true(c.preemptions > 0 && c.recomputed_tokens > 0);
         pair_assert_tokens(&pair);
         uint64_t tokens = 0;
@@ -408,7 +409,8 @@ static void the_youngest_gives_way(void **state)
         assert_true(station_step(&alone.s));
         assert_int_equal(rig_entry(&alone.book, 1)->got.counts[0], before + 1);
     }
-    assert_true(rig_entry(&alone.book, 2)->got.counts[0] > rig_entry(&alone.book, 3)->got.counts[0]);
+    assert_true(rig_entry(&alone.book, 2)->got.counts[0] >
+                rig_entry(&alone.book, 3)->got.counts[0]);
     alone_run(&alone);
     for (uint32_t i = 0; i < 3; i++)
         rig_assert_tokens(&alone.reference, &alone.book, &asks[i]);
@@ -437,9 +439,8 @@ static void cancelled_in_any_state(void **state)
     for (uint32_t round = 0; round < 4; round++) {
         struct pair pair;
         pair_open(&pair, MODEL, NULL,
-                  &(struct station_config){.decode_batch = round == 0 ? 2 : 8,
-                                           .block_count = 32,
-                                           .context_tokens = 128},
+                  &(struct station_config){
+                      .decode_batch = round == 0 ? 2 : 8, .block_count = 32, .context_tokens = 128},
                   TRANSFER_SHM);
         struct rig_ask asks[3];
         for (uint32_t i = 0; i < 3; i++) {
@@ -612,8 +613,8 @@ static void wrong_handoffs_are_refused(void **state)
     for (uint32_t round = 0; round < 5; round++) {
         struct rig_ask ask = ask_some(round + 1, 20, 10);
         struct lease_id lease = rig_lease(&ask);
-        struct wire_token token = {.request_id = ask.id, .token = round == 0 ? 310 : 5,
-                                   .sequence = round == 1};
+        struct wire_token token = {
+            .request_id = ask.id, .token = round == 0 ? 310 : 5, .sequence = round == 1};
         struct wire_frame payload = {0};
         static const uint32_t ids[] = {0, 1, 2, 3, 4};
         uint32_t count = round == 4 ? 4 : 5;

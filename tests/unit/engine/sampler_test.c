@@ -185,8 +185,8 @@ static void draws_follow_the_definition(void **state)
     sampler_close(sampler);
 }
 
-/* Chi-square of drawn counts against probabilities; 7 degrees of freedom, so above 24.3 has a chance
- * of one in a thousand. Seeds are fixed: it passes always or never. */
+/* Chi-square of drawn counts against probabilities; 7 degrees of freedom, so above 24.3 has a
+ * chance of one in a thousand. Seeds are fixed: it passes always or never. */
 static void draws_are_distributed_as_softmax(void **state)
 {
     (void)state;

@@ -1,8 +1,8 @@
 /* tests/unit/http/http_rig.h - a real server on loopback in its own thread, and raw sockets to it.
  *
  * Routes: /health (open), /echo (POST: answers the body), /hold (never answers, counts the gone),
- * /stream (POST: as many bytes of 'x' as the body says, as fast as it can, then ends), /trickle (one
- * event every 5 ms until the client is gone), /counts, /drain.
+ * /stream (POST: as many bytes of 'x' as the body says, as fast as it can, then ends), /trickle
+ * (one event every 5 ms until the client is gone), /counts, /drain.
  */
 #ifndef HTTP_RIG_H
 #define HTTP_RIG_H
@@ -221,8 +221,8 @@ static inline void rig_say(int fd, const char *text)
     rig_send(fd, text, strlen(text));
 }
 
-/* Read until the server closes, until has (if not NULL) was seen, or until timeout_ms without a byte.
- * Answer with NUL, to be freed. *closed_out (may be NULL): the server closed. */
+/* Read until the server closes, until has (if not NULL) was seen, or until timeout_ms without a
+ * byte. Answer with NUL, to be freed. *closed_out (may be NULL): the server closed. */
 static inline char *rig_read(int fd, const char *has, int timeout_ms, bool *closed_out)
 {
     size_t bytes = 0, capacity = 4096;

@@ -1,4 +1,5 @@
-/* The server against raw sockets: syntax it must refuse, slow and vanishing clients, keys, limits. */
+/* The server against raw sockets: syntax it must refuse, slow and vanishing clients, keys, limits.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

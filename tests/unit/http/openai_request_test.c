@@ -1,4 +1,5 @@
-/* Bodies to requests: every parameter at and beyond its limits, and everything that must be refused. */
+/* Bodies to requests: every parameter at and beyond its limits, and everything that must be
+ * refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

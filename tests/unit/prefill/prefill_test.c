@@ -141,8 +141,8 @@ static void chunks_end_with_blocks(void **state)
                 assert_true(position + tokens == prompt || tokens == 0 ||
                             (position + tokens) % 4 == 0);
                 /* As many as there is room for. */
-                assert_true(position + tokens == prompt || position + tokens + 4 > position + rows ||
-                            tokens == rows);
+                assert_true(position + tokens == prompt ||
+                            position + tokens + 4 > position + rows || tokens == rows);
             }
         }
     }
@@ -212,9 +212,8 @@ static void a_prefix_is_found(void **state)
 
 static void reference_scores(struct alone *alone, const struct rig_ask *ask, struct sampled *scores)
 {
-    struct engine_score score = {.next_token_id = ENGINE_NO_TOKEN,
-                                 .top_count = ask->logprob_count,
-                                 .results = scores};
+    struct engine_score score = {
+        .next_token_id = ENGINE_NO_TOKEN, .top_count = ask->logprob_count, .results = scores};
     block_id ids[64];
     struct block_table table;
     struct block_copy copy;
@@ -225,8 +224,11 @@ static void reference_scores(struct alone *alone, const struct rig_ask *ask, str
         ASSERT_OK(block_table_reserve(&table, reference->tree, 1, &copy));
         score.next_token_id = ask->prompt[i + 1];
         score.results = scores + i;
-        struct engine_sequence sequence = {.token_ids = ask->prompt + i, .token_count = 1,
-                                           .start_position = i, .table = &table, .score = &score};
+        struct engine_sequence sequence = {.token_ids = ask->prompt + i,
+                                           .token_count = 1,
+                                           .start_position = i,
+                                           .table = &table,
+                                           .score = &score};
         ASSERT_OK(engine_step(reference->engine, &sequence, 1, NULL, NULL));
         block_table_advance(&table, 1);
     }
@@ -386,10 +388,11 @@ static void blocks_come_back_one_by_one(void **state)
 {
     (void)state;
     struct pair pair;
-    pair_open(&pair, MODEL,
-              &(struct station_config){.block_count = 32, .context_tokens = 128,
-                                       .batch_tokens = 200, .no_prefix_cache = true},
-              NULL, TRANSFER_SHM);
+    pair_open(
+        &pair, MODEL,
+        &(struct station_config){
+            .block_count = 32, .context_tokens = 128, .batch_tokens = 200, .no_prefix_cache = true},
+        NULL, TRANSFER_SHM);
     const struct rig_ask asks[] = {ask_some(1, 16, 4), ask_some(2, 80, 4), ask_some(3, 100, 4)};
     for (int i = 0; i < 3; i++)
         pair_submit(&pair, &asks[i]);
@@ -652,8 +655,8 @@ static void what_could_never_run_is_refused(void **state)
 {
     (void)state;
     struct alone alone;
-    alone_open(&alone, &(struct station_config){.context_tokens = 64, .block_count = 16,
-                                                .decode_batch = 2});
+    alone_open(&alone, &(struct station_config){
+                           .context_tokens = 64, .block_count = 16, .decode_batch = 2});
     struct rig_ask whole = ask_one(1, 64), more = ask_one(2, 65), many = ask_some(3, 8, 4);
     many.n = 3;
     many.flags = WIRE_REQUEST_LOCAL;

@@ -14,8 +14,11 @@
 
 static struct route_view view(uint32_t roles, uint64_t queued_tokens, uint32_t decoding)
 {
-    return (struct route_view){.roles = roles, .usable = true, .queued_tokens = queued_tokens,
-                               .decoding = decoding, .decode_batch = 8};
+    return (struct route_view){.roles = roles,
+                               .usable = true,
+                               .queued_tokens = queued_tokens,
+                               .decoding = decoding,
+                               .decode_batch = 8};
 }
 
 static void the_shortest_queue_is_taken(void **state)

@@ -60,8 +60,7 @@ static size_t model_held(const struct stop_string *strings, uint32_t count, cons
 {
     for (size_t held = bytes; held > 0; held--) {
         for (uint32_t i = 0; i < count; i++) {
-            if (held < strings[i].bytes &&
-                memcmp(text + bytes - held, strings[i].text, held) == 0)
+            if (held < strings[i].bytes && memcmp(text + bytes - held, strings[i].text, held) == 0)
                 return held;
         }
     }

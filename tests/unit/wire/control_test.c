@@ -203,8 +203,8 @@ static void answers_come_back(void **state)
         if (round == 0)
             assert_no_other_length(decode_reserved, &frame);
 
-        struct wire_failed failed, failed_in = {.request_id = random_u64(),
-                                                .status = (int32_t)random_to(UINT32_MAX)};
+        struct wire_failed failed,
+            failed_in = {.request_id = random_u64(), .status = (int32_t)random_to(UINT32_MAX)};
         random_text(failed_in.text, sizeof(failed_in.text));
         wire_frame_reset(&frame);
         wire_failed_encode(&frame, &failed_in);
