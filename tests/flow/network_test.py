@@ -92,7 +92,8 @@ def equals_colocated(binary):
                     [outcome(server.complete(**body)) for body in bodies])
             loaded = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
             compare("2+2 hosts, all at once", bodies, expected, loaded)
-            assert server.sum("baton_handoffs_total", carrier="tcp") >= 2 * (len(bodies) - 3)
+            server.wait_until(lambda: server.sum("baton_handoffs_total", carrier="tcp") >=
+                              2 * (len(bodies) - 3), 3, "a handoff for each request")
             assert server.sum("baton_handoffs_total", carrier="shm") == 0
             for host in ("prefill0", "prefill1"):
                 server.wait_until(lambda h=host: server.sum("baton_worker_tokens_total", worker=h,
