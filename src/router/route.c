@@ -163,17 +163,17 @@ void route_release(struct request *request)
     /* That it came to its end by itself the workers know. Not so after a stop string: what was said
      * of the sequence may have come before the worker had it. */
     bool over = request->state == REQUEST_DONE && !request->stopped;
+    /* Nor does a decode worker know that all ended with the first token: it keeps room for the rest. */
+    bool decode_over = over && request->handed;
     struct worker *prefill = request->prefill, *decode = request->decode;
     route_set_prefill(request, NULL);
     route_set_decode(request, NULL);
     request_untrack(router, request);
     request->state = REQUEST_DONE;
-    if (!over) {
-        if (prefill != NULL)
-            route_cancel_at(router, prefill, request->id, WIRE_ALL_SEQUENCES);
-        if (decode != NULL && decode != prefill)
-            route_cancel_at(router, decode, request->id, WIRE_ALL_SEQUENCES);
-    }
+    if (!over && prefill != NULL)
+        route_cancel_at(router, prefill, request->id, WIRE_ALL_SEQUENCES);
+    if (!decode_over && decode != NULL && decode != prefill)
+        route_cancel_at(router, decode, request->id, WIRE_ALL_SEQUENCES);
     request->id = 0;
 }
 
