@@ -16,8 +16,12 @@
 #include "base/loop.h"
 #include "cli/commands.h"
 #include "cli/router_options.h"
+#include "cli/serve_folder.h"
 #include "cli/supervisor.h"
 #include "cli/worker_options.h"
+#include "engine/engine.h"
+#include "model/weights.h"
+#include "worker/worker.h"
 
 #define SERVE_ARGS_MAX 96
 #define SERVE_ARG_BYTES 512
@@ -57,7 +61,7 @@ struct serve {
     struct supervisor *supervisor;
     struct loop_watch *term_watch, *int_watch, *ready_watch;
     int ready_fd; /* the router says that everything is there */
-    char folder[64];
+    struct serve_folder folder;
     struct cpus cpus;
     uint32_t worker_count;
     bool failed;
@@ -150,7 +154,7 @@ static status serve_add_router(struct serve *serve, int keep_fd)
     args_add(args, "router");
     args_hand_on_all(args, serve->options, router_rows,
                      sizeof(router_rows) / sizeof(router_rows[0]));
-    args_add(args, "--workers=unix:%s/router.sock", serve->folder);
+    args_add(args, "--workers=unix:%s/router.sock", serve->folder.path);
     args_add(args, "--expect-workers=%u", serve->worker_count);
     args_add(args, "--ready-fd=%d", keep_fd);
     args_add(args, "--log-level=%s", serve->options->log_level);
@@ -174,10 +178,10 @@ static status serve_add_worker(struct serve *serve, const char *command, const c
     cpus_format(&share, cpus_text, sizeof(cpus_text));
     args_add(args, "baton");
     args_add(args, "%s", command);
-    args_add(args, "--router=unix:%s/router.sock", serve->folder);
+    args_add(args, "--router=unix:%s/router.sock", serve->folder.path);
     args_add(args, "--name=%s", name);
     args_add(args, "--cpus=%s", cpus_text);
-    args_add(args, "--transfer=unix:%s/%s.sock", serve->folder, name);
+    args_add(args, "--transfer=unix:%s/%s.sock", serve->folder.path, name);
     if (strcmp(role, "colocated") == 0)
         args_add(args, "--colocated");
     args_hand_on_all(args, serve->options, worker_rows,
@@ -245,18 +249,13 @@ static void serve_on_ready(void *ctx, int events)
 static status serve_open(struct serve *serve)
 {
     int ready[2];
-    const char *base = getenv("XDG_RUNTIME_DIR");
-    snprintf(serve->folder, sizeof(serve->folder), "%s/baton-XXXXXX",
-             base != NULL && strlen(base) < 32 && access(base, W_OK) == 0 ? base : "/tmp");
-    if (mkdtemp(serve->folder) == NULL) {
-        status st = error_set(ERR_IO, "cannot make folder %s: %s", serve->folder, strerror(errno));
-        serve->folder[0] = '\0';
+    status st = serve_folder_open(&serve->folder);
+    if (st != OK)
         return st;
-    }
     if (pipe2(ready, O_CLOEXEC | O_NONBLOCK) != 0)
         return error_set(ERR_IO, "cannot make a pipe: %s", strerror(errno));
     serve->ready_fd = ready[0];
-    status st = loop_open(&serve->loop);
+    st = loop_open(&serve->loop);
     if (st == OK)
         st = supervisor_open(serve->loop, serve_on_over, serve, &serve->supervisor);
     if (st == OK)
@@ -282,27 +281,66 @@ static void serve_close(struct serve *serve)
     loop_close(serve->loop);
     if (serve->ready_fd >= 0)
         close(serve->ready_fd);
-    if (serve->folder[0] != '\0' && rmdir(serve->folder) != 0 && errno == ENOTEMPTY) {
-        /* Sockets of children that were killed. */
-        char command_path[128];
-        static const char *const kinds[] = {"prefill", "decode", "colocated"};
-        snprintf(command_path, sizeof(command_path), "%s/router.sock", serve->folder);
-        unlink(command_path);
-        for (uint32_t k = 0; k < 3; k++) {
-            for (uint32_t i = 0; i < 64; i++) {
-                snprintf(command_path, sizeof(command_path), "%s/%s-%u.sock", serve->folder,
-                         kinds[k], i);
-                unlink(command_path);
-            }
-        }
-        rmdir(serve->folder);
+    serve_folder_close(&serve->folder);
+}
+
+/* ---- before anything starts ---- */
+
+#define MIB (1024.0 * 1024.0)
+
+/* Each worker checks what it takes against what is there, but not what the others will take. The
+ * weights are mapped once for all. Pools of a size that nobody chose shrink to half of what is left. */
+static status serve_check_memory(struct serve_options *options, uint32_t workers,
+                                 const struct model *model)
+{
+    struct worker_options sizes = {.ctx = options->ctx,
+                                   .block_tokens = options->block_tokens,
+                                   .kv_bytes = options->kv_bytes,
+                                   .kv_dtype = options->kv_dtype,
+                                   .prefill_chunk = options->prefill_chunk,
+                                   .decode_batch = options->decode_batch};
+    struct engine_config config;
+    struct engine_plan plan;
+    worker_engine_config(&sizes, &config);
+    status st = engine_plan(model, &config, &plan);
+    if (st != OK)
+        return st;
+    engine_plan_close(&plan);
+    uint64_t left = plan.available_bytes - plan.weight_bytes - plan.activation_bytes;
+    if (options->kv_bytes == 0 && plan.pool_bytes > left / 2 / workers) {
+        options->kv_bytes = left / 2 / workers;
+        plan.pool_bytes = options->kv_bytes;
     }
+    double sum = (double)plan.weight_bytes +
+                 (double)workers * ((double)plan.pool_bytes + (double)plan.activation_bytes);
+    if (sum <= (double)plan.available_bytes)
+        return OK;
+    return error_set(ERR_NO_MEMORY,
+                     "the workers do not fit in memory together: weights %.1f MiB + %u x (KV pool %.1f "
+                     "MiB + activations %.1f MiB) = %.1f MiB of %.1f MiB available; use fewer workers "
+                     "or a smaller model, context or KV pool",
+                     (double)plan.weight_bytes / MIB, workers, (double)plan.pool_bytes / MIB,
+                     (double)plan.activation_bytes / MIB, sum / MIB,
+                     (double)plan.available_bytes / MIB);
+}
+
+/* The model is looked at once here, so that its faults are told once and before anything starts. */
+static status serve_check_model(const struct serve *serve, struct serve_options *options)
+{
+    struct model *model;
+    status st = weights_open(serve->model_path, &model);
+    if (st != OK)
+        return st;
+    st = serve_check_memory(options, serve->worker_count, model);
+    weights_close(model);
+    return st;
 }
 
 static int serve_run(const void *options_given, const char *const *operands, uint32_t operand_count)
 {
     struct serve_options options = *(const struct serve_options *)options_given;
-    struct serve serve = {.options = &options, .model_path = operands[0], .ready_fd = -1};
+    struct serve serve = {.options = &options, .model_path = operands[0],
+                          .folder.lock_fd = -1, .ready_fd = -1};
     (void)operand_count;
     if (!worker_words_known(options.carrier, options.kernels, options.kv_dtype, options.log_level))
         return EXIT_USAGE;
@@ -315,9 +353,8 @@ static int serve_run(const void *options_given, const char *const *operands, uin
     if (serve.worker_count == 0)
         st = error_set(ERR_BAD_INPUT, "no workers: expected at least one of --prefill-workers, "
                                       "--decode-workers, --colocated above 0");
-    if (st == OK && access(serve.model_path, R_OK) != 0)
-        st = error_set(ERR_NOT_FOUND, "cannot read model file %s: %s", serve.model_path,
-                       strerror(errno));
+    if (st == OK)
+        st = serve_check_model(&serve, &options);
     if (st == OK && options.cpus != NULL)
         st = cpus_parse(options.cpus, &serve.cpus);
     else
@@ -338,8 +375,9 @@ const struct command_spec serve_command = {
     .summary = "serve a model: router and workers on this machine",
     .details = "Starts a router, prefill workers and decode workers, each a process of its own "
                "(baton router, baton prefill, baton decode), shares out the cores among the "
-               "workers, and starts again what dies. SIGTERM: requests that run come to their end; "
-               "a second SIGTERM ends all at once.",
+               "workers, and starts again what dies. Their sockets lie in a folder of "
+               "$XDG_RUNTIME_DIR, or of /tmp. SIGTERM: requests that run come to their end; a second "
+               "SIGTERM ends all at once.",
     .options = serve_rows,
     .option_count = sizeof(serve_rows) / sizeof(serve_rows[0]),
     .options_bytes = sizeof(struct serve_options),

@@ -43,29 +43,44 @@ struct supervisor {
     uint32_t stage; /* being ended */
 };
 
+/* The new process, until it is another program. No signal is let in before. */
+static _Noreturn void child_become(const struct child *child, pid_t parent)
+{
+    static const int handled[] = {SIGTERM, SIGINT, SIGCHLD};
+    sigset_t none;
+    /* Nobody is left behind when the supervisor is killed. */
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent)
+        _exit(1);
+    /* The supervisor's handlers would tell the supervisor's loop, which is still shared, of signals
+     * that were meant for this process. */
+    for (size_t i = 0; i < sizeof(handled) / sizeof(handled[0]); i++)
+        signal(handled[i], SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    /* Ctrl-C is for the supervisor, which ends its children in order. */
+    setpgid(0, 0);
+    if (child->keep_fd >= 0)
+        fcntl(child->keep_fd, F_SETFD, 0);
+    else if (child->fd_number >= 0)
+        dup2(open("/dev/null", O_RDWR), child->fd_number);
+    execv("/proc/self/exe", child->argv);
+    _exit(127);
+}
+
 static status child_start(struct child *child)
 {
     pid_t parent = getpid();
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
     pid_t pid = fork();
+    if (pid == 0)
+        child_become(child, parent);
+    int cause = errno;
+    sigprocmask(SIG_SETMASK, &before, NULL);
     if (pid < 0)
-        return error_set(ERR_IO, "cannot start %s: %s", child->name, strerror(errno));
-    if (pid == 0) {
-        /* Nobody is left behind when this process is killed. */
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
-        if (getppid() != parent)
-            _exit(1);
-        sigset_t none;
-        sigemptyset(&none);
-        sigprocmask(SIG_SETMASK, &none, NULL);
-        /* Ctrl-C is for the supervisor, which ends its children in order. */
-        setpgid(0, 0);
-        if (child->keep_fd >= 0)
-            fcntl(child->keep_fd, F_SETFD, 0);
-        else if (child->fd_number >= 0)
-            dup2(open("/dev/null", O_RDWR), child->fd_number);
-        execv("/proc/self/exe", child->argv);
-        _exit(127);
-    }
+        return error_set(ERR_IO, "cannot start %s: %s", child->name, strerror(cause));
     if (child->keep_fd >= 0)
         close(child->keep_fd);
     child->keep_fd = -1;
@@ -126,9 +141,12 @@ static void child_died(struct child *child, int wait_status)
         log_warn("died", "child=%s signal=%d", child->name, WTERMSIG(wait_status));
     else
         log_warn("died", "child=%s code=%d", child->name, WEXITSTATUS(wait_status));
-    if (!supervisor->useful && ++child->deaths >= EARLY_DEATHS_MAX) {
-        log_error("given up", "child=%s reason=\"it ended %u times before it was ready; its last "
-                              "message says why\"", child->name, child->deaths);
+    /* One that ends by itself has said why, and would do it again. */
+    bool by_itself = WIFEXITED(wait_status) && WEXITSTATUS(wait_status) != 0;
+    child->deaths++;
+    if (!supervisor->useful && (by_itself || child->deaths >= EARLY_DEATHS_MAX)) {
+        log_error("given up", "child=%s reason=\"it ended before it was ready; its last message says "
+                              "why\" deaths=%u", child->name, child->deaths);
         supervisor->failed = true;
         supervisor_end(supervisor);
         return;

@@ -416,7 +416,8 @@ static status gguf_allocate(const char *path, struct gguf **gguf_out)
 /* Maps gguf->path. */
 static status gguf_map(struct gguf *gguf)
 {
-    int fd = open(gguf->path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: a pipe under that name would wait for its writer. */
+    int fd = open(gguf->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return gguf_error(gguf, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO,
                           "cannot open the model file: %s", strerror(errno));

@@ -57,10 +57,9 @@ struct worker {
 
 /* ---- the device: opened on the compute thread, which its backend is bound to ---- */
 
-static status worker_open_engine(struct worker *worker)
+void worker_engine_config(const struct worker_options *options, struct engine_config *config_out)
 {
-    const struct worker_options *options = worker->options;
-    struct engine_config config = {
+    *config_out = (struct engine_config){
         .context_tokens = options->ctx,
         .block_tokens = options->block_tokens,
         .rows_max = options->prefill_chunk + options->decode_batch + options->prefill_chunk,
@@ -69,7 +68,14 @@ static status worker_open_engine(struct worker *worker)
         .kv_bytes = options->kv_bytes,
         .kv = strcmp(options->kv_dtype, "f32") == 0 ? ENGINE_KV_F32 : ENGINE_KV_F16,
     };
+}
+
+static status worker_open_engine(struct worker *worker)
+{
+    const struct worker_options *options = worker->options;
+    struct engine_config config;
     struct engine_plan plan;
+    worker_engine_config(options, &config);
     status st = engine_plan(worker->model, &config, &plan);
     if (st != OK)
         return st;

@@ -47,6 +47,11 @@ struct worker_options {
     bool trust_network;        /* other hosts may fetch blocks, unauthenticated */
 };
 
+struct engine_config;
+
+/* What the engine of a worker with these options is sized for. */
+void worker_engine_config(const struct worker_options *options, struct engine_config *config_out);
+
 /* Run until SIGTERM has drained it, or for good. roles: WIRE_ROLE_ bits. Returns the exit code. */
 int worker_run(const char *model_path, uint32_t roles, const struct worker_options *options);
 
