@@ -480,7 +480,8 @@ void relay_failed(struct router *router, const struct wire_failed *failed)
         return;
     /* A handoff that broke: often the first sign that a worker has died. */
     bool broke = failed->status == ERR_CLOSED || failed->status == ERR_CORRUPT ||
-                 failed->status == ERR_NOT_FOUND || failed->status == ERR_IO;
+                 failed->status == ERR_NOT_FOUND || failed->status == ERR_IO ||
+                 failed->status == ERR_CANCELLED;
     if (broke && route_again(router, request, NULL))
         return;
     if (broke) {
