@@ -139,6 +139,7 @@ void decode_adopt(struct decode *decode, struct wire_request *wire, const struct
                   const block_id *ids, uint32_t block_count, const struct wire_token *firsts)
 {
     struct decode_request *request = NULL;
+    decode_expect_none(decode, wire->sequence_count);
     status st = decode_request_open(decode, wire, sampling, &request);
     if (st != OK) {
         decode->calls->failed(decode->ctx, wire->request_id, st, error_text());
@@ -247,5 +248,5 @@ void decode_count(const struct decode *decode, struct decode_counters *counters_
     counters_out->preempted = decode->preempted.count;
     counters_out->reserved_blocks = 0;
     for (const struct decode_request *r = decode->receiving.head; r != NULL; r = r->next)
-        counters_out->reserved_blocks += r->block_count;
+        counters_out->reserved_blocks += r->block_count - r->matched_blocks;
 }

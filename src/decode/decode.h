@@ -54,7 +54,7 @@ struct decode_counters {
     uint64_t prefix_queries, prefix_hits;
     uint32_t waiting;       /* reservations that have no room yet */
     uint32_t receiving;
-    uint32_t reserved_blocks; /* of those that are receiving */
+    uint32_t reserved_blocks; /* being filled; matched ones, which others may use too, not counted */
     uint32_t running;       /* sequences */
     uint32_t preempted;
 };
@@ -71,13 +71,15 @@ void decode_close(struct decode *decode);
 void decode_reserve(struct decode *decode, struct wire_request *request,
                     const struct wire_holder *holder, const struct sampling *sampling);
 
-/* A request whose prompt was computed here. Request and the references on ids are decode's. */
+/* A request whose prompt was computed here, and that was expected. Request and the references on ids are decode's. */
 void decode_adopt(struct decode *decode, struct wire_request *request,
                   const struct sampling *sampling, const block_id *ids, uint32_t block_count,
                   const struct wire_token *firsts);
 
-/* Could a request with so many sequences run here now, by the count of sequences? */
-bool decode_has_room(const struct decode *decode, uint32_t sequence_count);
+/* Keep room for so many sequences of a request whose prompt will be computed here; false: there is
+ * none now. The room goes to decode_adopt, or comes back by decode_expect_none. */
+bool decode_expect(struct decode *decode, uint32_t sequence_count);
+void decode_expect_none(struct decode *decode, uint32_t sequence_count);
 
 /* sequence: one that is to end where it is, or WIRE_ALL_SEQUENCES. */
 void decode_cancel(struct decode *decode, uint64_t request_id, uint32_t sequence);

@@ -68,7 +68,7 @@ struct decode {
     struct decode_requests waiting;   /* want room, in order of arrival */
     struct decode_requests receiving; /* have blocks, which are being filled */
     struct decode_requests admitted;  /* have sequences */
-    uint32_t receiving_sequences;
+    uint32_t receiving_sequences, expected_sequences; /* have room, are not admitted */
     struct decode_sequences running;   /* by age */
     struct decode_sequences preempted; /* by age */
     struct wire_token *out;            /* [batch_sequences] tokens of one step */

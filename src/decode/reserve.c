@@ -120,10 +120,27 @@ void decode_reserve(struct decode *decode, struct wire_request *wire,
     decode_grant(decode);
 }
 
-bool decode_has_room(const struct decode *decode, uint32_t sequence_count)
+/* By the count of sequences. */
+static bool decode_has_room(const struct decode *decode, uint32_t sequence_count)
 {
-    uint32_t taken = decode->running.count + decode->preempted.count + decode->receiving_sequences;
+    uint32_t taken = decode->running.count + decode->preempted.count +
+                     decode->receiving_sequences + decode->expected_sequences;
     return taken + sequence_count <= decode->options.batch_sequences;
+}
+
+bool decode_expect(struct decode *decode, uint32_t sequence_count)
+{
+    /* Those that were preempted had room before: they come first. */
+    if (decode->preempted.count > 0 || !decode_has_room(decode, sequence_count))
+        return false;
+    decode->expected_sequences += sequence_count;
+    return true;
+}
+
+void decode_expect_none(struct decode *decode, uint32_t sequence_count)
+{
+    assert(sequence_count <= decode->expected_sequences);
+    decode->expected_sequences -= sequence_count;
 }
 
 /* Matched and taken blocks for the whole prompt. ERR_FULL: not now. */

@@ -42,15 +42,13 @@ static void prefill_ask_places(struct prefill *prefill)
     }
 }
 
-/* Sequences of the batch that will be decoded here. */
-static uint32_t prefill_batch_local(const struct prefill *prefill)
+/* Room for the sequences that will be decoded here. */
+static bool prefill_take_local(struct prefill *prefill, struct prefill_request *r)
 {
-    uint32_t count = 0;
-    for (const struct prefill_request *r = prefill->batch.head; r != NULL; r = r->next) {
-        if ((r->wire->flags & WIRE_REQUEST_LOCAL) != 0)
-            count += r->wire->sequence_count;
-    }
-    return count;
+    bool goes_on = (r->wire->flags & WIRE_REQUEST_LOCAL) != 0 && r->wire->sampling.max_tokens > 1;
+    if (goes_on)
+        r->local_taken = prefill->calls->local_take(prefill->ctx, r->wire->sequence_count);
+    return !goes_on || r->local_taken;
 }
 
 /* Form a batch from the oldest requests that have a place, as far as budget and blocks go. */
@@ -62,14 +60,14 @@ static void prefill_batch_form(struct prefill *prefill)
         next = r->next;
         if (r->state != PREFILL_PLACED)
             continue;
-        bool local = (r->wire->flags & WIRE_REQUEST_LOCAL) != 0;
-        if (local && !prefill->calls->local_room(
-                         prefill->ctx, prefill_batch_local(prefill) + r->wire->sequence_count))
-            break;
         if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
             break;
-        if (prefill_gather(prefill, r) != OK)
+        if (!prefill_take_local(prefill, r))
+            break;
+        if (prefill_gather(prefill, r) != OK) {
+            prefill_drop_local(prefill, r);
             break; /* The oldest first: it waits until blocks are back. */
+        }
         tokens += r->wire->prompt_tokens - r->cached_tokens;
         prefill_list_remove(&prefill->waiting, r);
         r->state = PREFILL_RUNNING;

@@ -86,9 +86,17 @@ void prefill_close(struct prefill *prefill)
     free(prefill);
 }
 
+void prefill_drop_local(struct prefill *prefill, struct prefill_request *request)
+{
+    if (request->local_taken)
+        prefill->calls->local_drop(prefill->ctx, request->wire->sequence_count);
+    request->local_taken = false;
+}
+
 void prefill_request_close(struct prefill *prefill, struct prefill_request *request)
 {
     assert(!request->lease_open);
+    prefill_drop_local(prefill, request);
     block_table_drop(&request->table, prefill->tree);
     wire_request_free(request->wire);
     free(request->ids);

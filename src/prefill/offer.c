@@ -146,6 +146,7 @@ void prefill_finish(struct prefill *prefill, struct prefill_request *r)
         r->state = PREFILL_HELD;
         prefill_list_push(&prefill->held, r);
     } else {
+        r->local_taken = false;
         prefill->calls->local(prefill->ctx, r->wire, &r->sampling, r->ids, r->table.block_count,
                               firsts);
         r->wire = NULL; /* The request and its blocks have a new owner. */

@@ -41,9 +41,10 @@ struct prefill_calls {
     /* Decode it here: the request and the references on ids are the callee's from now on. */
     void (*local)(void *ctx, struct wire_request *request, const struct sampling *sampling,
                   const block_id *ids, uint32_t block_count, const struct wire_token *firsts);
-    /* Could so many sequences more be decoded here? Those that started and did not get to local yet
-     * are in the number. */
-    bool (*local_room)(void *ctx, uint32_t sequence_count);
+    /* Before a request that decodes here starts: keep room for so many sequences. False: there is none
+     * now. It is given back by local, or by local_drop when the request ends before. */
+    bool (*local_take)(void *ctx, uint32_t sequence_count);
+    void (*local_drop)(void *ctx, uint32_t sequence_count);
 };
 
 struct prefill_options {

@@ -23,6 +23,7 @@ struct prefill_request {
     uint32_t key_count;
     uint32_t sealed_blocks;
     bool hands_over;         /* another worker decodes it */
+    bool local_taken;        /* room is kept for its sequences here */
     bool lease_open;
     bool retired;            /* nobody waits for it; only its lease is not over yet */
     uint32_t matched_blocks; /* the receiver has these */
@@ -59,6 +60,8 @@ struct prefill {
 /* intake.c */
 void prefill_list_push(struct prefill_list *list, struct prefill_request *request);
 void prefill_list_remove(struct prefill_list *list, struct prefill_request *request);
+/* Give back the room that is kept for its sequences on this worker, if there is any. */
+void prefill_drop_local(struct prefill *prefill, struct prefill_request *request);
 /* Drop its blocks and free it; it is in no list and its lease is over. */
 void prefill_request_close(struct prefill *prefill, struct prefill_request *request);
 /* The same as soon as its lease is over; it is in no list. */

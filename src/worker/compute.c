@@ -108,12 +108,16 @@ static void compute_local(void *ctx, struct wire_request *request, const struct 
     decode_adopt(compute->decode, request, sampling, ids, block_count, firsts);
 }
 
-static bool compute_local_room(void *ctx, uint32_t sequence_count)
+static bool compute_local_take(void *ctx, uint32_t sequence_count)
 {
     struct compute *compute = ctx;
-    struct decode_counters counters;
-    decode_count(compute->decode, &counters);
-    return counters.preempted == 0 && decode_has_room(compute->decode, sequence_count);
+    return decode_expect(compute->decode, sequence_count);
+}
+
+static void compute_local_drop(void *ctx, uint32_t sequence_count)
+{
+    struct compute *compute = ctx;
+    decode_expect_none(compute->decode, sequence_count);
 }
 
 static void compute_reserved(void *ctx, const struct wire_reserved *reserved)
@@ -137,7 +141,8 @@ static const struct prefill_calls prefill_calls = {
     .failed = compute_failed,
     .handed = compute_handed,
     .local = compute_local,
-    .local_room = compute_local_room,
+    .local_take = compute_local_take,
+    .local_drop = compute_local_drop,
 };
 
 static const struct decode_calls decode_calls = {
