@@ -283,12 +283,16 @@ static inline void station_local(void *ctx, struct wire_request *request,
     decode_adopt(station->decode, request, sampling, ids, block_count, firsts);
 }
 
-static inline bool station_local_room(void *ctx, uint32_t sequence_count)
+static inline bool station_local_take(void *ctx, uint32_t sequence_count)
 {
     struct station *station = ctx;
-    struct decode_counters counters;
-    decode_count(station->decode, &counters);
-    return counters.preempted == 0 && decode_has_room(station->decode, sequence_count);
+    return decode_expect(station->decode, sequence_count);
+}
+
+static inline void station_local_drop(void *ctx, uint32_t sequence_count)
+{
+    struct station *station = ctx;
+    decode_expect_none(station->decode, sequence_count);
 }
 
 static inline uint32_t rig_or(uint32_t value, uint32_t otherwise)
@@ -346,7 +350,8 @@ static inline void station_start(struct station *station, const struct model *mo
         .failed = station_failed,
         .handed = station_handed,
         .local = station_local,
-        .local_room = station_local_room,
+        .local_take = station_local_take,
+        .local_drop = station_local_drop,
     };
     static const struct decode_calls decode_calls = {
         .reserved = station_reserved,

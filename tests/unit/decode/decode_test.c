@@ -417,6 +417,35 @@ static void the_youngest_gives_way(void **state)
     alone_close(&alone);
 }
 
+/* Who was preempted had room before those that come new. */
+static void newcomers_wait_for_the_preempted(void **state)
+{
+    (void)state;
+    struct pair pair;
+    pair_open(&pair, MODEL, NULL, &(struct station_config){.block_count = 32, .context_tokens = 128},
+              TRANSFER_SHM);
+    pair.keep_reserved = true;
+    struct rig_ask older = ask_local(1, 60, 60), younger = ask_local(2, 60, 60);
+    struct rig_ask newcomer = ask_some(3, 4, 5);
+    station_submit(&pair.d, &older);
+    station_submit(&pair.d, &younger);
+    while (counted(&pair.d).preempted == 0)
+        assert_true(station_step(&pair.d));
+    assert_true(prefix_tree_available(pair.d.tree) > 8); /* there are blocks for it */
+    pair_reserve(&pair, &newcomer);
+    while (counted(&pair.d).preempted == 1) {
+        assert_int_equal(rig_entry(&pair.book, 3)->reserved_count, 0);
+        assert_true(station_step(&pair.d));
+    }
+    while (rig_entry(&pair.book, 3)->reserved_count == 0)
+        assert_true(station_step(&pair.d));
+    decode_cancel(pair.d.decode, 3, WIRE_ALL_SEQUENCES);
+    pair_run(&pair);
+    rig_assert_tokens(&pair.reference, &pair.book, &older);
+    rig_assert_tokens(&pair.reference, &pair.book, &younger);
+    pair_close(&pair);
+}
+
 /* ---- ends on the way ---- */
 
 /* Let all sequences arrive before the first step over them. */
@@ -664,6 +693,7 @@ int main(void)
         cmocka_unit_test(a_context_is_filled_to_its_end),
         cmocka_unit_test(a_full_pool_delays_and_fails_nobody),
         cmocka_unit_test(the_youngest_gives_way),
+        cmocka_unit_test(newcomers_wait_for_the_preempted),
         cmocka_unit_test(cancelled_in_any_state),
         cmocka_unit_test(one_sequence_can_be_cancelled),
         cmocka_unit_test(everything_can_be_cancelled_at_once),
