@@ -6,8 +6,8 @@
  *
  *     book: what was said about each request, whoever said it
  *
- * A test makes an ask, gives it to a station as the router would, steps, and compares what is in the
- * book with the reference. What moves blocks between stations is the test's: real transfers
+ * A test makes an ask, gives it to a station as the router would, steps, and compares what is in
+ * the book with the reference. What moves blocks between stations is the test's: real transfers
  * (transfer_rig.h), or the simulation's.
  */
 #ifndef TESTS_SCHEDULER_RIG_H
@@ -49,14 +49,14 @@ struct rig_ask {
     uint64_t id;
     uint32_t prompt[RIG_PROMPT_MAX];
     uint32_t prompt_tokens;
-    uint32_t n;          /* 0: 1 */
+    uint32_t n; /* 0: 1 */
     uint32_t first_sequence;
     uint32_t max_tokens, min_tokens;
     int32_t priority;
     uint32_t flags;
     uint32_t stop_ids[4], stop_count;
     uint32_t logprob_count;
-    float temperature;   /* 0: greedy */
+    float temperature; /* 0: greedy */
     float frequency_penalty;
     uint64_t seed;
     uint32_t deadline_ms; /* 0: 20 s */
@@ -178,8 +178,8 @@ struct station {
     uint32_t decoded, prefilled; /* sequences of the last step, of either half */
     uint32_t rows;               /* of the last step */
     uint64_t steps;
-    status fail_next;            /* the next step fails so */
-    uint32_t spoil_next;         /* this sequence of the next step (1: the first) is ERR_CORRUPT */
+    status fail_next;    /* the next step fails so */
+    uint32_t spoil_next; /* this sequence of the next step (1: the first) is ERR_CORRUPT */
     /* Called for everything that is said, after it was entered into the book. May be NULL. */
     void (*heard)(void *ctx, struct station *station, enum rig_said said, uint64_t request_id,
                   const void *message);
@@ -188,12 +188,12 @@ struct station {
 
 struct station_config {
     const char *name;
-    uint32_t block_count;   /* of the pool; 0: 256 */
-    uint32_t batch_tokens;  /* 0: 64 */
-    uint32_t chunk_tokens;  /* 0: 16 */
-    uint32_t decode_batch;  /* 0: 8 */
+    uint32_t block_count;    /* of the pool; 0: 256 */
+    uint32_t batch_tokens;   /* 0: 64 */
+    uint32_t chunk_tokens;   /* 0: 16 */
+    uint32_t decode_batch;   /* 0: 8 */
     uint32_t context_tokens; /* 0: 256 */
-    uint32_t outputs_max;   /* 0: decode_batch + chunk_tokens */
+    uint32_t outputs_max;    /* 0: decode_batch + chunk_tokens */
     bool no_prefix_cache;
     struct transfer *transfer;
 };
@@ -319,7 +319,8 @@ static inline void rig_engine_open(const struct model *model, const struct engin
     ASSERT_OK(engine_open(model, &plan, backend, engine_out));
 }
 
-/* Engine, tree and sequences; the schedulers come with station_start, when the transfer is there. */
+/* Engine, tree and sequences; the schedulers come with station_start, when the transfer is there.
+ */
 static inline void station_open(struct station *station, const struct model *model,
                                 struct rig_book *book, const struct station_config *config)
 {
@@ -458,28 +459,28 @@ static inline struct wire_request *rig_wire(const struct rig_ask *ask)
 {
     struct wire_frame frame = {0};
     struct wire_request *made, request = {
-        .request_id = ask->id,
-        .lease = rig_lease(ask),
-        .epoch = ask->epoch,
-        .salt = {ask->salt},
-        .flags = ask->flags,
-        .sequence_count = rig_or(ask->n, 1),
-        .first_sequence = ask->first_sequence,
-        .priority = ask->priority,
-        .deadline_ms = rig_or(ask->deadline_ms, 20000),
-        .prompt_tokens = ask->prompt_tokens,
-        .prompt = ask->prompt,
-        .sampling = {.temperature = ask->temperature,
-                     .top_p = 1,
-                     .repetition_penalty = 1,
-                     .frequency_penalty = ask->frequency_penalty,
-                     .logprob_count = ask->logprob_count,
-                     .min_tokens = ask->min_tokens,
-                     .max_tokens = ask->max_tokens,
-                     .seed = ask->seed,
-                     .stop_count = ask->stop_count,
-                     .stop_ids = ask->stop_ids},
-    };
+                                   .request_id = ask->id,
+                                   .lease = rig_lease(ask),
+                                   .epoch = ask->epoch,
+                                   .salt = {ask->salt},
+                                   .flags = ask->flags,
+                                   .sequence_count = rig_or(ask->n, 1),
+                                   .first_sequence = ask->first_sequence,
+                                   .priority = ask->priority,
+                                   .deadline_ms = rig_or(ask->deadline_ms, 20000),
+                                   .prompt_tokens = ask->prompt_tokens,
+                                   .prompt = ask->prompt,
+                                   .sampling = {.temperature = ask->temperature,
+                                                .top_p = 1,
+                                                .repetition_penalty = 1,
+                                                .frequency_penalty = ask->frequency_penalty,
+                                                .logprob_count = ask->logprob_count,
+                                                .min_tokens = ask->min_tokens,
+                                                .max_tokens = ask->max_tokens,
+                                                .seed = ask->seed,
+                                                .stop_count = ask->stop_count,
+                                                .stop_ids = ask->stop_ids},
+                               };
     wire_prefill_encode(&frame, &request);
     ASSERT_OK(wire_prefill_decode(frame.data, frame.bytes, &made));
     wire_frame_close(&frame);
@@ -516,8 +517,8 @@ struct rig_reference {
 
 static inline void rig_reference_open(struct rig_reference *reference, const struct model *model)
 {
-    const struct engine_config config = {.context_tokens = 512, .rows_max = 256,
-                                         .sequences_max = 1};
+    const struct engine_config config = {
+        .context_tokens = 512, .rows_max = 256, .sequences_max = 1};
     rig_engine_open(model, &config, 512 / RIG_BLOCK_TOKENS, &reference->engine);
     ASSERT_OK(prefix_tree_open(512 / RIG_BLOCK_TOKENS, 0, &reference->tree));
 }

@@ -9,9 +9,9 @@
  *                  room        blocks       steps       blocks
  *
  * Batching is continuous: sequences join and leave at every step. Blocks for output are taken as
- * they are needed; when there is none left the youngest sequence gives up its blocks and is computed
- * again later, in chunks beside the others' steps. The oldest never gives way, so one always gets to
- * its end and no two wait for each other.
+ * they are needed; when there is none left the youngest sequence gives up its blocks and is
+ * computed again later, in chunks beside the others' steps. The oldest never gives way, so one
+ * always gets to its end and no two wait for each other.
  *
  * Threads:  all calls on the compute thread.
  * Memory:   a request's pieces are taken when it arrives, a sequence's when it is admitted.
@@ -43,19 +43,20 @@ struct decode_options {
     uint32_t batch_sequences; /* most sequences running and reserved */
     uint32_t chunk_tokens;    /* most tokens of a preempted sequence computed again in one step */
     bool prefix_cache;
-    bool prefers_local;       /* peers of this host are reached over their Unix socket */
+    bool prefers_local; /* peers of this host are reached over their Unix socket */
     uint8_t fingerprint[BLOCK_KEY_FINGERPRINT_BYTES];
 };
 
 struct decode_counters {
-    uint64_t tokens;        /* generated here, first tokens not counted */
+    uint64_t tokens; /* generated here, first tokens not counted */
     uint64_t recomputed_tokens;
     uint64_t preemptions;
     uint64_t prefix_queries, prefix_hits;
-    uint32_t waiting;       /* reservations that have no room yet */
+    uint32_t waiting; /* reservations that have no room yet */
     uint32_t receiving;
-    uint32_t reserved_blocks; /* being filled; matched ones, which others may use too, not counted */
-    uint32_t running;       /* sequences */
+    uint32_t
+        reserved_blocks; /* being filled; matched ones, which others may use too, not counted */
+    uint32_t running;    /* sequences */
     uint32_t preempted;
 };
 
@@ -67,11 +68,13 @@ status decode_open(const struct decode_options *options, struct engine *engine,
 /* Every request must be gone: decode_cancel_all, then wait for decode_idle. */
 void decode_close(struct decode *decode);
 
-/* A request wants room here; decode owns it. Answered by reserved, at once or when there is room. */
+/* A request wants room here; decode owns it. Answered by reserved, at once or when there is room.
+ */
 void decode_reserve(struct decode *decode, struct wire_request *request,
                     const struct wire_holder *holder, const struct sampling *sampling);
 
-/* A request whose prompt was computed here, and that was expected. Request and the references on ids are decode's. */
+/* A request whose prompt was computed here, and that was expected. Request and the references on
+ * ids are decode's. */
 void decode_adopt(struct decode *decode, struct wire_request *request,
                   const struct sampling *sampling, const block_id *ids, uint32_t block_count,
                   const struct wire_token *firsts);

@@ -14,17 +14,17 @@
 struct decode_sequence {
     struct decode_sequence *next; /* in running or preempted, oldest first */
     struct decode_request *request;
-    uint64_t age;          /* order of admission; smaller is older */
-    uint32_t index;        /* 0 .. n - 1 */
+    uint64_t age;   /* order of admission; smaller is older */
+    uint32_t index; /* 0 .. n - 1 */
     bool done;
     bool preempted;
-    uint32_t *tokens;      /* [prompt + max_tokens] */
+    uint32_t *tokens; /* [prompt + max_tokens] */
     uint32_t token_count;
     struct block_table table;
     block_id *ids;
     uint32_t sealed_blocks;
     struct block_key last_key; /* of the last sealed block */
-    bool private_blocks;   /* a key could not be entered: later blocks have no parent there */
+    bool private_blocks;       /* a key could not be entered: later blocks have no parent there */
     const struct engine_sequence *step; /* its part of the planned step; NULL: none */
     struct engine_sample sample;
 };
@@ -35,11 +35,11 @@ struct decode_request {
     struct wire_holder holder;
     struct sampling sampling;
     struct block_key root;
-    struct block_key *keys;    /* of the prompt's full blocks */
+    struct block_key *keys; /* of the prompt's full blocks */
     uint32_t key_count;
-    block_id *ids;             /* of the prompt, while it is received */
+    block_id *ids; /* of the prompt, while it is received */
     uint32_t block_count, matched_blocks;
-    bool retired;              /* nobody waits for it; only its receive is not over yet */
+    bool retired; /* nobody waits for it; only its receive is not over yet */
     uint32_t sequences_left;
     struct decode_sequence *sequences; /* [n], once admitted */
 };
@@ -65,13 +65,13 @@ struct decode {
     void *ctx;
     uint32_t block_tokens;
     uint64_t next_age;
-    struct decode_requests waiting;   /* want room, in order of arrival */
-    struct decode_requests receiving; /* have blocks, which are being filled */
-    struct decode_requests admitted;  /* have sequences */
+    struct decode_requests waiting;                   /* want room, in order of arrival */
+    struct decode_requests receiving;                 /* have blocks, which are being filled */
+    struct decode_requests admitted;                  /* have sequences */
     uint32_t receiving_sequences, expected_sequences; /* have room, are not admitted */
-    struct decode_sequences running;   /* by age */
-    struct decode_sequences preempted; /* by age */
-    struct wire_token *out;            /* [batch_sequences] tokens of one step */
+    struct decode_sequences running;                  /* by age */
+    struct decode_sequences preempted;                /* by age */
+    struct wire_token *out;                           /* [batch_sequences] tokens of one step */
     struct decode_counters counters;
 };
 

@@ -68,12 +68,14 @@ status decode_request_open(struct decode *decode, struct wire_request *wire,
         (uint64_t)engine_context_tokens(decode->engine) + 1)
         return error_set(ERR_BAD_INPUT,
                          "a prompt of %u tokens and an answer of %u do not fit into the %u tokens "
-                         "of a sequence here", wire->prompt_tokens, wire->sampling.max_tokens,
+                         "of a sequence here",
+                         wire->prompt_tokens, wire->sampling.max_tokens,
                          engine_context_tokens(decode->engine));
     if (wire->sequence_count > decode->options.batch_sequences)
-        return error_set(ERR_BAD_INPUT, "n is %u, this worker decodes at most %u sequences at once "
-                                        "(--decode-batch)", wire->sequence_count,
-                         decode->options.batch_sequences);
+        return error_set(ERR_BAD_INPUT,
+                         "n is %u, this worker decodes at most %u sequences at once "
+                         "(--decode-batch)",
+                         wire->sequence_count, decode->options.batch_sequences);
     struct decode_request *request = calloc(1, sizeof(*request));
     if (request == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for a request");
@@ -87,9 +89,9 @@ status decode_request_open(struct decode *decode, struct wire_request *wire,
     request->wire = wire;
     request->sampling = *sampling;
     const struct kv_layout *layout = engine_layout(decode->engine);
-    request->root = block_key_root(decode->options.fingerprint, layout->hash, layout->shape.dtype,
-                                   engine_numerics_class(decode->engine), wire->salt,
-                                   sizeof(wire->salt));
+    request->root =
+        block_key_root(decode->options.fingerprint, layout->hash, layout->shape.dtype,
+                       engine_numerics_class(decode->engine), wire->salt, sizeof(wire->salt));
     request->key_count = block_key_chain(&request->root, wire->prompt, wire->prompt_tokens,
                                          decode->block_tokens, request->keys);
     *request_out = request;
@@ -123,8 +125,8 @@ void decode_reserve(struct decode *decode, struct wire_request *wire,
 /* By the count of sequences. */
 static bool decode_has_room(const struct decode *decode, uint32_t sequence_count)
 {
-    uint32_t taken = decode->running.count + decode->preempted.count +
-                     decode->receiving_sequences + decode->expected_sequences;
+    uint32_t taken = decode->running.count + decode->preempted.count + decode->receiving_sequences +
+                     decode->expected_sequences;
     return taken + sequence_count <= decode->options.batch_sequences;
 }
 

@@ -121,8 +121,8 @@ uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t seque
         prefill_batch_form(prefill);
     prefill_ask_places(prefill);
 
-    uint32_t rows_left = rows_max < prefill->options.chunk_tokens ? rows_max
-                                                                  : prefill->options.chunk_tokens;
+    uint32_t rows_left =
+        rows_max < prefill->options.chunk_tokens ? rows_max : prefill->options.chunk_tokens;
     uint32_t outputs_left = outputs_max;
     uint32_t count = 0;
     for (struct prefill_request *r = prefill->batch.head; r != NULL; r = r->next) {

@@ -166,8 +166,10 @@ static status prefill_check(const struct prefill *prefill, const struct wire_req
         return error_set(ERR_BAD_INPUT, "the prompt has %u tokens, this worker takes at most %u",
                          wire->prompt_tokens, context_tokens);
     if ((wire->flags & WIRE_REQUEST_LOCAL) != 0 && wire->sequence_count > most)
-        return error_set(ERR_BAD_INPUT, "n is %u, this worker decodes at most %u sequences at once "
-                                        "(--decode-batch)", wire->sequence_count, most);
+        return error_set(ERR_BAD_INPUT,
+                         "n is %u, this worker decodes at most %u sequences at once "
+                         "(--decode-batch)",
+                         wire->sequence_count, most);
     return OK;
 }
 
@@ -183,10 +185,10 @@ void prefill_submit(struct prefill *prefill, struct wire_request *wire,
         wire_request_free(wire);
         return;
     }
-    struct block_key root = block_key_root(
-        prefill->options.fingerprint, engine_layout(prefill->engine)->hash,
-        engine_layout(prefill->engine)->shape.dtype, engine_numerics_class(prefill->engine),
-        wire->salt, sizeof(wire->salt));
+    struct block_key root =
+        block_key_root(prefill->options.fingerprint, engine_layout(prefill->engine)->hash,
+                       engine_layout(prefill->engine)->shape.dtype,
+                       engine_numerics_class(prefill->engine), wire->salt, sizeof(wire->salt));
     request->key_count = block_key_chain(&root, wire->prompt, wire->prompt_tokens,
                                          prefill->block_tokens, request->keys);
     prefill_list_insert(&prefill->waiting, request);

@@ -42,15 +42,15 @@ void prefill_offer_start(struct prefill *prefill, struct prefill_request *reques
     request->lease_open = true;
     request->offered_blocks = request->matched_blocks;
     if (!prefill->options.offer_late)
-        prefill_offer_until(prefill, request,
-                            request->table.token_count / prefill->block_tokens);
+        prefill_offer_until(prefill, request, request->table.token_count / prefill->block_tokens);
 }
 
 void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request)
 {
     uint32_t end = request->table.token_count + request->step->token_count;
-    uint32_t blocks = end == request->wire->prompt_tokens ? kv_blocks_for(end, prefill->block_tokens)
-                                                          : end / prefill->block_tokens;
+    uint32_t blocks = end == request->wire->prompt_tokens
+                          ? kv_blocks_for(end, prefill->block_tokens)
+                          : end / prefill->block_tokens;
     request->offer_count = 0;
     if (request->hands_over && !prefill->options.offer_late && blocks > request->offered_blocks)
         request->offer_count = blocks - request->offered_blocks;
@@ -114,10 +114,10 @@ static status prefill_hand_over(struct prefill *prefill, struct prefill_request 
     for (uint32_t i = 0; i < r->wire->sequence_count; i++)
         wire_token_encode(&payload, &firsts[i]);
     prefill_offer_until(prefill, r, r->table.block_count);
-    status st = payload.failed ? error_set(ERR_NO_MEMORY, "no memory to complete a handoff")
-                               : transfer_complete(prefill->transfer, &r->wire->lease,
-                                                   r->table.block_count, payload.data,
-                                                   (uint32_t)payload.bytes);
+    status st = payload.failed
+                    ? error_set(ERR_NO_MEMORY, "no memory to complete a handoff")
+                    : transfer_complete(prefill->transfer, &r->wire->lease, r->table.block_count,
+                                        payload.data, (uint32_t)payload.bytes);
     wire_frame_close(&payload);
     return st;
 }
@@ -187,9 +187,9 @@ bool prefill_released(struct prefill *prefill, const struct transfer_report *rep
         prefill_request_close(prefill, r);
         return true;
     }
-    /* The lease ended before the prefill did: its receiver is gone, or has given up, and nobody will
-     * take the rest. The router hears it from the receiver, or from its silence: then it begins again
-     * elsewhere, which a failure told here might forestall. */
+    /* The lease ended before the prefill did: its receiver is gone, or has given up, and nobody
+     * will take the rest. The router hears it from the receiver, or from its silence: then it
+     * begins again elsewhere, which a failure told here might forestall. */
     r = prefill_of_lease(&prefill->batch, &report->lease);
     if (r == NULL)
         return false;

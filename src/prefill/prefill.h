@@ -41,8 +41,8 @@ struct prefill_calls {
     /* Decode it here: the request and the references on ids are the callee's from now on. */
     void (*local)(void *ctx, struct wire_request *request, const struct sampling *sampling,
                   const block_id *ids, uint32_t block_count, const struct wire_token *firsts);
-    /* Before a request that decodes here starts: keep room for so many sequences. False: there is none
-     * now. It is given back by local, or by local_drop when the request ends before. */
+    /* Before a request that decodes here starts: keep room for so many sequences. False: there is
+     * none now. It is given back by local, or by local_drop when the request ends before. */
     bool (*local_take)(void *ctx, uint32_t sequence_count);
     void (*local_drop)(void *ctx, uint32_t sequence_count);
 };
@@ -95,8 +95,8 @@ uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t seque
 /* During the step that was planned: the pool holds this layer. */
 void prefill_layer_ready(struct prefill *prefill, uint32_t layer);
 
-/* The planned step ran, and every sequence has its outcome. Those whose outcome is not OK fail, with
- * failure as the reason (NULL when all are OK). */
+/* The planned step ran, and every sequence has its outcome. Those whose outcome is not OK fail,
+ * with failure as the reason (NULL when all are OK). */
 void prefill_stepped(struct prefill *prefill, const char *failure);
 
 /* Nothing queued, running or held. */

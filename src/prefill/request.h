@@ -9,7 +9,7 @@ enum prefill_state {
     PREFILL_PLACING, /* the router was told that it is about to start */
     PREFILL_PLACED,  /* it has somewhere to go */
     PREFILL_RUNNING,
-    PREFILL_HELD,    /* computed; its blocks stay until the receiver has them */
+    PREFILL_HELD, /* computed; its blocks stay until the receiver has them */
 };
 
 struct prefill_request {
@@ -22,19 +22,19 @@ struct prefill_request {
     struct block_key *keys; /* of the prompt's full blocks */
     uint32_t key_count;
     uint32_t sealed_blocks;
-    bool hands_over;         /* another worker decodes it */
-    bool local_taken;        /* room is kept for its sequences here */
+    bool hands_over;  /* another worker decodes it */
+    bool local_taken; /* room is kept for its sequences here */
     bool lease_open;
     bool retired;            /* nobody waits for it; only its lease is not over yet */
     uint32_t matched_blocks; /* the receiver has these */
     uint32_t offered_blocks; /* leading blocks that are offered in all layers, or matched there */
     uint32_t cached_tokens;
     const struct engine_sequence *step; /* its part of the planned step; NULL: none */
-    uint32_t offer_count;    /* blocks after offered_blocks that the planned step completes */
+    uint32_t offer_count; /* blocks after offered_blocks that the planned step completes */
     uint64_t arrived_ns, asked_ns, placed_ns, started_ns, finished_ns;
     struct engine_sample *samples; /* [n] */
     struct engine_score score;
-    struct sampled *scores;        /* [prompt_tokens] when prompt logprobs are wanted */
+    struct sampled *scores; /* [prompt_tokens] when prompt logprobs are wanted */
 };
 
 struct prefill_list {
@@ -72,8 +72,8 @@ void prefill_request_fail(struct prefill *prefill, struct prefill_request *reque
 
 /* gather.c */
 
-/* Give the request its blocks: the cached prefix, and new ones for the rest of the prompt. ERR_FULL:
- * they are not there now. */
+/* Give the request its blocks: the cached prefix, and new ones for the rest of the prompt.
+ * ERR_FULL: they are not there now. */
 status prefill_gather(struct prefill *prefill, struct prefill_request *request);
 /* Enter the blocks that are full now into the prefix tree. */
 void prefill_seal(struct prefill *prefill, struct prefill_request *request);
@@ -91,8 +91,8 @@ uint32_t prefill_chunk(uint32_t position, uint32_t prompt_tokens, uint32_t rows_
 void prefill_offer_start(struct prefill *prefill, struct prefill_request *request);
 /* Which blocks the planned step completes. */
 void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request);
-/* The first tokens are there: tell the router, complete the handoff or pass it on. Moves the request
- * out of the batch. */
+/* The first tokens are there: tell the router, complete the handoff or pass it on. Moves the
+ * request out of the batch. */
 void prefill_finish(struct prefill *prefill, struct prefill_request *request);
 
 #endif

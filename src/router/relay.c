@@ -126,14 +126,14 @@ static void answer_finish_whole(struct answer *answer)
             &answer->requests[i / answer->openai->n].sequences[i % answer->openai->n];
         tokens[i] = sequence_tokens(sequence);
         whole = tokens[i] != NULL && text_ok(&sequence->text);
-        choices[i] = (struct openai_choice){
-            .index = i,
-            .text = sequence->text.data != NULL ? sequence->text.data : "",
-            .bytes = sequence->text.bytes,
-            .finish_reason = sequence->finish_reason,
-            .has_logprobs = answer->openai->logprobs,
-            .tokens = tokens[i],
-            .token_count = sequence->shown_count};
+        choices[i] =
+            (struct openai_choice){.index = i,
+                                   .text = sequence->text.data != NULL ? sequence->text.data : "",
+                                   .bytes = sequence->text.bytes,
+                                   .finish_reason = sequence->finish_reason,
+                                   .has_logprobs = answer->openai->logprobs,
+                                   .tokens = tokens[i],
+                                   .token_count = sequence->shown_count};
     }
     text_reset(&router->text);
     unsigned code = 200;
@@ -210,8 +210,8 @@ static bool sequence_show(struct sequence *sequence, const struct wire_token *to
     }
     struct sequence_token *to = &sequence->tokens[sequence->shown_count];
     memset(to, 0, sizeof(*to));
-    to->shown.piece = (const char *)tokenizer_token_bytes(tokenizer, token->token,
-                                                          &to->shown.bytes);
+    to->shown.piece =
+        (const char *)tokenizer_token_bytes(tokenizer, token->token, &to->shown.bytes);
     to->shown.logprob = token->logprob;
     to->shown.has_logprob = has_logprob;
     to->shown.text_offset = sequence->text_characters;
@@ -220,8 +220,8 @@ static bool sequence_show(struct sequence *sequence, const struct wire_token *to
         if (to->top == NULL)
             return false;
         for (uint32_t i = 0; i < token->top_count; i++) {
-            to->top[i].piece = (const char *)tokenizer_token_bytes(
-                tokenizer, token->top_tokens[i], &to->top[i].bytes);
+            to->top[i].piece = (const char *)tokenizer_token_bytes(tokenizer, token->top_tokens[i],
+                                                                   &to->top[i].bytes);
             to->top[i].logprob = token->top_logprobs[i];
         }
         to->shown.top = to->top;
@@ -281,9 +281,10 @@ static void relay_sequence_done(struct sequence *sequence)
 {
     struct request *request = sequence->request;
     struct router *router = request->answer->router;
-    prometheus_add(router->metrics.all,
-                   prometheus_series(router->metrics.all, router->metrics.success,
-                                     sequence->finish_reason), 1);
+    prometheus_add(
+        router->metrics.all,
+        prometheus_series(router->metrics.all, router->metrics.success, sequence->finish_reason),
+        1);
     if (sequence->token_count > 1 && request->first_ns != 0)
         relay_observe(router, router->metrics.tpot,
                       (double)(sequence->last_ns - request->first_ns) / 1e9 /
@@ -430,7 +431,8 @@ void relay_first(struct router *router, struct reader *from)
         return;
     struct wire_token *prompt_tokens =
         calloc(first.prompt_logprob_count + 1, sizeof(*prompt_tokens));
-    status st = prompt_tokens == NULL ? error_set(ERR_NO_MEMORY, "no memory for a first token") : OK;
+    status st =
+        prompt_tokens == NULL ? error_set(ERR_NO_MEMORY, "no memory for a first token") : OK;
     for (uint32_t i = 0; st == OK && i < first.sequence_count; i++)
         st = wire_token_decode(from, &tokens[i]);
     for (uint32_t i = 0; st == OK && i < first.prompt_logprob_count; i++)
@@ -441,8 +443,7 @@ void relay_first(struct router *router, struct reader *from)
     if (request->wire.flags & WIRE_REQUEST_LOCAL)
         request->handed = true;
     for (uint32_t i = 0; st == OK && request->answer->openai->echo && i < first.sequence_count; i++)
-        st = relay_echo(request, &request->sequences[i], prompt_tokens,
-                        first.prompt_logprob_count);
+        st = relay_echo(request, &request->sequences[i], prompt_tokens, first.prompt_logprob_count);
     free(prompt_tokens);
     if (st != OK) {
         request_fail(request, 500, NULL, error_text());

@@ -102,8 +102,7 @@ void route_send(struct worker *worker, uint16_t type, const struct wire_frame *f
 {
     if (worker->closed)
         return;
-    if (!frame->failed &&
-        link_send(worker->link, type, frame->data, (uint32_t)frame->bytes) == OK)
+    if (!frame->failed && link_send(worker->link, type, frame->data, (uint32_t)frame->bytes) == OK)
         return;
     /* A worker that does not read, or a frame that could not be made: a hole in what it was told
      * would leave requests hanging. Its requests go on elsewhere, from the next tick. */
@@ -163,7 +162,8 @@ void route_release(struct request *request)
     /* That it came to its end by itself the workers know. Not so after a stop string: what was said
      * of the sequence may have come before the worker had it. */
     bool over = request->state == REQUEST_DONE && !request->stopped;
-    /* Nor does a decode worker know that all ended with the first token: it keeps room for the rest. */
+    /* Nor does a decode worker know that all ended with the first token: it keeps room for the
+     * rest. */
     bool decode_over = over && request->handed;
     struct worker *prefill = request->prefill, *decode = request->decode;
     route_set_prefill(request, NULL);

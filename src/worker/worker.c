@@ -160,7 +160,8 @@ static status worker_open_transfer(struct worker *worker)
         st = error_set(ERR_REFUSED,
                        "--transfer-tcp %s can be reached from other hosts, and peers do not "
                        "authenticate: use a loopback address, or say --trust-network when "
-                       "everybody in that network may read keys and values", tcp_text);
+                       "everybody in that network may read keys and values",
+                       tcp_text);
     if (st != OK)
         return st;
 
@@ -195,8 +196,10 @@ static status worker_advertise(const struct worker *worker, char *text, size_t b
     text[0] = '\0';
     if (transfer_tcp_address(worker->transfer, &bound) != OK) {
         if (given != NULL)
-            return error_set(ERR_BAD_INPUT, "--transfer-advertise is \"%s\", and there is no "
-                                            "--transfer-tcp that listens there", given);
+            return error_set(ERR_BAD_INPUT,
+                             "--transfer-advertise is \"%s\", and there is no "
+                             "--transfer-tcp that listens there",
+                             given);
         return OK;
     }
     told = bound;
@@ -208,8 +211,10 @@ static status worker_advertise(const struct worker *worker, char *text, size_t b
             return error_prefix(st, "--transfer-advertise");
     }
     if (address_is_wildcard(&told) || address_is_unix(&told))
-        return error_set(ERR_BAD_INPUT, "other hosts cannot connect to %s: give an address of this "
-                                        "host with --transfer-advertise", told.text);
+        return error_set(ERR_BAD_INPUT,
+                         "other hosts cannot connect to %s: give an address of this "
+                         "host with --transfer-advertise",
+                         told.text);
     snprintf(text, bytes, "%s", told.text);
     return OK;
 }
@@ -236,8 +241,8 @@ static status worker_fill_registration(struct worker *worker)
 static status worker_open_device(struct worker *worker)
 {
     uint64_t start_ns = clock_ns();
-    status st = cpu_limits_measure(worker->threads, NULL, worker->options->kernels,
-                                   &worker->limits);
+    status st =
+        cpu_limits_measure(worker->threads, NULL, worker->options->kernels, &worker->limits);
     if (st == OK)
         st = worker_open_engine(worker);
     if (st == OK)
@@ -426,8 +431,10 @@ static status worker_start(struct worker *worker, const char *model_path)
 {
     const struct worker_options *options = worker->options;
     if (options->prefill_chunk < options->block_tokens)
-        return error_set(ERR_BAD_INPUT, "--prefill-chunk is %u, expected at least --block-tokens "
-                                        "(%u)", options->prefill_chunk, options->block_tokens);
+        return error_set(ERR_BAD_INPUT,
+                         "--prefill-chunk is %u, expected at least --block-tokens "
+                         "(%u)",
+                         options->prefill_chunk, options->block_tokens);
     status st = worker_choose_cpus(worker);
     if (st == OK)
         st = weights_open(model_path, &worker->model);

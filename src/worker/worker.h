@@ -22,29 +22,29 @@
 
 struct worker_options {
     const char *config;
-    const char *router;        /* address of the router's worker port */
-    const char *name;          /* in logs and metrics; NULL: role and pid */
-    const char *transfer;      /* Unix socket where peers of this host fetch; NULL: made up */
-    const char *transfer_tcp;  /* where peers of other hosts fetch; NULL: not at all */
+    const char *router;             /* address of the router's worker port */
+    const char *name;               /* in logs and metrics; NULL: role and pid */
+    const char *transfer;           /* Unix socket where peers of this host fetch; NULL: made up */
+    const char *transfer_tcp;       /* where peers of other hosts fetch; NULL: not at all */
     const char *transfer_advertise; /* what peers are told; NULL: the bound address */
-    const char *carrier;       /* "auto", "shm", "tcp" */
-    const char *offer;         /* "early", "late" */
-    const char *kernels;       /* "auto", "float", "int8" */
-    const char *kv_dtype;      /* "f16", "f32" */
-    const char *cpus;          /* NULL: all it may use */
+    const char *carrier;            /* "auto", "shm", "tcp" */
+    const char *offer;              /* "early", "late" */
+    const char *kernels;            /* "auto", "float", "int8" */
+    const char *kv_dtype;           /* "f16", "f32" */
+    const char *cpus;               /* NULL: all it may use */
     const char *log_level;
-    uint32_t threads;          /* 0: one per core */
-    uint32_t ctx;              /* 0: the model's */
+    uint32_t threads; /* 0: one per core */
+    uint32_t ctx;     /* 0: the model's */
     uint32_t block_tokens;
-    uint64_t kv_bytes;         /* 0: chosen from the model and free memory */
+    uint64_t kv_bytes;           /* 0: chosen from the model and free memory */
     uint64_t prefix_cache_bytes; /* UINT64_MAX: all of the pool that is free */
     uint32_t prefill_batch_tokens;
     uint32_t prefill_chunk;
     uint32_t decode_batch;
     uint64_t heartbeat_ms;
-    uint64_t step_delay_ms;    /* for tests: each step takes so much longer */
+    uint64_t step_delay_ms; /* for tests: each step takes so much longer */
     bool colocated;
-    bool trust_network;        /* other hosts may fetch blocks, unauthenticated */
+    bool trust_network; /* other hosts may fetch blocks, unauthenticated */
 };
 
 struct engine_config;

@@ -6,9 +6,9 @@
  *     report HOLDER_DONE, some ticks later              report RECEIVED, FAILED or CANCELLED
  *
  * A program that includes this defines the calls of transfer/ itself, so the linker takes nothing
- * from the library's transfer. A millisecond of a deadline is a tick. Beside moving blocks it watches
- * the contract: what is on offer does not change until HOLDER_DONE, nobody but the receive writes into
- * a receive's blocks, and every lease and receive is reported once.
+ * from the library's transfer. A millisecond of a deadline is a tick. Beside moving blocks it
+ * watches the contract: what is on offer does not change until HOLDER_DONE, nobody but the receive
+ * writes into a receive's blocks, and every lease and receive is reported once.
  */
 #ifndef TESTS_FAKE_TRANSFER_H
 #define TESTS_FAKE_TRANSFER_H

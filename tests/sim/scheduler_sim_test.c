@@ -1,7 +1,7 @@
-/* Prefill and decode schedulers of several workers, with real engines, under a router that is slow to
- * hear and to be heard: messages of different connections overtake each other, clients hang up,
- * handoffs break, pools are small. Whatever happens: every request comes to a result or a named error,
- * the tokens are those of an undisturbed run, and no worker keeps a block.
+/* Prefill and decode schedulers of several workers, with real engines, under a router that is slow
+ * to hear and to be heard: messages of different connections overtake each other, clients hang up,
+ * handoffs break, pools are small. Whatever happens: every request comes to a result or a named
+ * error, the tokens are those of an undisturbed run, and no worker keeps a block.
  *
  *     scheduler_sim_test [seeds] [first seed]
  *
@@ -16,7 +16,7 @@
 #define MESSAGES_MAX 4096
 #define TICKS_MAX 60000
 #define ATTEMPTS_MAX 3
-#define POOL_BLOCKS 64   /* of the engines; a world uses fewer */
+#define POOL_BLOCKS 64 /* of the engines; a world uses fewer */
 #define CONTEXT_TOKENS 128
 
 enum ask_state { ASK_NEW, ASK_WAITING, ASK_RUNNING, ASK_DONE };
@@ -24,9 +24,10 @@ enum ask_outcome { OUTCOME_NONE, OUTCOME_RESULT, OUTCOME_ERROR, OUTCOME_CANCELLE
 
 /* A client's request, as the router knows it. */
 struct sim_ask {
-    struct rig_ask ask; /* with the id of the current attempt */
+    struct rig_ask ask;         /* with the id of the current attempt */
     uint64_t arrives, hangs_up; /* ticks; 0: stays */
-    uint32_t stop_at[RIG_SEQUENCES_MAX]; /* a stop string is found in this token; UINT32_MAX: none */
+    uint32_t
+        stop_at[RIG_SEQUENCES_MAX]; /* a stop string is found in this token; UINT32_MAX: none */
     enum ask_state state;
     enum ask_outcome outcome;
     status error;
@@ -44,7 +45,7 @@ struct sim_worker {
     struct transfer transfer;
     uint32_t roles;
     bool usable;
-    uint32_t speed;             /* it steps in so many of 8 ticks */
+    uint32_t speed; /* it steps in so many of 8 ticks */
     uint64_t queued_tokens;
     uint32_t decoding;
     uint64_t last_up, last_down; /* when the last message of either direction arrives */
@@ -87,9 +88,9 @@ static struct sim {
     struct sim_message *messages; /* [MESSAGES_MAX] */
     uint32_t message_count;
     uint64_t now, next_id, next_number;
-    uint32_t delay_max;      /* ticks that a message takes */
-    uint32_t long_percent;   /* of answers */
-    uint32_t step_faults; /* of 1000 steps */
+    uint32_t delay_max;       /* ticks that a message takes */
+    uint32_t long_percent;    /* of answers */
+    uint32_t step_faults;     /* of 1000 steps */
     bool broken_stays_broken; /* faults may make an error of any request */
     /* Over all worlds. */
     uint64_t results, errors, cancelled, again, preemptions, evictions, local, steps, ticks;
@@ -113,7 +114,7 @@ static struct sim_message *sim_send(int worker, bool up, uint16_t type, uint64_t
     uint64_t *last = up ? &w->last_up : &w->last_down;
     uint64_t due = sim.now + 1 + below(sim.delay_max);
     if (percent(3))
-        due += 10 * sim.delay_max; /* a pause of the line */
+        due += 10 * sim.delay_max;     /* a pause of the line */
     *last = due > *last ? due : *last; /* one connection keeps its order */
     assert_true(sim.message_count < MESSAGES_MAX);
     struct sim_message *m = &sim.messages[sim.message_count++];
@@ -402,8 +403,9 @@ static void worker_check(const struct sim_worker *w)
 
 static void world_workers(void)
 {
-    static const uint32_t role_sets[][WORKERS_MAX] = {
-        {1, 2}, {1, 2}, {1, 1, 2}, {1, 2, 2}, {1, 1, 2, 2}, {3, 3}, {3, 1, 2}, {3}, {1, 1, 2, 2, 3}};
+    static const uint32_t role_sets[][WORKERS_MAX] = {{1, 2},    {1, 2},       {1, 1, 2},
+                                                      {1, 2, 2}, {1, 1, 2, 2}, {3, 3},
+                                                      {3, 1, 2}, {3},          {1, 1, 2, 2, 3}};
     const uint32_t *roles = role_sets[below(sizeof(role_sets) / sizeof(role_sets[0]))];
     bool prefix_cache = !percent(25);
     for (sim.worker_count = 0; sim.worker_count < WORKERS_MAX && roles[sim.worker_count] != 0;
@@ -572,8 +574,8 @@ static void ask_check(const struct sim_ask *a)
     for (uint32_t s = 0; s < ask_n(a); s++) {
         uint32_t count = a->counts[s];
         if (a->outcome == OUTCOME_RESULT) {
-            uint32_t all = a->stop_at[s] < expected->counts[s] ? a->stop_at[s] + 1
-                                                               : expected->counts[s];
+            uint32_t all =
+                a->stop_at[s] < expected->counts[s] ? a->stop_at[s] + 1 : expected->counts[s];
             assert_int_equal(count, all);
         }
         /* Those of an error or a client that left are right as far as they go. */
@@ -634,10 +636,11 @@ static void world_print(void)
         prefill_count(s->prefill, &p);
         decode_count(s->decode, &d);
         prefix_tree_count(s->tree, &b);
-        print_message("  worker %u (roles %u): prefill %u waiting %u running %u held; decode %u "
-                      "waiting %u receiving %u running %u preempted; blocks %u free %u cached of %u\n",
-                      i, sim.workers[i].roles, p.waiting, p.running, p.held, d.waiting, d.receiving,
-                      d.running, d.preempted, b.free, b.cached, s->block_count);
+        print_message(
+            "  worker %u (roles %u): prefill %u waiting %u running %u held; decode %u "
+            "waiting %u receiving %u running %u preempted; blocks %u free %u cached of %u\n",
+            i, sim.workers[i].roles, p.waiting, p.running, p.held, d.waiting, d.receiving,
+            d.running, d.preempted, b.free, b.cached, s->block_count);
     }
 }
 
@@ -659,7 +662,8 @@ static void every_world_comes_to_its_end(void **state)
         rig_engine_open(sim.model, &config, POOL_BLOCKS, &sim.engines[i]);
 
     for (uint64_t seed = seed_first; seed < seed_first + seed_count; seed++) {
-        fprintf(stderr, "\rseed %llu ", (unsigned long long)seed); /* the last one, should it abort */
+        fprintf(stderr, "\rseed %llu ",
+                (unsigned long long)seed); /* the last one, should it abort */
         world_open(seed);
         while (!world_over()) {
             world_tick();
@@ -671,14 +675,15 @@ static void every_world_comes_to_its_end(void **state)
         world_close();
     }
     fprintf(stderr, "\n");
-    print_message("%llu worlds: %llu results, %llu errors, %llu cancelled, %llu begun again, %llu "
-                  "local, %llu handoffs, %llu preemptions, %llu evictions, %llu steps, %llu ticks\n",
-                  (unsigned long long)seed_count, (unsigned long long)sim.results,
-                  (unsigned long long)sim.errors, (unsigned long long)sim.cancelled,
-                  (unsigned long long)sim.again, (unsigned long long)sim.local,
-                  (unsigned long long)fake_handoffs, (unsigned long long)sim.preemptions,
-                  (unsigned long long)sim.evictions, (unsigned long long)sim.steps,
-                  (unsigned long long)sim.ticks);
+    print_message(
+        "%llu worlds: %llu results, %llu errors, %llu cancelled, %llu begun again, %llu "
+        "local, %llu handoffs, %llu preemptions, %llu evictions, %llu steps, %llu ticks\n",
+        (unsigned long long)seed_count, (unsigned long long)sim.results,
+        (unsigned long long)sim.errors, (unsigned long long)sim.cancelled,
+        (unsigned long long)sim.again, (unsigned long long)sim.local,
+        (unsigned long long)fake_handoffs, (unsigned long long)sim.preemptions,
+        (unsigned long long)sim.evictions, (unsigned long long)sim.steps,
+        (unsigned long long)sim.ticks);
     if (seed_count >= 100) { /* the worlds are as eventful as they are meant to be */
         assert_true(sim.preemptions > seed_count && sim.again > 0 && sim.errors > 0);
         assert_true(sim.cancelled > seed_count && fake_handoffs > seed_count && sim.local > 0);

@@ -422,8 +422,8 @@ static void newcomers_wait_for_the_preempted(void **state)
 {
     (void)state;
     struct pair pair;
-    pair_open(&pair, MODEL, NULL, &(struct station_config){.block_count = 32, .context_tokens = 128},
-              TRANSFER_SHM);
+    pair_open(&pair, MODEL, NULL,
+              &(struct station_config){.block_count = 32, .context_tokens = 128}, TRANSFER_SHM);
     pair.keep_reserved = true;
     struct rig_ask older = ask_local(1, 60, 60), younger = ask_local(2, 60, 60);
     struct rig_ask newcomer = ask_some(3, 4, 5);
