@@ -69,6 +69,11 @@ status stops_push(struct stops *stops, const char *text, size_t bytes, size_t *f
         memcpy(stops->held + stops->held_bytes, text, bytes);
     stops->held_bytes += bytes;
 
+    if (stops->held_bytes == 0) {
+        *free_bytes_out = 0;
+        *stopped_out = false;
+        return OK;
+    }
     size_t found = stops_find(stops);
     *stopped_out = found < stops->held_bytes;
     *free_bytes_out = *stopped_out ? found : stops->held_bytes - stops_open_end(stops);
@@ -77,6 +82,8 @@ status stops_push(struct stops *stops, const char *text, size_t bytes, size_t *f
 
 void stops_take(struct stops *stops, size_t bytes)
 {
+    if (bytes == 0)
+        return;
     if (bytes == 0)
         return;
     memmove(stops->held, stops->held + bytes, stops->held_bytes - bytes);

@@ -644,7 +644,11 @@ static void world_print(void)
     }
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+static uint64_t seed_count = 100, seed_first = 1;
+#else
 static uint64_t seed_count = 400, seed_first = 1;
+#endif
 
 static void every_world_comes_to_its_end(void **state)
 {
