@@ -123,8 +123,9 @@ struct backend_pool {
 
 /* What was done since open: for "how near to its limits is this worker". */
 struct backend_counters {
-    uint64_t operations; /* multiply and add count as two */
-    uint64_t bytes;      /* weights and KV read from memory, as the floor counts them */
+    uint64_t operations;      /* multiply and add count as two */
+    uint64_t int8_operations; /* of them, those of 8-bit integers */
+    uint64_t bytes;           /* weights and KV read from memory, as the floor counts them */
 };
 
 /* The calls of a backend. All are set but where it says otherwise. */

@@ -134,9 +134,15 @@ void options_man(const struct command_spec *command, FILE *to)
 {
     fputs(".TH BATON\\-", to);
     for (const char *c = command->name; *c != '\0'; c++)
-        fputc(toupper((unsigned char)*c), to);
-    fprintf(to, " 1 \"\" \"baton %s\" \"baton\"\n.SH NAME\nbaton\\-%s \\- ", BATON_VERSION,
-            command->name);
+        fputc(*c == ' ' ? '-' : toupper((unsigned char)*c), to);
+    fprintf(to, " 1 \"\" \"baton %s\" \"baton\"\n.SH NAME\nbaton\\-", BATON_VERSION);
+    for (const char *c = command->name; *c != '\0'; c++) {
+        if (*c == ' ')
+            fputs("\\-", to);
+        else
+            fputc(*c, to);
+    }
+    fputs(" \\- ", to);
     print_troff(to, command->summary);
     fprintf(to, "\n.SH SYNOPSIS\n.B baton %s\n[\\fIoptions\\fR] ", command->name);
     print_troff(to, command->operands);

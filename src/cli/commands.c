@@ -7,13 +7,13 @@
 #include "base/error.h"
 
 extern const struct command_spec serve_command, router_command, prefill_command, decode_command,
-    run_command, bench_command;
+    run_command, bench_command, bench_engine_command, bench_floor_command;
 static const struct command_spec man_command;
 
 /* One line each, in the order of --help. */
 static const struct command_spec *const commands[] = {
-    &serve_command, &router_command, &prefill_command, &decode_command,
-    &run_command,   &bench_command,  &man_command,
+    &serve_command, &router_command,       &prefill_command,     &decode_command, &run_command,
+    &bench_command, &bench_engine_command, &bench_floor_command, &man_command,
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
@@ -33,6 +33,20 @@ static const char *command_name_at(const void *ctx, size_t i)
     return commands[i]->name;
 }
 
+/* "bench engine": a name of two words goes before one of its first word. */
+static const struct command_spec *command_find_words(int argc, char **argv, int *words_out)
+{
+    char both[64];
+    *words_out = 2;
+    if (argc > 2 && snprintf(both, sizeof(both), "%s %s", argv[1], argv[2]) < (int)sizeof(both)) {
+        const struct command_spec *command = command_find(both);
+        if (command != NULL)
+            return command;
+    }
+    *words_out = 1;
+    return command_find(argv[1]);
+}
+
 static int command_unknown(const char *name)
 {
     const char *near = options_nearest(name, command_name_at, NULL, COMMAND_COUNT);
@@ -49,7 +63,7 @@ static void commands_help(FILE *to)
     fprintf(to, "usage: baton COMMAND [options]\n\n"
                 "An LLM inference server that separates prefill from decode.\n\ncommands:\n");
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        fprintf(to, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+        fprintf(to, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(to, "\n\"baton COMMAND --help\" describes a command; \"baton --version\" prints the "
                 "version.\n");
 }
@@ -81,8 +95,10 @@ static const struct option_spec man_specs[] = {
 static bool man_write(const char *folder, const struct command_spec *command)
 {
     char path[4096];
-    snprintf(path, sizeof(path), "%s/baton%s%s.1", folder, command != NULL ? "-" : "",
-             command != NULL ? command->name : "");
+    int at = snprintf(path, sizeof(path), "%s/baton%s", folder, command != NULL ? "-" : "");
+    snprintf(path + at, sizeof(path) - (size_t)at, "%s.1", command != NULL ? command->name : "");
+    for (char *space = path + at; *space != '\0'; space++)
+        *space = *space == ' ' ? '-' : *space;
     FILE *file = fopen(path, "w");
     if (file != NULL) {
         if (command != NULL)
@@ -171,8 +187,9 @@ int commands_run(int argc, char **argv)
         commands_help(stdout);
         return EXIT_OK;
     }
-    const struct command_spec *command = command_find(argv[1]);
+    int words;
+    const struct command_spec *command = command_find_words(argc, argv, &words);
     if (command == NULL)
         return command_unknown(argv[1]);
-    return command_run(command, argc - 2, argv + 2);
+    return command_run(command, argc - 1 - words, argv + 1 + words);
 }

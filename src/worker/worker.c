@@ -242,7 +242,7 @@ static status worker_open_device(struct worker *worker)
 {
     uint64_t start_ns = clock_ns();
     status st =
-        cpu_limits_measure(worker->threads, NULL, worker->options->kernels, &worker->limits);
+        cpu_limits_measure(worker->threads, NULL, worker->options->kernels, NULL, &worker->limits);
     if (st == OK)
         st = worker_open_engine(worker);
     if (st == OK)

@@ -9,7 +9,8 @@ static void test_limits(void **state)
     static const char *const classes[] = {"float", "int8", "auto"};
     for (size_t i = 0; i < 3; i++) {
         struct cpu_limits limits;
-        assert_int_equal(cpu_limits_measure(1 + (uint32_t)i % 2, NULL, classes[i], &limits), OK);
+        assert_int_equal(cpu_limits_measure(1 + (uint32_t)i % 2, NULL, classes[i], NULL, &limits),
+                         OK);
         print_message("%s, %zu threads: reads %.1f GB/s, %.1f G operations/s\n", classes[i],
                       1 + i % 2, limits.read_bytes_per_s * 1e-9, limits.operations_per_s * 1e-9);
         assert_true(limits.read_bytes_per_s > 1e7 && limits.read_bytes_per_s < 1e13);
@@ -21,8 +22,9 @@ static void test_bad_arguments(void **state)
 {
     (void)state;
     struct cpu_limits limits;
-    assert_int_equal(cpu_limits_measure(0, NULL, "float", &limits), ERR_BAD_INPUT);
-    assert_int_equal(cpu_limits_measure(1, NULL, "fast", &limits), ERR_BAD_INPUT);
+    assert_int_equal(cpu_limits_measure(0, NULL, "float", NULL, &limits), ERR_BAD_INPUT);
+    assert_int_equal(cpu_limits_measure(1, NULL, "fast", NULL, &limits), ERR_BAD_INPUT);
+    assert_int_equal(cpu_limits_measure(1, NULL, "int8", "mmx", &limits), ERR_BAD_INPUT);
 }
 
 int main(void)

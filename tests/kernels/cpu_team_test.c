@@ -44,6 +44,27 @@ static void test_every_chunk_once(void **state)
     }
 }
 
+static void mark_chunk(void *ctx, uint32_t chunk, uint32_t thread)
+{
+    (void)thread;
+    ((uint8_t *)ctx)[chunk]++;
+}
+
+/* More chunks than a thread's share has bits for. */
+static void test_very_many_chunks(void **state)
+{
+    (void)state;
+    enum { MANY = 700001 };
+    struct team *team;
+    static uint8_t marks[MANY + 1];
+    assert_int_equal(team_open(3, NULL, &team), OK);
+    team_run(team, MANY, mark_chunk, marks);
+    for (uint32_t i = 0; i < MANY; i++)
+        assert_int_equal(marks[i], 1);
+    assert_int_equal(marks[MANY], 0);
+    team_close(team);
+}
+
 static void slow_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 {
     (void)thread;
@@ -88,8 +109,8 @@ static void test_pinning(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_chunk_once),
-                                       cmocka_unit_test(test_slow_workers),
-                                       cmocka_unit_test(test_pinning)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_chunk_once), cmocka_unit_test(test_very_many_chunks),
+        cmocka_unit_test(test_slow_workers), cmocka_unit_test(test_pinning)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,7 +58,7 @@ struct int8_place {
     const struct quant_scale *x_scales;
     size_t x_stride, scale_stride;
     uint32_t groups;
-    size_t ahead_bytes; /* to ask for with each group: the panel's bytes by groups, or 0 */
+    bool ahead; /* ask memory for what comes */
     float *c;
     size_t c_stride;
 };
@@ -76,23 +76,10 @@ static inline struct int8_place int8_place_of(const struct int8_product *p, uint
         .x_stride = p->x->value_stride,
         .scale_stride = p->x->scale_stride,
         .groups = p->w->columns / 32,
-        .ahead_bytes = row == 0 ? p->w->panel_bytes / (p->w->columns / 32) : 0,
+        .ahead = row == 0,
         .c = p->c + row * p->c_stride + panel * PANEL_COLUMNS,
         .c_stride = p->c_stride,
     };
-}
-
-/* With few rows memory is what a product waits for. Panels follow each other, but values and scales
- * are read side by side and a panel is soon over, so the machine's own prefetching stops and
- * starts; asking for what comes some kilobytes later, in the order of memory, keeps it going. The
- * first block of rows does that. The end of the matrix is overrun harmlessly. */
-#define INT8_AHEAD_BYTES 8192u
-
-static ALWAYS_INLINE void int8_prefetch(const struct int8_place *p, uint32_t group)
-{
-    const uint8_t *at = p->values + INT8_AHEAD_BYTES + group * p->ahead_bytes;
-    for (size_t line = 0; line < p->ahead_bytes; line += 64)
-        _mm_prefetch((const char *)at + line, _MM_HINT_T1);
 }
 
 static ALWAYS_INLINE int32_t int8_four(const int8_t *from)
@@ -109,6 +96,23 @@ static ALWAYS_INLINE int32_t int8_four(const int8_t *from)
 static ALWAYS_INLINE bool int8_is_k(enum dtype type)
 {
     return type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q6_K;
+}
+
+/* With few rows memory is what a product waits for. Panels follow each other, but values and scales
+ * are read side by side and a panel is soon over, so the machine's own prefetching stops and
+ * starts; asking for what comes some kilobytes later, in the order of memory, keeps it going. The
+ * first block of rows does that. The end of the matrix is overrun harmlessly. */
+#define INT8_AHEAD_BYTES 8192u
+
+static ALWAYS_INLINE void int8_prefetch(enum dtype type, const struct int8_place *p, uint32_t group)
+{
+    /* A panel's bytes by groups. */
+    const size_t bytes = packed_group_bytes(type) + packed_high_bytes(type) +
+                         packed_scale_bytes(type) / INT8_GROUPS_PER_SCALE(type);
+    const uint8_t *at = p->values + INT8_AHEAD_BYTES + group * bytes;
+    UNROLL
+    for (size_t line = 0; line < bytes; line += 64)
+        _mm_prefetch((const char *)at + line, _MM_HINT_T1);
 }
 
 /* Rows in blocks of the sizes that there is code for; block(rows) runs one. */

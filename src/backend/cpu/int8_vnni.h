@@ -34,7 +34,8 @@ static ALWAYS_INLINE void vnni_rows(enum dtype type, const struct int8_place *p,
         const uint8_t *scales =
             p->scales + group / INT8_GROUPS_PER_SCALE(type) * packed_scale_bytes(type);
         uint32_t part = type == DTYPE_Q6_K ? group % 8 * 2 : group % 8;
-        int8_prefetch(p, group);
+        if (p->ahead)
+            int8_prefetch(type, p, group);
         __m512 d, m, d_high = _mm512_setzero_ps();
         lanes_scale(type, scales, part, 0, &d, &m);
         if (type == DTYPE_Q6_K)

@@ -65,7 +65,11 @@ struct int8_product {
     const struct packed *w;
     float *c;
     size_t c_stride;
+    uint8_t *scratch; /* INT8_SCRATCH_BYTES, aligned to 64: weights taken apart */
 };
+
+#define INT8_PLANE_BYTES 16384u
+#define INT8_SCRATCH_BYTES (INT8_PLANE_BYTES + INT8_PLANE_BYTES / 512 * 128)
 
 struct kernels {
     const char *name;
@@ -75,6 +79,9 @@ struct kernels {
      */
     uint64_t (*peak_float)(uint32_t rounds, float *sink_out);
     uint64_t (*peak_int8)(uint32_t rounds, float *sink_out);
+    uint64_t (*peak_bf16)(uint32_t rounds, float *sink_out); /* NULL: no such instructions */
+    /* Nothing but loads: all of bytes (a multiple of 256), once. */
+    void (*peak_read)(const uint8_t *from, size_t bytes, float *sink_out);
 
     /* k0 .. k0 + count of a panel as floats [count][16]; multiples of 32 for quantised types. */
     void (*unpack[DTYPE_NUMBERS])(const struct packed *w, const uint8_t *panel, uint32_t k0,

@@ -433,3 +433,20 @@ static uint64_t lanes_peak_float(uint32_t rounds, float *sink_out)
     *sink_out = partial[0];
     return (uint64_t)rounds * 12 * LANES * 2;
 }
+
+static void lanes_peak_read(const uint8_t *from, size_t bytes, float *sink_out)
+{
+    lanes_i sums[4];
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        sums[i] = lanes_i_set(0);
+    for (size_t at = 0; at < bytes; at += sizeof(sums)) {
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            sums[i] = lanes_i_add(sums[i], lanes_i_load(from + at + (size_t)i * sizeof(lanes_i)));
+    }
+    float partial[LANES];
+    lanes_store(partial, lanes_cast(lanes_i_add(lanes_i_add(sums[0], sums[1]),
+                                                lanes_i_add(sums[2], sums[3]))));
+    *sink_out = partial[0];
+}

@@ -202,10 +202,22 @@ static uint64_t peak_int8(uint32_t rounds, float *sink_out)
     return (uint64_t)rounds * 16;
 }
 
+static void peak_read(const uint8_t *from, size_t bytes, float *sink_out)
+{
+    uint64_t sums[8] = {0}, total = 0;
+    for (size_t at = 0; at < bytes; at += 64)
+        for (size_t i = 0; i < 8; i++)
+            sums[i] += load_u64(from + at + 8 * i);
+    for (size_t i = 0; i < 8; i++)
+        total += sums[i];
+    *sink_out = (float)(total & 255);
+}
+
 const struct kernels kernels_scalar = {
     .name = "scalar",
     .peak_float = peak_float,
     .peak_int8 = peak_int8,
+    .peak_read = peak_read,
     .unpack = {[DTYPE_F32] = unpack_single,
                [DTYPE_F16] = unpack_single,
                [DTYPE_BF16] = unpack_single,

@@ -5,6 +5,10 @@ const struct kernels TABLE = {
     .name = TABLE_NAME,
     .peak_float = lanes_peak_float,
     .peak_int8 = int8_peak,
+#if defined(TABLE_BF16)
+    .peak_bf16 = bf16_peak,
+#endif
+    .peak_read = lanes_peak_read,
     .unpack = {[DTYPE_F32] = lanes_unpack_f32,
                [DTYPE_F16] = lanes_unpack_f16,
                [DTYPE_BF16] = lanes_unpack_bf16,

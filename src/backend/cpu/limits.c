@@ -15,12 +15,14 @@
 #include "base/error.h"
 
 /* All threads first read, then compute, each at the same time as the others, in short slices. A
- * thread's rate is that of its best slice: a slice in which something else had the core does not
- * count. A thread that gets no core until the time is over still measures one slice. The limit is
- * the sum over the threads. */
+ * thread computes as fast as in its best slice: one in which something else had the core does not
+ * count. Memory is shared, and a slice during which the others had not begun is too good: a thread
+ * reads as fast as in its median slice. A thread that gets no core until the time is over still
+ * measures one slice. The limit is the sum over the threads. */
 #define BUFFER_BYTES_MIN (64u << 20)
 #define BUFFER_BYTES_MAX (256u << 20)
-#define SLICE_BYTES (4u << 20)
+#define SLICE_BYTES (1u << 20)
+#define SLICES_MAX 4096u
 #define READ_NS 40000000u
 #define COMPUTE_NS 20000000u
 #define ROUNDS 20000u
@@ -29,7 +31,7 @@
 
 struct measure {
     const struct kernels *kernels;
-    bool int8;
+    uint64_t (*peak)(uint32_t rounds, float *sink_out); /* or NULL */
     const int *cpus;
     uint32_t threads;
     size_t thread_bytes;
@@ -41,10 +43,9 @@ struct measure_thread {
     struct measure *measure;
     uint32_t thread;
     pthread_t id;
-    uint64_t *buffer;
+    uint8_t *buffer;
     double read_bytes_per_s, operations_per_s;
     float sink;
-    uint64_t read_sink;
 };
 
 static double rate(uint64_t amount, uint64_t ns)
@@ -52,35 +53,37 @@ static double rate(uint64_t amount, uint64_t ns)
     return ns == 0 ? 0.0 : (double)amount * 1e9 / (double)ns;
 }
 
+static int rate_compare(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
 static void measure_read(struct measure_thread *self, uint64_t end_ns)
 {
-    size_t words = self->measure->thread_bytes / 8, slice = SLICE_BYTES / 8;
-    uint64_t sums[8] = {0};
-    if (slice > words)
-        slice = words;
+    size_t bytes = self->measure->thread_bytes, slice = SLICE_BYTES;
+    float rates[SLICES_MAX];
+    uint32_t count = 0;
+    if (slice > bytes)
+        slice = bytes;
     size_t at = 0;
     do {
-        const uint64_t *from = self->buffer + at;
         uint64_t start_ns = clock_ns();
-        for (size_t i = 0; i + 8 <= slice; i += 8)
-            for (size_t j = 0; j < 8; j++)
-                sums[j] += from[i + j];
-        double found = rate(slice * 8, clock_ns() - start_ns);
-        if (found > self->read_bytes_per_s)
-            self->read_bytes_per_s = found;
-        at = at + 2 * slice <= words ? at + slice : 0;
-    } while (clock_ns() < end_ns);
-    for (size_t j = 0; j < 8; j++)
-        self->read_sink += sums[j];
+        self->measure->kernels->peak_read(self->buffer + at, slice, &self->sink);
+        rates[count++] = (float)rate(slice, clock_ns() - start_ns);
+        at = at + 2 * slice <= bytes ? at + slice : 0;
+    } while (clock_ns() < end_ns && count < SLICES_MAX);
+    qsort(rates, count, sizeof(rates[0]), rate_compare);
+    self->read_bytes_per_s = (double)rates[count / 2];
 }
 
 static void measure_compute(struct measure_thread *self, uint64_t end_ns)
 {
-    const struct kernels *kernels = self->measure->kernels;
+    if (self->measure->peak == NULL)
+        return;
     do {
         uint64_t start_ns = clock_ns();
-        uint64_t done = self->measure->int8 ? kernels->peak_int8(ROUNDS, &self->sink)
-                                            : kernels->peak_float(ROUNDS, &self->sink);
+        uint64_t done = self->measure->peak(ROUNDS, &self->sink);
         double found = rate(done, clock_ns() - start_ns);
         if (found > self->operations_per_s)
             self->operations_per_s = found;
@@ -141,21 +144,38 @@ static size_t buffer_bytes(void)
     return bytes > BUFFER_BYTES_MAX ? BUFFER_BYTES_MAX : bytes;
 }
 
-status cpu_limits_measure(uint32_t threads, const int *cpus, const char *kernels,
-                          struct cpu_limits *limits_out)
+/* NULL for a class that is none. */
+static const struct kernels *measure_choose(const char *kernels, const char *variant,
+                                            struct measure *measure)
 {
-    bool known, int8 = strcmp(kernels, "int8") == 0 || strcmp(kernels, "auto") == 0;
-    if (threads < 1 || threads > CPU_THREADS_MAX || (!int8 && strcmp(kernels, "float") != 0))
-        return error_set(
-            ERR_BAD_INPUT,
-            "limits: expected 1 to %u threads and float, int8 or auto, found %u and %s",
-            CPU_THREADS_MAX, threads, kernels);
+    bool known;
+    const struct kernels *table = kernels_find(variant, &known);
+    measure->kernels = table;
+    if (table == NULL)
+        return NULL;
+    if (strcmp(kernels, "float") == 0)
+        measure->peak = table->peak_float;
+    else if (strcmp(kernels, "bf16") == 0)
+        measure->peak = table->peak_bf16;
+    else if (strcmp(kernels, "int8") == 0 || strcmp(kernels, "auto") == 0)
+        measure->peak = table->peak_int8;
+    else
+        return NULL;
+    return table;
+}
+
+status cpu_limits_measure(uint32_t threads, const int *cpus, const char *kernels,
+                          const char *variant, struct cpu_limits *limits_out)
+{
+    struct measure measure = {.cpus = cpus, .threads = threads};
+    if (threads < 1 || threads > CPU_THREADS_MAX ||
+        measure_choose(kernels, variant, &measure) == NULL)
+        return error_set(ERR_BAD_INPUT,
+                         "limits: expected 1 to %u threads, float, int8, auto or bf16 and "
+                         "instructions that this machine has, found %u, %s and %s",
+                         CPU_THREADS_MAX, threads, kernels, variant != NULL ? variant : "auto");
     size_t bytes = buffer_bytes();
-    struct measure measure = {.kernels = kernels_find(NULL, &known),
-                              .int8 = int8,
-                              .cpus = cpus,
-                              .threads = threads,
-                              .thread_bytes = bytes / threads / 4096 * 4096};
+    measure.thread_bytes = bytes / threads / 4096 * 4096;
     void *buffer = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct measure_thread *all = calloc(threads, sizeof(*all));
     if (buffer == MAP_FAILED || all == NULL) {
@@ -166,10 +186,9 @@ status cpu_limits_measure(uint32_t threads, const int *cpus, const char *kernels
     }
     (void)madvise(buffer, bytes, MADV_HUGEPAGE);
     for (uint32_t i = 0; i < threads; i++)
-        all[i] =
-            (struct measure_thread){.measure = &measure,
-                                    .thread = i,
-                                    .buffer = (uint64_t *)buffer + i * (measure.thread_bytes / 8)};
+        all[i] = (struct measure_thread){.measure = &measure,
+                                         .thread = i,
+                                         .buffer = (uint8_t *)buffer + i * measure.thread_bytes};
 
     status result = measure_run(&measure, all);
     struct cpu_limits limits = {0, 0};

@@ -1,6 +1,7 @@
 /* Projections: y (+)= W x (+ bias).
  *
- * A chunk of the team's job is CHUNK_PANELS panels of one matrix times up to CHUNK_ROWS rows. Its
+ * A chunk of the team's job is up to CHUNK_PANELS panels of one matrix times up to CHUNK_ROWS rows:
+ * fewer panels when there would be too few chunks to share out evenly. Its
  * sums are kept in scratch until all of k is added, then written to y:
  *
  *     scratch   tile [panels][k part][16] floats | sums [rows][16 * panels]
@@ -14,6 +15,7 @@
 
 #define CHUNK_PANELS 4u
 #define CHUNK_ROWS 256u
+#define CHUNKS_MIN 12u
 #define PART_MANY 256u
 #define PART_FEW 64u
 #define MANY_ROWS 24u
@@ -24,6 +26,7 @@ struct project_job {
     const struct backend_projection *projections;
     uint32_t projection_count;
     uint32_t rows, row_pieces;
+    uint32_t chunk_panels;
 };
 
 size_t project_scratch_bytes(const struct cpu_backend *cpu)
@@ -33,6 +36,9 @@ size_t project_scratch_bytes(const struct cpu_backend *cpu)
             (size_t)CHUNK_ROWS * CHUNK_PANELS * PANEL_COLUMNS) *
            sizeof(float);
 }
+
+static_assert(INT8_SCRATCH_BYTES <= CHUNK_PANELS * PART_MANY * PANEL_COLUMNS * sizeof(float),
+              "the tile's place is the integer kernels' scratch");
 
 static void float_sums(const struct project_job *job, const struct packed *w, uint32_t panel,
                        uint32_t panels, uint32_t row, uint32_t rows, float *scratch, float *sums)
@@ -86,9 +92,19 @@ static void write_sums(const struct backend_projection *projection, uint32_t pan
     }
 }
 
-static uint32_t chunk_columns(const struct packed *w)
+static uint32_t chunk_columns(const struct packed *w, uint32_t chunk_panels)
 {
-    return (w->panels + CHUNK_PANELS - 1) / CHUNK_PANELS;
+    return (w->panels + chunk_panels - 1) / chunk_panels;
+}
+
+/* As many panels as leave each thread CHUNKS_MIN chunks. */
+static uint32_t choose_chunk_panels(const struct project_job *job, uint32_t panels)
+{
+    uint32_t chunk = CHUNK_PANELS;
+    while (chunk > 1 &&
+           panels * job->row_pieces < chunk * CHUNKS_MIN * team_threads(job->cpu->team))
+        chunk /= 2;
+    return chunk;
 }
 
 static void project_chunk(void *ctx, uint32_t chunk, uint32_t thread)
@@ -97,14 +113,14 @@ static void project_chunk(void *ctx, uint32_t chunk, uint32_t thread)
     uint32_t piece = chunk % job->row_pieces;
     uint32_t column = chunk / job->row_pieces;
     const struct backend_projection *projection = job->projections;
-    while (column >= chunk_columns(&projection->weight->packed)) {
-        column -= chunk_columns(&projection->weight->packed);
+    while (column >= chunk_columns(&projection->weight->packed, job->chunk_panels)) {
+        column -= chunk_columns(&projection->weight->packed, job->chunk_panels);
         projection++;
     }
 
     const struct packed *w = &projection->weight->packed;
-    uint32_t panel = column * CHUNK_PANELS;
-    uint32_t panels = w->panels - panel < CHUNK_PANELS ? w->panels - panel : CHUNK_PANELS;
+    uint32_t panel = column * job->chunk_panels;
+    uint32_t panels = w->panels - panel < job->chunk_panels ? w->panels - panel : job->chunk_panels;
     uint32_t row = piece * CHUNK_ROWS;
     uint32_t rows = job->rows - row < CHUNK_ROWS ? job->rows - row : CHUNK_ROWS;
     float *tile = (float *)(void *)(job->cpu->scratch + thread * job->cpu->scratch_bytes);
@@ -118,7 +134,8 @@ static void project_chunk(void *ctx, uint32_t chunk, uint32_t thread)
                                        .x = &job->cpu->quant,
                                        .w = w,
                                        .c = sums,
-                                       .c_stride = CHUNK_PANELS * PANEL_COLUMNS};
+                                       .c_stride = CHUNK_PANELS * PANEL_COLUMNS,
+                                       .scratch = (uint8_t *)tile};
         job->cpu->kernels->int8_product[w->type](&product);
     } else {
         float_sums(job, w, panel, panels, row, rows, tile, sums);
@@ -152,18 +169,24 @@ void cpu_project(struct backend *backend, const struct backend_buffer *x,
     if (job.rows == 0)
         return;
     job.row_pieces = piece_count(job.rows, CHUNK_ROWS);
-    uint32_t columns = 0;
+    uint32_t panels = 0, columns = 0;
     bool quantized = false;
     for (uint32_t i = 0; i < projection_count; i++) {
         const struct packed *w = &projections[i].weight->packed;
         assert(w->base != NULL && w->columns == x->width && w->rows == projections[i].y->width);
         assert(projections[i].y->outputs == x->outputs && projections[i].y != x);
-        columns += chunk_columns(w);
+        panels += w->panels;
         quantized |= dtype_group(w->type) > 1;
-        cpu->counters.operations += 2ull * job.rows * w->rows * w->columns;
+        uint64_t operations = 2ull * job.rows * w->rows * w->columns;
+        cpu->counters.operations += operations;
+        if (cpu->int8 && dtype_group(w->type) > 1)
+            cpu->counters.int8_operations += operations;
         cpu->counters.bytes += dtype_row_bytes(w->type, w->columns) * w->rows;
     }
     if (cpu->int8 && quantized)
         team_run(cpu->team, piece_count(job.rows, QUANT_ROWS), quantize_piece, &job);
+    job.chunk_panels = choose_chunk_panels(&job, panels);
+    for (uint32_t i = 0; i < projection_count; i++)
+        columns += chunk_columns(&projections[i].weight->packed, job.chunk_panels);
     team_run(cpu->team, columns * job.row_pieces, project_chunk, &job);
 }

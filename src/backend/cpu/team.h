@@ -1,12 +1,15 @@
 /* backend/cpu/team.h - a team of threads that share out the chunks of one job at a time.
  *
- *     caller   team_run(64 chunks) --- claims 0, 2, 3, 5 ... ------- all 64 done, returns
- *     worker 1      sees the job       claims 1, 4, ...
- *     worker 2      (not scheduled)
+ *     caller     team_run(90 chunks)   0 1 2 ...  29, then 89, 88 ---- all done, returns
+ *     worker 1   sees the job          30 31 ...  59, then 87
+ *     worker 2   (not scheduled)       60 61 ...  86
  *
- * Nobody is assigned a chunk: whoever has a core claims the next one. A worker that the system has
- * taken its core from costs the job nothing but its share, and one that comes late finds the job
- * over and touches nothing of it. Which thread computes a chunk must not matter to its result.
+ * Each thread has a share of its own, side by side in memory, and works through it from the front;
+ * who is done takes what others have not begun, from the back. So nobody waits for a worker that
+ * the system has taken its core from: it costs the job nothing but its part, and one that comes
+ * late finds the job over and touches nothing of it. Which thread computes a chunk must not matter
+ * to its result, but one that is there computes the same chunks of the same job each time, which
+ * keeps what it has in its caches.
  *
  * Waiting spins for some microseconds, then sleeps in a futex.
  *
