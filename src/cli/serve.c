@@ -1,5 +1,5 @@
-/* baton serve: all roles on this machine, each a process of its own, supervised. It does nothing that
- * `baton router`, `baton prefill` and `baton decode` could not do when started by hand. */
+/* baton serve: all roles on this machine, each a process of its own, supervised. It does nothing
+ * that `baton router`, `baton prefill` and `baton decode` could not do when started by hand. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -289,7 +289,8 @@ static void serve_close(struct serve *serve)
 #define MIB (1024.0 * 1024.0)
 
 /* Each worker checks what it takes against what is there, but not what the others will take. The
- * weights are mapped once for all. Pools of a size that nobody chose shrink to half of what is left. */
+ * weights are mapped once for all. Pools of a size that nobody chose shrink to half of what is
+ * left. */
 static status serve_check_memory(struct serve_options *options, uint32_t workers,
                                  const struct model *model)
 {
@@ -315,13 +316,13 @@ static status serve_check_memory(struct serve_options *options, uint32_t workers
                  (double)workers * ((double)plan.pool_bytes + (double)plan.activation_bytes);
     if (sum <= (double)plan.available_bytes)
         return OK;
-    return error_set(ERR_NO_MEMORY,
-                     "the workers do not fit in memory together: weights %.1f MiB + %u x (KV pool %.1f "
-                     "MiB + activations %.1f MiB) = %.1f MiB of %.1f MiB available; use fewer workers "
-                     "or a smaller model, context or KV pool",
-                     (double)plan.weight_bytes / MIB, workers, (double)plan.pool_bytes / MIB,
-                     (double)plan.activation_bytes / MIB, sum / MIB,
-                     (double)plan.available_bytes / MIB);
+    return error_set(
+        ERR_NO_MEMORY,
+        "the workers do not fit in memory together: weights %.1f MiB + %u x (KV pool %.1f "
+        "MiB + activations %.1f MiB) = %.1f MiB of %.1f MiB available; use fewer workers "
+        "or a smaller model, context or KV pool",
+        (double)plan.weight_bytes / MIB, workers, (double)plan.pool_bytes / MIB,
+        (double)plan.activation_bytes / MIB, sum / MIB, (double)plan.available_bytes / MIB);
 }
 
 /* The model is looked at once here, so that its faults are told once and before anything starts. */
@@ -339,8 +340,8 @@ static status serve_check_model(const struct serve *serve, struct serve_options 
 static int serve_run(const void *options_given, const char *const *operands, uint32_t operand_count)
 {
     struct serve_options options = *(const struct serve_options *)options_given;
-    struct serve serve = {.options = &options, .model_path = operands[0],
-                          .folder.lock_fd = -1, .ready_fd = -1};
+    struct serve serve = {
+        .options = &options, .model_path = operands[0], .folder.lock_fd = -1, .ready_fd = -1};
     (void)operand_count;
     if (!worker_words_known(options.carrier, options.kernels, options.kv_dtype, options.log_level))
         return EXIT_USAGE;
@@ -373,11 +374,12 @@ const struct command_spec serve_command = {
     .name = "serve",
     .operands = "MODEL",
     .summary = "serve a model: router and workers on this machine",
-    .details = "Starts a router, prefill workers and decode workers, each a process of its own "
-               "(baton router, baton prefill, baton decode), shares out the cores among the "
-               "workers, and starts again what dies. Their sockets lie in a folder of "
-               "$XDG_RUNTIME_DIR, or of /tmp. SIGTERM: requests that run come to their end; a second "
-               "SIGTERM ends all at once.",
+    .details =
+        "Starts a router, prefill workers and decode workers, each a process of its own "
+        "(baton router, baton prefill, baton decode), shares out the cores among the "
+        "workers, and starts again what dies. Their sockets lie in a folder of "
+        "$XDG_RUNTIME_DIR, or of /tmp. SIGTERM: requests that run come to their end; a second "
+        "SIGTERM ends all at once.",
     .options = serve_rows,
     .option_count = sizeof(serve_rows) / sizeof(serve_rows[0]),
     .options_bytes = sizeof(struct serve_options),

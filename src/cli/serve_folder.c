@@ -106,7 +106,8 @@ status serve_folder_open(struct serve_folder *folder_out)
     for (int attempt = 0; attempt < MAKE_ATTEMPTS; attempt++) {
         snprintf(folder_out->path, sizeof(folder_out->path), "%s/" FOLDER_PREFIX "XXXXXX", base);
         if (mkdtemp(folder_out->path) == NULL)
-            return error_set(ERR_IO, "cannot make folder %s: %s", folder_out->path, strerror(errno));
+            return error_set(ERR_IO, "cannot make folder %s: %s", folder_out->path,
+                             strerror(errno));
         folder_out->lock_fd = folder_lock(folder_out->path);
         if (folder_out->lock_fd >= 0)
             return OK;

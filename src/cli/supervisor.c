@@ -26,7 +26,7 @@ struct child {
     uint32_t stage;
     int keep_fd;   /* open until the first start */
     int fd_number; /* its number; later lives find /dev/null there */
-    pid_t pid; /* 0: not running */
+    pid_t pid;     /* 0: not running */
     uint64_t started_ns;
     uint32_t deaths;
     uint64_t restart_ms;
@@ -145,8 +145,10 @@ static void child_died(struct child *child, int wait_status)
     bool by_itself = WIFEXITED(wait_status) && WEXITSTATUS(wait_status) != 0;
     child->deaths++;
     if (!supervisor->useful && (by_itself || child->deaths >= EARLY_DEATHS_MAX)) {
-        log_error("given up", "child=%s reason=\"it ended before it was ready; its last message says "
-                              "why\" deaths=%u", child->name, child->deaths);
+        log_error("given up",
+                  "child=%s reason=\"it ended before it was ready; its last message says "
+                  "why\" deaths=%u",
+                  child->name, child->deaths);
         supervisor->failed = true;
         supervisor_end(supervisor);
         return;
@@ -184,8 +186,8 @@ status supervisor_open(struct loop *loop, void (*on_over)(void *ctx, bool failed
     supervisor->loop = loop;
     supervisor->on_over = on_over;
     supervisor->ctx = ctx;
-    status st = loop_signal_open(loop, SIGCHLD, supervisor_on_child, supervisor,
-                                 &supervisor->child_watch);
+    status st =
+        loop_signal_open(loop, SIGCHLD, supervisor_on_child, supervisor, &supervisor->child_watch);
     if (st != OK) {
         free(supervisor);
         return st;

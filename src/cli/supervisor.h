@@ -3,8 +3,8 @@
  *     add (name, argv) ... start -> running --dies--> waits (0.25 s, doubled up to 5 s) -> running
  *     end: stage 0 gets SIGTERM; when it has gone, stage 1 does; ...; kill: SIGKILL for all
  *
- * A child that ends with an error before all was ever useful (supervisor_useful), or is killed three
- * times, is given up, and with it everything: its own message on standard error says why.
+ * A child that ends with an error before all was ever useful (supervisor_useful), or is killed
+ * three times, is given up, and with it everything: its own message on standard error says why.
  *
  * Threads: the loop's. Memory: names and arguments are copied.
  */
