@@ -57,7 +57,7 @@ static const struct option_spec run_specs[] = {
     {"threads", OPTION_UINT, "N", "0", 0, CPU_THREADS_MAX, offsetof(struct run_options, threads),
      "cores to compute with; 0 for all that the process may use"},
     {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, offsetof(struct run_options, kernels),
-     "arithmetic: float (reference), int8 (faster) or auto"},
+     "arithmetic: float (reference, with an f32 KV pool), int8 (faster) or auto"},
     {"ctx", OPTION_UINT, "TOKENS", "0", 0, 0, offsetof(struct run_options, ctx),
      "most tokens of prompt and answer; 0 for what the model was trained for"},
     {"kv-bytes", OPTION_BYTES, "BYTES", "0", 0, 0, offsetof(struct run_options, kv_bytes),
@@ -109,6 +109,7 @@ static status engine_start(struct session *session, const char *path)
         .rows_max = options->prefill_chunk,
         .sequences_max = 1,
         .kv_bytes = options->kv_bytes,
+        .kv = engine_kv_choose("auto", options->kernels),
     };
     code = engine_plan(session->model, &config, &plan);
     if (code != OK)

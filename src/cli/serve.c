@@ -297,6 +297,7 @@ static status serve_check_memory(struct serve_options *options, uint32_t workers
     struct worker_options sizes = {.ctx = options->ctx,
                                    .block_tokens = options->block_tokens,
                                    .kv_bytes = options->kv_bytes,
+                                   .kernels = options->kernels,
                                    .kv_dtype = options->kv_dtype,
                                    .prefill_chunk = options->prefill_chunk,
                                    .decode_batch = options->decode_batch};

@@ -58,11 +58,12 @@
         {"kv-dtype",                                                                               \
          OPTION_TEXT,                                                                              \
          "TYPE",                                                                                   \
-         "f16",                                                                                    \
+         "auto",                                                                                   \
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, kv_dtype),                                                                    \
-         "numbers in the block pool: f16, or f32 (twice the memory, for comparisons)"},            \
+         "numbers in the block pool: f16, f32 (twice the memory), or auto (f32 with --kernels "    \
+         "float, else f16); equal on all workers"},                                                \
         {"prefill-batch-tokens",                                                                   \
          OPTION_UINT,                                                                              \
          "TOKENS",                                                                                 \

@@ -30,6 +30,12 @@ struct engine {
     struct engine_counters counters;
 };
 
+enum engine_kv engine_kv_choose(const char *kv_dtype, const char *kernels)
+{
+    bool exact = strcmp(kv_dtype, "auto") == 0 && strcmp(kernels, "float") == 0;
+    return exact || strcmp(kv_dtype, "f32") == 0 ? ENGINE_KV_F32 : ENGINE_KV_F16;
+}
+
 static status arrays_open(struct engine *engine)
 {
     const struct backend_limits *limits = &engine->limits;

@@ -32,8 +32,12 @@
 #include "kv/layout.h"
 #include "model/weights.h"
 
-/* f16 unless somebody wants to compare: rounding to f16 moves a logit by up to some hundredths. */
+/* f16, or f32: rounding to f16 moves a logit by up to some hundredths. */
 enum engine_kv { ENGINE_KV_F16, ENGINE_KV_F32 };
+
+/* What --kv-dtype means beside --kernels: "f16", "f32", or "auto", which is f32 for the class
+ * "float", whose bound on every logit a pool of f16 would break, and f16 for all others. */
+enum engine_kv engine_kv_choose(const char *kv_dtype, const char *kernels);
 
 /* What an operator chooses. 0 means the default. */
 struct engine_config {

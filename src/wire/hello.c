@@ -143,6 +143,12 @@ static const char *hello_dtype_name(uint32_t number)
 
 static status hello_check_kv(const struct hello *ours, const struct hello *theirs)
 {
+    /* First, because --kv-dtype follows --kernels when nobody says otherwise. */
+    if (strcmp(ours->numerics_class, theirs->numerics_class) != 0)
+        return error_set(ERR_REFUSED,
+                         "numerics class: ours is \"%s\", that of \"%s\" is \"%s\"; give "
+                         "both the same --kernels",
+                         ours->numerics_class, theirs->name, theirs->numerics_class);
     if (ours->kv_dtype != theirs->kv_dtype)
         return error_set(ERR_REFUSED,
                          "kv dtype: ours is %s (%u), that of \"%s\" is %s (%u); give both "
@@ -159,11 +165,6 @@ static status hello_check_kv(const struct hello *ours, const struct hello *their
                          "ranks: ours are %u, those of \"%s\" are %u; a handoff between "
                          "different tensor-parallel layouts is not built",
                          ours->ranks, theirs->name, theirs->ranks);
-    if (strcmp(ours->numerics_class, theirs->numerics_class) != 0)
-        return error_set(ERR_REFUSED,
-                         "numerics class: ours is \"%s\", that of \"%s\" is \"%s\"; give "
-                         "both the same --kernels",
-                         ours->numerics_class, theirs->name, theirs->numerics_class);
     return hello_hash_check("block layout", ours->layout_hash, theirs->layout_hash, theirs->name,
                             "run the same release and the same model on both sides");
 }

@@ -66,7 +66,7 @@ void worker_engine_config(const struct worker_options *options, struct engine_co
         .sequences_max = options->decode_batch + PREFILL_SEQUENCES_MAX,
         .outputs_max = options->decode_batch + SCORED_ROWS_MIN,
         .kv_bytes = options->kv_bytes,
-        .kv = strcmp(options->kv_dtype, "f32") == 0 ? ENGINE_KV_F32 : ENGINE_KV_F16,
+        .kv = engine_kv_choose(options->kv_dtype, options->kernels),
     };
 }
 

@@ -257,14 +257,16 @@ def one_by_one(binary):
 
 
 def strangers(binary):
-    """A worker with another model, block size or class is refused by name, and exits with 1."""
+    """A worker with another model, block size, class or KV type is refused by name, and exits
+    with 1. What counts is what --kv-dtype comes to, not how it was said."""
     other = os.path.join(SMALL_MODELS, "llama-q4_0.gguf")
     with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "8M") as server:
         folder = os.path.dirname(
             server.process.wait_for(r"workers=unix:(\S+)").group(1))
         for options, words in (([other], ["fingerprint"]),
                                (["--block-tokens", "32", SMALL], ["block tokens", "16", "32"]),
-                               (["--kernels", "float", SMALL], ["class", "float", "int8"])):
+                               (["--kernels", "float", SMALL], ["class", "float", "int8"]),
+                               (["--kv-dtype", "f32", SMALL], ["kv dtype", "F32", "F16"])):
             stranger = Process("stranger", [binary, "prefill", "--router",
                                             f"unix:{folder}/router.sock", "--ctx", "512",
                                             "--kv-bytes", "8M", *options])
@@ -274,6 +276,12 @@ def strangers(binary):
             for word in words:
                 assert word in log, (word, log)
             stranger.discard()
+        friend = Process("friend", [binary, "prefill", "--router", f"unix:{folder}/router.sock",
+                                    "--ctx", "512", "--kv-bytes", "8M", "--kv-dtype", "f16",
+                                    "--kernels", "int8", SMALL])
+        friend.wait_for('event="router reached"')
+        assert friend.stop() == 0
+        friend.discard()
         assert server.complete(**dict(LONG, max_tokens=4))["usage"]["completion_tokens"] == 4
 
 

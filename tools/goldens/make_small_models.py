@@ -34,14 +34,21 @@ CONTEXT_TOKENS = 1024
 LLAMA3_ROPE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 256}
 
+# Real models are sure of most tokens; random ones toss coins, and then any rounding decides. So
+# here a token's own direction stays visible through the layers, whose branches are damped by
+# BRANCH, and the head knows it: a tied one tends to say the token again, one of its own (the
+# embedding's rows in another order) to say the one that follows it in that order.
+BRANCH = 0.5
+FOLLOWER_STEP = 7  # no divisor in common with the 310 rows
+
 # matrices: the type of all but those named. head "tied" has no output.weight.
 MODELS = {
     "llama-f32-tied": dict(arch="llama", width=64, heads=4, kv_heads=2, head_dim=16, ffn=96,
                            layers=2, matrices=Q.F32, head="tied", theta=10000.0),
     "llama3-f16": dict(arch="llama", width=64, heads=4, kv_heads=2, head_dim=16, ffn=96, layers=2,
-                       matrices=Q.F16, head=Q.F16, theta=10000.0, llama3=True),
+                       matrices=Q.F16, head="own", theta=10000.0, llama3=True),
     "llama-q4_0": dict(arch="llama", width=128, heads=4, kv_heads=4, head_dim=32, ffn=192,
-                       layers=2, matrices=Q.Q4_0, embedding=Q.Q8_0, head=Q.Q8_0, theta=10000.0),
+                       layers=2, matrices=Q.Q4_0, embedding=Q.Q8_0, head="own", theta=10000.0),
     "llama-q4_1-tied": dict(arch="llama", width=96, heads=3, kv_heads=1, head_dim=32, ffn=256,
                             layers=3, matrices=Q.Q4_1, embedding=Q.Q8_0, head="tied",
                             theta=100000.0),
@@ -51,10 +58,10 @@ MODELS = {
     "qwen2-bf16-tied": dict(arch="qwen2", width=64, heads=4, kv_heads=2, head_dim=16, ffn=96,
                             layers=2, matrices=Q.BF16, head="tied", theta=1000000.0),
     "qwen2-q5_k": dict(arch="qwen2", width=256, heads=4, kv_heads=2, head_dim=64, ffn=256,
-                       layers=2, matrices=Q.Q5_K, embedding=Q.Q4_K, head=Q.Q6_K,
+                       layers=2, matrices=Q.Q5_K, embedding=Q.Q4_K, head="own",
                        theta=1000000.0),
     "qwen3-q8_0": dict(arch="qwen3", width=64, heads=4, kv_heads=2, head_dim=32, ffn=128, layers=2,
-                       matrices=Q.Q8_0, head=Q.Q8_0, theta=1000000.0),
+                       matrices=Q.Q8_0, head="own", theta=1000000.0),
     "qwen3-q6_k-tied": dict(arch="qwen3", width=256, heads=2, kv_heads=1, head_dim=128, ffn=256,
                             layers=2, matrices=Q.Q6_K, embedding=Q.Q6_K, head="tied",
                             theta=1000000.0),
@@ -133,6 +140,11 @@ def random_matrix(rng, kind, rows, columns, deviation):
     return gguf.quants.quantize(values, kind)
 
 
+def follower_rows(rows):
+    """For each row of a head of its own, the token whose embedding it is."""
+    return (np.arange(rows) * FOLLOWER_STEP + 3) % rows
+
+
 def llama3_factors(head_dim, theta):
     """What rope_freqs.weight holds: divisors of the frequencies."""
     low = LLAMA3_ROPE["original_max_position_embeddings"] / LLAMA3_ROPE["low_freq_factor"]
@@ -189,6 +201,7 @@ def write_model(path, name, m):
     def matrix(tensor, kind, rows, columns, gain):
         data = random_matrix(rng, kind, rows, columns, gain / math.sqrt(columns))
         writer.add_tensor(tensor, data, raw_dtype=kind)
+        return data
 
     def vector(tensor, count, middle, spread):
         values = middle + spread * rng.uniform(-1, 1, count)
@@ -196,7 +209,8 @@ def write_model(path, name, m):
 
     kind = m["matrices"]
     q, kv = m["heads"] * m["head_dim"], m["kv_heads"] * m["head_dim"]
-    matrix("token_embd.weight", m.get("embedding", kind), rows, m["width"], 3.0)
+    embedding_kind = m.get("embedding", kind)
+    embedding = matrix("token_embd.weight", embedding_kind, rows, m["width"], 3.0)
     if m.get("llama3"):
         writer.add_tensor("rope_freqs.weight", llama3_factors(m["head_dim"], m["theta"]))
     for i in range(m["layers"]):
@@ -212,14 +226,15 @@ def write_model(path, name, m):
         if m["arch"] == "qwen3":
             vector(block + "attn_q_norm.weight", m["head_dim"], 1.0, 0.5)
             vector(block + "attn_k_norm.weight", m["head_dim"], 1.0, 0.5)
-        matrix(block + "attn_output.weight", kind, m["width"], q, 1.0)
+        matrix(block + "attn_output.weight", kind, m["width"], q, BRANCH)
         vector(block + "ffn_norm.weight", m["width"], 1.0, 0.5)
         matrix(block + "ffn_gate.weight", kind, m["ffn"], m["width"], 1.0)
         matrix(block + "ffn_up.weight", kind, m["ffn"], m["width"], 1.0)
-        matrix(block + "ffn_down.weight", m.get("ffn_down", kind), m["width"], m["ffn"], 1.0)
+        matrix(block + "ffn_down.weight", m.get("ffn_down", kind), m["width"], m["ffn"], BRANCH)
     vector("output_norm.weight", m["width"], 1.0, 0.5)
-    if m["head"] != "tied":
-        matrix("output.weight", m["head"], rows, m["width"], 3.0)
+    if m["head"] == "own":
+        writer.add_tensor("output.weight", embedding[follower_rows(rows)],
+                          raw_dtype=embedding_kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
