@@ -227,6 +227,36 @@ static void test_halves(void **state)
                     assert_true(row[d / 16 * 56 + i * 16 + d % 16] ==
                                 (d < dims ? f16_to_f32(values[i * dims + d]) : 0));
             assert_true(row[48] == POISON);
+
+            /* A few rows at once: the same sums as one value after the other. */
+            float weights[7 * 3], c[7 * DIMS + 1];
+            random_floats(weights, 7 * 3);
+            for (uint32_t rows = 1; rows <= 7; rows++) {
+                for (uint32_t i = 0; i <= 7 * DIMS; i++)
+                    c[i] = POISON;
+                struct value_product p = {.rows = rows,
+                                          .count = 2,
+                                          .dims = dims,
+                                          .weights = weights,
+                                          .weight_stride = 3,
+                                          .values = values,
+                                          .c = c,
+                                          .c_stride = dims};
+                kernels->value_product(&p);
+                p.count = 1;
+                p.weights += 2;
+                p.values += 2 * dims;
+                p.add = true;
+                kernels->value_product(&p);
+                for (uint32_t i = 0; i < rows * dims; i++) {
+                    float sum = 0;
+                    for (uint32_t k = 0; k < 3; k++)
+                        sum = fmaf(weights[i / dims * 3 + k],
+                                   f16_to_f32(values[k * dims + i % dims]), sum);
+                    assert_same_bits(&c[i], &sum, 1, "value_product");
+                }
+                assert_true(c[rows * dims] == POISON);
+            }
         }
     }
 }

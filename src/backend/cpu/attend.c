@@ -1,8 +1,9 @@
-/* Attention over the blocks of the pool, and the rotation of queries and keys on their way there.
+/* Attention of prompts over the blocks of the pool, and the rotation of queries and keys on their
+ * way there.
  *
  * A unit is some rows of one sequence and the query heads of one kv head; queries of a unit are
- * rows x heads of the group, a row's heads side by side. Keys are taken in partitions of PARTITION
- * by position. For each partition, in order:
+ * rows x heads of the group, a row's heads side by side. Keys are taken in partitions of
+ * ATTEND_PARTITION by position. For each partition, in order:
  *
  *     scores [queries][keys]  = queries x keys, each one a sum over the dimensions in order
  *     weights                 = exp(score - largest of the partition), their sum in 16 partial sums
@@ -20,13 +21,12 @@
 #include <string.h>
 
 #include "backend/cpu/angles.h"
+#include "backend/cpu/attend.h"
 #include "backend/cpu/cpu_state.h"
 #include "backend/cpu/elementary.h"
 
-#define PARTITION 256u
-#define SCORE_STRIDE (PARTITION + 16) /* rows not a power of two apart */
-#define VALUE_KEYS 64u                /* values unpacked at a time */
-#define KEY_PANELS 4u                 /* key panels at a time, for few queries */
+#define VALUE_KEYS 64u /* values unpacked at a time */
+#define KEY_PANELS 4u  /* key panels at a time, for few queries */
 #define FEW_QUERIES 12u
 #define UNIT_QUERIES 96u
 
@@ -49,7 +49,7 @@ uint32_t attend_units_max(const struct cpu_backend *cpu)
 /* A thread's memory for one unit. */
 struct unit_scratch {
     float *queries; /* [queries][head_dim], scaled */
-    float *scores;  /* [queries][SCORE_STRIDE] */
+    float *scores;  /* [queries][ATTEND_SCORE_STRIDE] */
     float *keys;    /* [KEY_PANELS][head_dim][16] */
     float *values;  /* [panels][VALUE_STRIDE] */
     float *part;    /* [queries][16 * panels] */
@@ -70,10 +70,14 @@ static size_t scratch_lay(const struct backend_shape *shape, uint8_t *base,
     size_t queries = attend_unit_rows(shape) * (shape->head_count / shape->kv_head_count);
     size_t panels = value_panels(shape);
     size_t dims = panels * PANEL_COLUMNS;
-    const size_t counts[] = {
-        queries * dims,           queries * SCORE_STRIDE,  KEY_PANELS * PANEL_COLUMNS * dims,
-        VALUE_STRIDE * panels,    queries * dims,          queries * dims,
-        (queries + 15) / 16 * 16, (queries + 15) / 16 * 16};
+    const size_t counts[] = {queries * dims,
+                             queries * ATTEND_SCORE_STRIDE,
+                             KEY_PANELS * PANEL_COLUMNS * dims,
+                             VALUE_STRIDE * panels,
+                             queries * dims,
+                             queries * dims,
+                             (queries + 15) / 16 * 16,
+                             (queries + 15) / 16 * 16};
     float **parts[] = {&scratch_out->queries, &scratch_out->scores, &scratch_out->keys,
                        &scratch_out->values,  &scratch_out->part,   &scratch_out->output,
                        &scratch_out->largest, &scratch_out->sum};
@@ -89,7 +93,15 @@ size_t attend_scratch_bytes(const struct cpu_backend *cpu)
 {
     struct unit_scratch unused;
     static uint8_t origin[1];
-    return scratch_lay(&cpu->shape, origin, &unused);
+    size_t units = scratch_lay(&cpu->shape, origin, &unused);
+    size_t decode = attend_decode_scratch_bytes(&cpu->shape);
+    return units > decode ? units : decode;
+}
+
+/* A pool of floats is for comparisons with other implementations, not for speed. */
+static bool pool_is_float(const struct cpu_backend *cpu)
+{
+    return cpu->shape.kv_dtype == DTYPE_F32;
 }
 
 void attend_begin(struct cpu_backend *cpu)
@@ -99,6 +111,7 @@ void attend_begin(struct cpu_backend *cpu)
     uint32_t half = shape->rope_dims / 2;
     uint32_t unit_rows = attend_unit_rows(shape);
     cpu->unit_count = 0;
+    cpu->decode_unit_count = 0;
     uint32_t covered = 0;
     for (uint32_t s = 0; s < step->sequence_count; s++) {
         const struct step_sequence *sequence = &step->sequences[s];
@@ -106,6 +119,9 @@ void attend_begin(struct cpu_backend *cpu)
         assert((uint64_t)sequence->start_position + sequence->row_count <=
                (uint64_t)sequence->block_count * shape->block_tokens);
         covered += sequence->row_count;
+        bool decodes = sequence->row_count == 1 && !pool_is_float(cpu);
+        if (decodes)
+            attend_decode_append(cpu, s, sequence->start_position + 1);
         for (uint32_t i = 0; i < sequence->row_count; i++) {
             uint32_t row = sequence->first_row + i, position = sequence->start_position + i;
             cpu->rows[row] =
@@ -115,7 +131,7 @@ void attend_begin(struct cpu_backend *cpu)
             assert(cpu->rows[row].block < cpu->pool.block_count);
             angles_at(position, cpu->frequencies, half, cpu->cosines + (size_t)row * half,
                       cpu->sines + (size_t)row * half);
-            if (i % unit_rows == 0) {
+            if (!decodes && i % unit_rows == 0) {
                 uint32_t left = sequence->row_count - i;
                 assert(cpu->unit_count < attend_units_max(cpu));
                 cpu->units[cpu->unit_count++] =
@@ -130,12 +146,6 @@ void attend_begin(struct cpu_backend *cpu)
 }
 
 /* ---- numbers of the pool --------------------------------------------------------------------- */
-
-/* A pool of floats is for comparisons with other implementations, not for speed. */
-static bool pool_is_float(const struct cpu_backend *cpu)
-{
-    return cpu->shape.kv_dtype == DTYPE_F32;
-}
 
 static void kv_store(const struct cpu_backend *cpu, const float *x, void *to)
 {
@@ -278,12 +288,14 @@ static const uint8_t *token_run(const struct unit_work *work, uint32_t plane, ui
                       token);
 }
 
-#define AHEAD_KEYS 32u /* far enough for memory to answer while what is here is computed */
+#define FIRST_KEYS 64u /* of a unit, before which nothing could be asked for */
 #define LINE_BYTES 64u
 
 /* Ask for the keys or values of count tokens from start on. They lie in pieces of a block's tokens,
- * too short for the machine to see the pattern by itself. To the second cache: the first one can
- * wait for a few lines only, and would keep the kernels waiting with it. */
+ * too short for the machine to see the pattern by itself. While keys are computed, the values of
+ * the same partition are asked for, and while values are, the keys of the next one. To the second
+ * cache: the first one can wait for a few lines only, and would keep the kernels waiting with it.
+ */
 static void unit_prefetch(const struct unit_work *work, uint32_t plane, uint32_t start,
                           uint32_t count)
 {
@@ -326,14 +338,14 @@ static void unit_scores(const struct unit_work *work, uint32_t first_row, uint32
     uint32_t dims = work->job->cpu->shape.head_dim;
     uint32_t queries = work->unit->row_count * work->group;
     uint32_t step = queries <= FEW_QUERIES ? KEY_PANELS * PANEL_COLUMNS : PANEL_COLUMNS;
-    unit_prefetch(work, 0, start, AHEAD_KEYS);
+    if (start == 0)
+        unit_prefetch(work, 0, start, FIRST_KEYS);
     for (uint32_t t = 0; t < count; t += step) {
         uint32_t panels = 0;
         for (uint32_t at = t; at < count && at < t + step; at += PANEL_COLUMNS, panels++) {
-            if (at + AHEAD_KEYS < count)
-                unit_prefetch(work, 0, start + at + AHEAD_KEYS, PANEL_COLUMNS);
-            else
-                unit_prefetch(work, 1, start + at + AHEAD_KEYS - count, PANEL_COLUMNS);
+            if (start == 0)
+                unit_prefetch(work, 0, at + FIRST_KEYS, PANEL_COLUMNS);
+            unit_prefetch(work, 1, start + at, PANEL_COLUMNS);
             key_panel(work, start + at, count - at,
                       work->scratch.keys + (size_t)panels * dims * PANEL_COLUMNS);
         }
@@ -349,8 +361,8 @@ static void unit_scores(const struct unit_work *work, uint32_t first_row, uint32
             .x_stride = dims,
             .w = work->scratch.keys,
             .panel_stride = (size_t)dims * PANEL_COLUMNS,
-            .c = work->scratch.scores + query * SCORE_STRIDE + t,
-            .c_stride = SCORE_STRIDE,
+            .c = work->scratch.scores + query * ATTEND_SCORE_STRIDE + t,
+            .c_stride = ATTEND_SCORE_STRIDE,
         };
         work->job->cpu->kernels->product(&product);
     }
@@ -364,7 +376,7 @@ static void value_panels_fill(const struct unit_work *work, uint32_t start, uint
         uint32_t run;
         const uint8_t *value = token_run(work, 1, start + i, &run);
         run = run < count - i ? run : count - i;
-        unit_prefetch(work, 1, start + i + AHEAD_KEYS, run);
+        unit_prefetch(work, 0, start + ATTEND_PARTITION + i, run);
         values_unpack(cpu, value, run, work->scratch.values + (size_t)i * PANEL_COLUMNS,
                       VALUE_STRIDE);
         i += run;
@@ -381,7 +393,7 @@ static void unit_values(const struct unit_work *work, uint32_t first_row, uint32
     struct tile_product product = {
         .rows = (work->unit->row_count - first_row) * work->group,
         .panels = panels,
-        .x_stride = SCORE_STRIDE,
+        .x_stride = ATTEND_SCORE_STRIDE,
         .w = work->scratch.values,
         .panel_stride = VALUE_STRIDE,
         .c = work->scratch.part + query * panels * PANEL_COLUMNS,
@@ -390,38 +402,36 @@ static void unit_values(const struct unit_work *work, uint32_t first_row, uint32
     for (uint32_t t = 0; t < count; t += VALUE_KEYS) {
         product.k = count - t < VALUE_KEYS ? count - t : VALUE_KEYS;
         value_panels_fill(work, start + t, product.k);
-        product.x = work->scratch.scores + query * SCORE_STRIDE + t;
+        product.x = work->scratch.scores + query * ATTEND_SCORE_STRIDE + t;
         product.add = t > 0;
         cpu->kernels->product(&product);
     }
 }
 
-/* Take the partition's part of a query into what it has so far. */
-static void query_merge(const struct unit_work *work, uint32_t query, bool first, float largest,
-                        float sum)
+void attend_merge(const struct cpu_backend *cpu, float *output, float *largest, float *sum,
+                  const float *part, float part_largest, float part_sum, bool first)
 {
-    uint32_t dims = value_panels(&work->job->cpu->shape) * PANEL_COLUMNS;
-    float *output = work->scratch.output + (size_t)query * dims;
-    const float *part = work->scratch.part + (size_t)query * dims;
-    float *most = &work->scratch.largest[query], *total = &work->scratch.sum[query];
+    uint32_t dims = value_panels(&cpu->shape) * PANEL_COLUMNS;
     if (first) {
         memcpy(output, part, dims * sizeof(float));
-        *most = largest;
-        *total = sum;
+        *largest = part_largest;
+        *sum = part_sum;
         return;
     }
-    float both = *most > largest ? *most : largest;
-    float a = exp_weight(*most - both, SOFTMAX_CUT);
-    float b = exp_weight(largest - both, SOFTMAX_CUT);
-    work->job->cpu->kernels->merge(output, part, a, b, dims);
-    *total = fmaf(*total, a, sum * b);
-    *most = both;
+    float both = *largest > part_largest ? *largest : part_largest;
+    float a = exp_weight(*largest - both, SOFTMAX_CUT);
+    float b = exp_weight(part_largest - both, SOFTMAX_CUT);
+    cpu->kernels->merge(output, part, a, b, dims);
+    *sum = fmaf(*sum, a, part_sum * b);
+    *largest = both;
 }
 
 /* Keys start .. start + count, which is one partition or the filled part of the last one. */
 static void unit_partition(const struct unit_work *work, uint32_t start, uint32_t count)
 {
     const struct attend_unit *unit = work->unit;
+    const struct cpu_backend *cpu = work->job->cpu;
+    size_t dims = (size_t)value_panels(&cpu->shape) * PANEL_COLUMNS;
     uint32_t first_row = unit->first_position < start ? start - unit->first_position : 0;
     float largest[ATTEND_QUERIES_MAX], sum[ATTEND_QUERIES_MAX];
     unit_scores(work, first_row, start, count);
@@ -431,14 +441,16 @@ static void unit_partition(const struct unit_work *work, uint32_t start, uint32_
             seen = count;
         for (uint32_t g = 0; g < work->group; g++) {
             uint32_t query = row * work->group + g;
-            float *scores = work->scratch.scores + (size_t)query * SCORE_STRIDE;
-            sum[query] = work->job->cpu->kernels->softmax(scores, seen, &largest[query]);
+            float *scores = work->scratch.scores + (size_t)query * ATTEND_SCORE_STRIDE;
+            sum[query] = cpu->kernels->softmax(scores, seen, &largest[query]);
             memset(scores + seen, 0, (count - seen) * sizeof(float));
         }
     }
     unit_values(work, first_row, start, count);
     for (uint32_t query = first_row * work->group; query < unit->row_count * work->group; query++)
-        query_merge(work, query, start == 0, largest[query], sum[query]);
+        attend_merge(cpu, work->scratch.output + query * dims, &work->scratch.largest[query],
+                     &work->scratch.sum[query], work->scratch.part + query * dims, largest[query],
+                     sum[query], start == 0);
 }
 
 static void attend_unit(void *ctx, uint32_t chunk, uint32_t thread)
@@ -461,8 +473,9 @@ static void attend_unit(void *ctx, uint32_t chunk, uint32_t thread)
             work.scratch.queries[(size_t)row * width + i] = q[i] * scale;
     }
     uint32_t keys = work.unit->first_position + work.unit->row_count;
-    for (uint32_t start = 0; start < keys; start += PARTITION)
-        unit_partition(&work, start, keys - start < PARTITION ? keys - start : PARTITION);
+    for (uint32_t start = 0; start < keys; start += ATTEND_PARTITION)
+        unit_partition(&work, start,
+                       keys - start < ATTEND_PARTITION ? keys - start : ATTEND_PARTITION);
 
     uint32_t padded = value_panels(shape) * PANEL_COLUMNS;
     for (uint32_t row = 0; row < work.unit->row_count; row++) {
@@ -493,4 +506,5 @@ void cpu_attend(struct backend *backend, uint32_t layer, const struct backend_bu
     }
     struct attend_job job = {cpu, layer, q, o};
     team_run(cpu->team, cpu->unit_count * shape->kv_head_count, attend_unit, &job);
+    attend_decode(cpu, layer, q, o);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "backend/cpu/angles.h"
+#include "backend/cpu/attend.h"
 #include "backend/cpu/cpu_state.h"
 #include "base/bytes.h"
 #include "base/dequant.h"
@@ -438,7 +439,8 @@ static status step_memory(struct cpu_backend *cpu, uint32_t threads)
     cpu->sines = cpu_take(cpu, angles);
     cpu->scratch = cpu_take(cpu, threads * cpu->scratch_bytes);
     if (cpu->rows == NULL || cpu->units == NULL || cpu->frequencies == NULL ||
-        cpu->cosines == NULL || cpu->sines == NULL || cpu->scratch == NULL)
+        cpu->cosines == NULL || cpu->sines == NULL || cpu->scratch == NULL ||
+        !attend_decode_open(cpu))
         return error_set(ERR_NO_MEMORY, "no memory for steps of %u rows", cpu->limits.rows_max);
     angles_frequencies(shape->rope_theta, shape->rope_dims, shape->rope_factors, cpu->frequencies);
     return OK;

@@ -18,6 +18,7 @@
 /* What attention has fixed-size arrays for; checked at open. */
 #define ATTEND_DIMS_MAX 1024u   /* dimensions of a head */
 #define ATTEND_QUERIES_MAX 512u /* query heads of one kv head */
+#define DECODE_WAVE_UNITS 256u
 
 struct region {
     struct region *next;
@@ -52,6 +53,11 @@ struct attend_unit {
     uint32_t first_position;
 };
 
+/* One partition of a sequence that has one row: attend_decode.c. */
+struct decode_unit {
+    uint32_t sequence, partition;
+};
+
 struct cpu_backend {
     struct backend backend; /* first */
     struct backend_shape shape;
@@ -68,9 +74,13 @@ struct cpu_backend {
     const struct step *step; /* between step_begin and step_wait */
     struct step_row *rows;   /* [rows_max] */
     struct attend_unit *units;
-    uint32_t unit_count, unit_rows;
-    double *frequencies;    /* [rope_dims / 2] */
-    float *cosines, *sines; /* [rows_max][rope_dims / 2] */
+    uint32_t unit_count;
+    struct decode_unit *decode_units;
+    uint32_t decode_unit_count, decode_units_max;
+    float *decode_parts, *decode_sums;
+    uint32_t decode_firsts[DECODE_WAVE_UNITS + 1]; /* of the sequences in a wave */
+    double *frequencies;                           /* [rope_dims / 2] */
+    float *cosines, *sines;                        /* [rows_max][rope_dims / 2] */
 
     uint8_t *scratch; /* scratch_bytes for each thread */
     size_t scratch_bytes;

@@ -41,6 +41,17 @@ struct tile_product {
     bool add; /* go on from what c holds; else start from zero */
 };
 
+/* c[rows][dims] (+)= weights[rows][count] times values[count][dims]. Strides are in floats. */
+struct value_product {
+    uint32_t rows, count, dims;
+    const float *weights;
+    size_t weight_stride;
+    const uint16_t *values;
+    float *c;
+    size_t c_stride;
+    bool add;
+};
+
 /* What the integer dot product needs of 32 activations beside their int8 values. */
 struct quant_scale {
     float scale;      /* value = scale * int8 */
@@ -105,6 +116,9 @@ struct kernels {
     void (*half_store)(const float *x, uint16_t *to, uint32_t count);
     /* Sixteen keys as a panel [dims][16]. */
     void (*key_tile)(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile);
+    /* c[rows][dims] (+)= weights[rows][count] times values [count][dims] side by side, one value
+     * after the other, for a few rows: what value_rows and product do for many. */
+    void (*value_product)(const struct value_product *product);
     /* count values [dims] side by side as rows of panels: dimension d of value i at panel_stride *
      * (d / 16) + 16 * i + d % 16, zeros after the last d up to a multiple of 16. */
     void (*value_rows)(const uint16_t *values, uint32_t count, uint32_t dims, float *to,

@@ -171,6 +171,81 @@ static void lanes_value_rows(const uint16_t *values, uint32_t count, uint32_t di
     }
 }
 
+/* rows x (vectors of dimensions d ..) held in registers over all values. */
+static ALWAYS_INLINE void lanes_value_tile(const struct value_product *p, uint32_t row, uint32_t d,
+                                           const uint32_t rows, const uint32_t vectors)
+{
+    const float *weights = p->weights + row * p->weight_stride;
+    const uint16_t *values = p->values + d;
+    float *c = p->c + row * p->c_stride + d;
+    lanes_f sum[16];
+    UNROLL
+    for (uint32_t r = 0; r < rows; r++) {
+        UNROLL
+        for (uint32_t v = 0; v < vectors; v++)
+            sum[r * vectors + v] =
+                p->add ? lanes_load(c + r * p->c_stride + v * LANES) : lanes_zero();
+    }
+    for (uint32_t i = 0; i < p->count; i++, values += p->dims) {
+        lanes_f weight[4];
+        UNROLL
+        for (uint32_t r = 0; r < rows; r++)
+            weight[r] = lanes_set(weights[r * p->weight_stride + i]);
+        UNROLL
+        for (uint32_t v = 0; v < vectors; v++) {
+            lanes_f value = lanes_from_half(values + v * LANES);
+            UNROLL
+            for (uint32_t r = 0; r < rows; r++)
+                sum[r * vectors + v] = lanes_fma(weight[r], value, sum[r * vectors + v]);
+        }
+    }
+    UNROLL
+    for (uint32_t r = 0; r < rows; r++) {
+        UNROLL
+        for (uint32_t v = 0; v < vectors; v++)
+            lanes_store(c + r * p->c_stride + v * LANES, sum[r * vectors + v]);
+    }
+}
+
+/* As many as there are registers for: a value is read once, and whole lines of it if possible. */
+#define VALUE_VECTORS(rows) (LANES == 16 || (rows) < 4 ? 4u : 2u)
+
+static ALWAYS_INLINE void lanes_value_rows_of(const struct value_product *p, uint32_t row,
+                                              const uint32_t rows)
+{
+    uint32_t d = 0;
+    for (; d + VALUE_VECTORS(rows) * LANES <= p->dims; d += VALUE_VECTORS(rows) * LANES)
+        lanes_value_tile(p, row, d, rows, VALUE_VECTORS(rows));
+    for (; d + LANES <= p->dims; d += LANES)
+        lanes_value_tile(p, row, d, rows, 1);
+    for (; d < p->dims; d++) {
+        for (uint32_t r = row; r < row + rows; r++) {
+            float *c = p->c + r * p->c_stride + d;
+            float sum = p->add ? *c : 0.0f;
+            for (uint32_t i = 0; i < p->count; i++)
+                sum = __builtin_fmaf(p->weights[r * p->weight_stride + i],
+                                     f16_to_f32(p->values[(size_t)i * p->dims + d]), sum);
+            *c = sum;
+        }
+    }
+}
+
+static void lanes_value_product(const struct value_product *p)
+{
+    for (uint32_t row = 0; row < p->rows;) {
+        uint32_t left = p->rows - row;
+        if (left >= 4)
+            lanes_value_rows_of(p, row, 4);
+        else if (left == 3)
+            lanes_value_rows_of(p, row, 3);
+        else if (left == 2)
+            lanes_value_rows_of(p, row, 2);
+        else
+            lanes_value_rows_of(p, row, 1);
+        row += left < 4 ? left : 4;
+    }
+}
+
 /* ---- packed weights to floats ---------------------------------------------------------------- */
 
 static void lanes_unpack_f32(const struct packed *w, const uint8_t *panel, uint32_t k0,

@@ -168,6 +168,20 @@ static void key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, f
             tile[d * PANEL_COLUMNS + t] = f16_to_f32(keys[t][d]);
 }
 
+static void value_product(const struct value_product *p)
+{
+    for (uint32_t row = 0; row < p->rows; row++) {
+        for (uint32_t d = 0; d < p->dims; d++) {
+            float *c = p->c + row * p->c_stride + d;
+            float sum = p->add ? *c : 0.0f;
+            for (uint32_t i = 0; i < p->count; i++)
+                sum = fmaf(p->weights[row * p->weight_stride + i],
+                           f16_to_f32(p->values[(size_t)i * p->dims + d]), sum);
+            *c = sum;
+        }
+    }
+}
+
 static void value_rows(const uint16_t *values, uint32_t count, uint32_t dims, float *to,
                        size_t panel_stride)
 {
@@ -241,5 +255,6 @@ const struct kernels kernels_scalar = {
     .merge = merge,
     .half_store = half_store,
     .key_tile = key_tile,
+    .value_product = value_product,
     .value_rows = value_rows,
 };

@@ -32,5 +32,6 @@ const struct kernels TABLE = {
     .merge = lanes_merge,
     .half_store = lanes_half_store,
     .key_tile = lanes_key_tile,
+    .value_product = lanes_value_product,
     .value_rows = lanes_value_rows,
 };
