@@ -38,10 +38,8 @@ bool address_is_wildcard(const struct address *address);
 /* 0 for a Unix socket. */
 unsigned address_port(const struct address *address);
 
-/* Rewrite text so that address_parse_numeric reads it. Errors: ERR_IO. */
-status address_write_numeric(struct address *address);
-
-/* Rewrite text with numbers, so that whoever reads it need not ask a resolver. */
+/* Rewrite text with numbers, which address_parse_numeric reads without asking a resolver. Errors:
+ * ERR_IO. */
 status address_write_numeric(struct address *address);
 
 /* The address with port; text is rewritten. For port 0 after a bind. */

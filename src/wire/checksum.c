@@ -9,14 +9,19 @@
 #endif
 
 /* Both sums without a multiplication per word: words are taken in rows of ROW_WORDS lanes, and each
- * lane keeps a (sum of its words) and s (sum of a before each row). After K rows
- *     s[l] = sum over k of (K - 1 - k) * w[k][l],   so   sum of k * w = (K - 1) * a - s. */
+ * lane keeps a (sum of its mixed words) and s (sum of a before each row). After K rows
+ *     s[l] = sum over k of (K - 1 - k) * m[k][l],   so   sum of k * m = (K - 1) * a - s. */
 #define ROW_WORDS 16u
 #define ROW_BYTES (8 * ROW_WORDS)
 /* Copies from here on are written past the cache: the next reader is another thread, later. */
 #define STREAM_BYTES_MIN 4096u
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rows are loaded as they lie in memory");
+
+static inline uint64_t word_mixed(uint64_t w)
+{
+    return w ^ (w >> 32);
+}
 
 static struct checksum checksum_lanes(const uint64_t a[ROW_WORDS], const uint64_t s[ROW_WORDS],
                                       uint64_t rows)
@@ -39,7 +44,7 @@ static struct checksum checksum_rows_plain(uint8_t *to, const uint8_t *from, siz
             memcpy(to + row * ROW_BYTES, w, ROW_BYTES);
         for (uint32_t lane = 0; lane < ROW_WORDS; lane++) {
             s[lane] += a[lane];
-            a[lane] += w[lane];
+            a[lane] += word_mixed(w[lane]);
         }
     }
     return checksum_lanes(a, s, rows);
@@ -57,6 +62,7 @@ enum landing { LAND_NOWHERE, LAND_CACHED, LAND_STREAMED };
         else if (landing == LAND_CACHED)                                                           \
             _mm256_storeu_si256((__m256i *)(void *)to + (i), w);                                   \
         s##i = _mm256_add_epi64(s##i, a##i);                                                       \
+        w = _mm256_xor_si256(w, _mm256_srli_epi64(w, 32));                                         \
         a##i = _mm256_add_epi64(a##i, w);                                                          \
     } while (0)
 
@@ -136,9 +142,9 @@ static struct checksum checksum_land(uint8_t *to, const uint8_t *from, size_t by
         memcpy(word, from + at, count);
         if (to != NULL)
             memcpy(to + at, word, count);
-        uint64_t w = load_u64(word);
-        sum.a += w;
-        sum.b += ++position * w;
+        uint64_t m = word_mixed(load_u64(word));
+        sum.a += m;
+        sum.b += ++position * m;
     }
     return sum;
 }
