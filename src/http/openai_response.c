@@ -57,21 +57,32 @@ static void chat_logprobs_write(struct text *text, const struct openai_choice *c
 }
 
 /* Two tokens may look the same (parts of characters do): a JSON object holds each name once, the
- * more likely one. */
-static bool top_repeats(const struct openai_token *token, uint32_t k)
+ * more likely one. Is a piece's name among the first count of the likeliest? */
+static bool top_has(const struct openai_token *token, uint32_t count, const char *piece,
+                    size_t bytes)
 {
-    for (uint32_t i = 0; i < k; i++) {
-        const struct openai_alternative *earlier = &token->top[i];
-        bool same = earlier->bytes == token->top[k].bytes &&
-                    memcmp(earlier->piece, token->top[k].piece, earlier->bytes) == 0;
-        bool both_broken = !text_utf8_valid(earlier->piece, earlier->bytes) &&
-                           !text_utf8_valid(token->top[k].piece, token->top[k].bytes);
-        if (same || both_broken)
+    bool broken = !text_utf8_valid(piece, bytes);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct openai_alternative *top = &token->top[i];
+        bool same = top->bytes == bytes && memcmp(top->piece, piece, bytes) == 0;
+        if (same || (broken && !text_utf8_valid(top->piece, top->bytes)))
             return true;
     }
     return false;
 }
 
+static void top_write(struct text *text, bool *first, const char *piece, size_t bytes,
+                      float logprob)
+{
+    if (!*first)
+        text_put(text, ",");
+    *first = false;
+    text_json_string(text, piece, bytes);
+    text_put(text, ":");
+    text_json_number(text, (double)logprob);
+}
+
+/* The likeliest, and the token itself when it is not one of them: one entry more than asked for. */
 static void completion_top_write(struct text *text, const struct openai_token *token)
 {
     if (!token->has_logprob) {
@@ -81,15 +92,12 @@ static void completion_top_write(struct text *text, const struct openai_token *t
     text_put(text, "{");
     bool first = true;
     for (uint32_t k = 0; k < token->top_count; k++) {
-        if (top_repeats(token, k))
-            continue;
-        if (!first)
-            text_put(text, ",");
-        first = false;
-        text_json_string(text, token->top[k].piece, token->top[k].bytes);
-        text_put(text, ":");
-        text_json_number(text, (double)token->top[k].logprob);
+        const struct openai_alternative *top = &token->top[k];
+        if (!top_has(token, k, top->piece, top->bytes))
+            top_write(text, &first, top->piece, top->bytes, top->logprob);
     }
+    if (!top_has(token, token->top_count, token->piece, token->bytes))
+        top_write(text, &first, token->piece, token->bytes, token->logprob);
     text_put(text, "}");
 }
 

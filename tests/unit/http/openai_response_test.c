@@ -121,6 +121,8 @@ static void logprobs_of_both_kinds(void **state)
         {"x", 1, 0, false, NULL, 0, 0},
         {"a", 1, -0.5f, true, top, 2, 1},
         {"\xf0\x9f", 2, -INFINITY, true, twins, 3, 2},
+        {"z", 1, -7, true, top, 2, 3}, /* chosen, and not among the likeliest */
+        {"y", 1, -8, true, NULL, 0, 4},
     };
     struct openai_choice choice = {.text = "xa",
                                    .bytes = 2,
@@ -139,16 +141,19 @@ static void logprobs_of_both_kinds(void **state)
                      "\"refusal\": null}");
     text_reset(&text);
     choice.tokens = tokens;
-    choice.token_count = 3;
+    choice.token_count = 5;
     openai_answer_write(&text, &completion_head, &choice, 1, NULL);
     json = parsed(&text, 0, text.bytes);
     first = json_array_get(json_object_get(json, "choices"), 0);
     assert_string_equal(json_string_value(json_object_get(first, "text")), "xa");
     logprobs = json_incref(json_object_get(first, "logprobs"));
     json_decref(json);
-    expect(logprobs, "{\"tokens\": [\"x\", \"a\", \"\\ufffd\"], \"token_logprobs\": [null, -0.5,"
-                     "-9999.0], \"top_logprobs\": [null, {\"a\": -0.5, \"\\ufffd\": -1.25},"
-                     "{\"\\ufffd\": -1.0, \"b\": -3.0}], \"text_offset\": [0, 1, 2]}");
+    expect(logprobs, "{\"tokens\": [\"x\", \"a\", \"\\ufffd\", \"z\", \"y\"],"
+                     "\"token_logprobs\": [null, -0.5, -9999.0, -7.0, -8.0], \"top_logprobs\": "
+                     "[null, {\"a\": -0.5, \"\\ufffd\": -1.25},"
+                     "{\"\\ufffd\": -1.0, \"b\": -3.0},"
+                     "{\"a\": -0.5, \"\\ufffd\": -1.25, \"z\": -7.0}, {\"y\": -8.0}],"
+                     "\"text_offset\": [0, 1, 2, 3, 4]}");
     text_close(&text);
 }
 
