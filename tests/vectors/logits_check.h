@@ -128,9 +128,10 @@ static inline void compare_greedy(struct fixture *fixture, const struct golden *
     run_close(&run, fixture);
 }
 
-/* All sequences of a golden file. */
+/* The first sequences_max sequences of a golden file. */
 static inline void compare_file(struct logits_report *report, const char *golden_path,
-                                const struct fixture_config *config, bool greedy)
+                                const struct fixture_config *config, bool greedy,
+                                uint32_t sequences_max)
 {
     struct fixture fixture;
     struct golden golden;
@@ -138,7 +139,7 @@ static inline void compare_file(struct logits_report *report, const char *golden
     assert_true(golden_open(golden_path, &golden));
     fixture_open(&fixture, config);
     assert_int_equal(fixture.model->vocabulary, golden.vocabulary);
-    while (golden_next_sequence(&golden, &sequence)) {
+    for (uint32_t i = 0; i < sequences_max && golden_next_sequence(&golden, &sequence); i++) {
         compare_sequence(report, &fixture, &golden, &sequence, 64);
         if (greedy)
             compare_greedy(&fixture, &golden, &sequence, 64);

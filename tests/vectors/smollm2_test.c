@@ -15,16 +15,35 @@ static const struct fixture_config float_config = {
 static const struct fixture_config int8_config = {
     .path = MODEL, .kernels = "int8", .threads = 2, .rows_max = 64, .context_tokens = 1024};
 
+/* ThreadSanitizer makes a step some fifty times slower: there the first sentence is enough, for
+ * what it looks for is between the threads of one step. */
+#ifdef __SANITIZE_THREAD__
+#define POSITIONS_MIN 5
+static void compare_all(struct logits_report *report, const struct fixture_config *config,
+                        bool greedy)
+{
+    (void)greedy;
+    compare_file(report, GOLDEN, config, false, 1);
+}
+#else
+#define POSITIONS_MIN 100
+static void compare_all(struct logits_report *report, const struct fixture_config *config,
+                        bool greedy)
+{
+    compare_file(report, GOLDEN, config, greedy, UINT32_MAX);
+    compare_file(report, GOLDEN_FAR, config, false, UINT32_MAX);
+}
+#endif
+
 static void compare_float(enum engine_kv kv, double bound, bool greedy)
 {
     struct logits_report report = {.worst = 0.0};
     struct fixture_config config = float_config;
     config.kv = kv;
-    compare_file(&report, GOLDEN, &config, greedy);
-    compare_file(&report, GOLDEN_FAR, &config, false);
+    compare_all(&report, &config, greedy);
     print_message("float: %u positions, largest difference %.6f (%s)\n", report.positions,
                   report.worst, report.where);
-    assert_true(report.positions > 100);
+    assert_true(report.positions >= POSITIONS_MIN);
     assert_true(report.worst <= bound);
 }
 
@@ -44,8 +63,7 @@ static void int8_class_picks_the_same_tokens(void **state)
 {
     (void)state;
     struct logits_report report = {.worst = 0.0};
-    compare_file(&report, GOLDEN, &int8_config, false);
-    compare_file(&report, GOLDEN_FAR, &int8_config, false);
+    compare_all(&report, &int8_config, false);
     print_message("int8: %u of %u top tokens equal, difference %.4f root mean square, %.4f at most "
                   "(%s)\n",
                   report.top_equal, report.positions,
