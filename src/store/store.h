@@ -45,6 +45,8 @@ struct store_options {
     const struct kv_layout *layout; /* outlives the store */
     struct transfer *transfer;      /* outlives the store; its pool is where blocks lie */
     struct transfer_pool pool;      /* the same pool */
+    const char *transfer_unix;      /* where a `baton store` of this host fetches what is added: */
+    const char *transfer_tcp;       /* "unix:PATH" and "HOST:PORT" as told to peers, or NULL */
     struct mailbox *reports;        /* outlives the store */
     uint32_t queue_blocks_max;      /* accepted adds that are not reported yet; 0: 1024 */
     uint32_t connect_ms;            /* 0: 3000 */

@@ -50,11 +50,11 @@ void lease_free(struct lease *lease)
 /* From here on the worker may drop the blocks. */
 static void lease_report(struct lease *lease)
 {
-    struct transfer *transfer = lease->transfer;
+    struct mailbox *reports = lease->reports;
     struct transfer_report *report = lease->report;
     report->mail.kind = TRANSFER_HOLDER_DONE;
     lease_free(lease);
-    mailbox_post(transfer->options.reports, &report->mail);
+    mailbox_post(reports, &report->mail);
 }
 
 void lease_drained(struct peer *peer)

@@ -107,6 +107,7 @@ struct lease {
     uint64_t bytes;
     uint64_t drain_deadline_ns;
     struct transfer_report *report;
+    struct mailbox *reports;
 };
 
 struct waiting {
@@ -168,6 +169,7 @@ struct receive {
     struct work landing; /* shm */
     uint64_t bytes;
     struct transfer_report *report;
+    struct mailbox *reports;
 };
 
 /* ---- connections ---- */

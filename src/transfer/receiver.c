@@ -97,14 +97,14 @@ static void receive_unlink(struct receive *receive)
 /* The report is the last word: whoever takes it may use, or give away, the blocks. */
 static void receive_report(struct receive *receive, uint32_t kind, status cause, const char *text)
 {
-    struct transfer *transfer = receive->transfer;
+    struct mailbox *reports = receive->reports;
     struct transfer_report *report = receive->report;
     report->mail.kind = kind;
     report->status = cause;
     if (cause != OK)
         snprintf(report->text, sizeof(report->text), "%s", text);
     receive_free(receive);
-    mailbox_post(transfer->options.reports, &report->mail);
+    mailbox_post(reports, &report->mail);
 }
 
 void receive_end(struct receive *receive, uint32_t kind, status cause, const char *text, bool tell)

@@ -223,6 +223,14 @@ static void transfer_on_call(void *ctx, struct mail *mail)
 status transfer_lease_open(struct transfer *transfer, const struct lease_id *id,
                            uint64_t request_id, uint32_t epoch, uint32_t expiry_ms)
 {
+    return transfer_lease_open_to(transfer, id, request_id, epoch, expiry_ms,
+                                  transfer->options.reports);
+}
+
+status transfer_lease_open_to(struct transfer *transfer, const struct lease_id *id,
+                              uint64_t request_id, uint32_t epoch, uint32_t expiry_ms,
+                              struct mailbox *reports)
+{
     struct lease *lease = calloc(1, sizeof(*lease));
     struct transfer_report *report = calloc(1, sizeof(*report));
     struct call *call = call_take(transfer, CALL_LEASE_OPEN);
@@ -241,6 +249,7 @@ status transfer_lease_open(struct transfer *transfer, const struct lease_id *id,
     lease->epoch = epoch;
     lease->expiry_ns = clock_ns() + (uint64_t)expiry_ms * 1000000u;
     lease->report = report;
+    lease->reports = reports;
     call->is.opened = lease;
     mailbox_post(transfer->calls, &call->mail);
     return OK;
@@ -350,6 +359,7 @@ static status receive_make(struct transfer *transfer, const struct transfer_wish
     receive->missing = cells;
     receive->deadline_ns = clock_ns() + (uint64_t)wish->deadline_ms * 1000000u;
     receive->fetches_tail = &receive->fetches;
+    receive->reports = wish->reports != NULL ? wish->reports : transfer->options.reports;
     receive->report->lease = wish->lease;
     receive->report->request_id = wish->request_id;
     receive->report->epoch = wish->epoch;

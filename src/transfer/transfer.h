@@ -98,6 +98,12 @@ status transfer_tcp_address(const struct transfer *transfer, struct address *add
 status transfer_lease_open(struct transfer *transfer, const struct lease_id *lease,
                            uint64_t request_id, uint32_t epoch, uint32_t expiry_ms);
 
+/* The same for another user of this transfer than its owner: HOLDER_DONE goes to reports, which
+ * outlives the lease. */
+status transfer_lease_open_to(struct transfer *transfer, const struct lease_id *lease,
+                              uint64_t request_id, uint32_t epoch, uint32_t expiry_ms,
+                              struct mailbox *reports);
+
 /* This layer of the sequence's blocks first_index .. first_index + count is computed and lies in
  * block_ids; it will not change before HOLDER_DONE, unless it is offered again afterwards (a block
  * that was partly filled; the later offer wins; better to offer a block when it is full). Cheap: no
@@ -133,6 +139,7 @@ struct transfer_wish {
     const uint32_t *block_ids; /* [block_count] own; nobody else writes them until the report */
     uint32_t block_count;      /* at most this many are fetched; fewer if the holder has fewer */
     uint32_t deadline_ms;      /* from now to the report */
+    struct mailbox *reports;   /* where the report goes; NULL: options.reports */
 };
 
 /* Exactly one report follows: RECEIVED, FAILED or CANCELLED. A lease may be received once at a
