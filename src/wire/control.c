@@ -83,6 +83,12 @@ static void heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
         &m->handoff_exposed_ns,
         &m->checksum_failures,
         &m->leases,
+        &m->prefill_ns,
+        &m->peer_tokens,
+        &m->store_tokens,
+        &m->gather_failures,
+        &m->lendings,
+        &m->lent_blocks,
     };
     static_assert(sizeof(fields) / sizeof(fields[0]) * 8 == sizeof(struct wire_heartbeat),
                   "every field of a heartbeat travels");
@@ -150,15 +156,33 @@ status wire_id_decode(const uint8_t *data, size_t bytes, uint64_t *request_id_ou
     return st;
 }
 
+static void range_fields(struct codec *c, struct wire_range *m)
+{
+    codec_u32(c, &m->from, WIRE_FROM_STORE, "from");
+    codec_i32(c, &m->status);
+    codec_u32(c, &m->carrier, 15, "carrier");
+    codec_u32(c, &m->first_block, WIRE_PROMPT_TOKENS_MAX, "first_block");
+    codec_u32(c, &m->block_count, WIRE_PROMPT_TOKENS_MAX, "block_count");
+    codec_u64(c, &m->holder);
+    codec_u64(c, &m->bytes);
+    codec_u64(c, &m->ns);
+}
+
 static void first_fields(struct codec *c, struct wire_first *m)
 {
     codec_u64(c, &m->request_id);
     codec_u32(c, &m->sequence_count, WIRE_SEQUENCES_MAX, "sequence_count");
     codec_u32(c, &m->prompt_logprob_count, WIRE_PROMPT_TOKENS_MAX, "prompt_logprob_count");
     codec_u32(c, &m->cached_tokens, WIRE_PROMPT_TOKENS_MAX, "cached_tokens");
+    codec_u32(c, &m->peer_tokens, WIRE_PROMPT_TOKENS_MAX, "peer_tokens");
+    codec_u32(c, &m->store_tokens, WIRE_PROMPT_TOKENS_MAX, "store_tokens");
     codec_u64(c, &m->queue_ns);
     codec_u64(c, &m->place_ns);
+    codec_u64(c, &m->gather_ns);
     codec_u64(c, &m->prefill_ns);
+    codec_u32(c, &m->range_count, WIRE_RANGES_MAX, "range_count");
+    for (uint32_t i = 0; i < m->range_count; i++)
+        range_fields(c, &m->ranges[i]);
 }
 
 void wire_first_encode(struct wire_frame *frame, const struct wire_first *message)
@@ -215,6 +239,22 @@ status wire_token_decode(struct reader *from, struct wire_token *token_out)
     return st;
 }
 
+static void holder_fields(struct codec *c, struct wire_holder *m)
+{
+    codec_u64(c, &m->incarnation);
+    codec_text(c, m->name, sizeof(m->name), "name");
+    codec_text(c, m->transfer_unix, sizeof(m->transfer_unix), "transfer_unix");
+    codec_text(c, m->transfer_tcp, sizeof(m->transfer_tcp), "transfer_tcp");
+}
+
+static void source_fields(struct codec *c, struct wire_source *m)
+{
+    holder_fields(c, &m->holder);
+    codec_bytes(c, m->lease.bytes, sizeof(m->lease.bytes));
+    codec_u32(c, &m->first_block, WIRE_PROMPT_TOKENS_MAX, "first_block");
+    codec_u32(c, &m->block_count, WIRE_PROMPT_TOKENS_MAX, "block_count");
+}
+
 /* All of a request but its arrays. */
 static void request_fields(struct codec *c, struct wire_request *m)
 {
@@ -242,6 +282,7 @@ static void request_fields(struct codec *c, struct wire_request *m)
     codec_u64(c, &s->seed);
     codec_u32(c, &s->bias_count, WIRE_BIAS_MAX, "bias_count");
     codec_u32(c, &s->stop_count, WIRE_STOP_IDS_MAX, "stop_count");
+    codec_u32(c, &m->source_count, WIRE_SOURCES_MAX, "source_count");
 }
 
 static void request_encode(struct codec *c, const struct wire_request *request)
@@ -261,9 +302,13 @@ static void request_encode(struct codec *c, const struct wire_request *request)
         uint32_t id = copy.prompt[i];
         codec_u32(c, &id, UINT32_MAX, "prompt");
     }
+    for (uint32_t i = 0; i < copy.source_count; i++) {
+        struct wire_source source = copy.sources[i];
+        source_fields(c, &source);
+    }
 }
 
-/* One piece of memory: the request, then its bias, stop ids and prompt. */
+/* One piece of memory: the request, then its sources, bias, stop ids and prompt. */
 static status request_decode(struct codec *c, struct wire_request **request_out)
 {
     struct wire_request head;
@@ -281,11 +326,13 @@ static status request_decode(struct codec *c, struct wire_request **request_out)
     status st = codec_finish(c, "request", true);
     if (st != OK)
         return st;
-    struct wire_request *request = malloc(sizeof(*request) + array_bytes);
+    size_t source_bytes = head.source_count * sizeof(struct wire_source);
+    struct wire_request *request = malloc(sizeof(*request) + source_bytes + array_bytes);
     if (request == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for a request of %u tokens", head.prompt_tokens);
     *request = head;
-    struct wire_bias *bias = (struct wire_bias *)(request + 1);
+    struct wire_source *sources = (struct wire_source *)(request + 1);
+    struct wire_bias *bias = (struct wire_bias *)(sources + head.source_count);
     uint32_t *stop_ids = (uint32_t *)(bias + s->bias_count);
     uint32_t *prompt = stop_ids + s->stop_count;
     for (uint32_t i = 0; i < s->bias_count; i++) {
@@ -296,9 +343,23 @@ static status request_decode(struct codec *c, struct wire_request **request_out)
         codec_u32(c, &stop_ids[i], UINT32_MAX, "stop_id");
     for (uint32_t i = 0; i < head.prompt_tokens; i++)
         codec_u32(c, &prompt[i], UINT32_MAX, "prompt");
+    memset(sources, 0, source_bytes);
+    for (uint32_t i = 0; i < head.source_count; i++) {
+        source_fields(c, &sources[i]);
+        if (sources[i].block_count == 0 && !c->from.failed) {
+            c->from.failed = true;
+            c->wrong = "block_count";
+        }
+    }
     request->sampling.bias = bias;
     request->sampling.stop_ids = stop_ids;
     request->prompt = prompt;
+    request->sources = sources;
+    st = codec_finish(c, "request", true);
+    if (st != OK) {
+        wire_request_free(request);
+        return st;
+    }
     *request_out = request;
     return OK;
 }
@@ -343,14 +404,6 @@ status wire_prefill_decode(const uint8_t *data, size_t bytes, struct wire_reques
     return OK;
 }
 
-static void holder_fields(struct codec *c, struct wire_holder *m)
-{
-    codec_u64(c, &m->incarnation);
-    codec_text(c, m->name, sizeof(m->name), "name");
-    codec_text(c, m->transfer_unix, sizeof(m->transfer_unix), "transfer_unix");
-    codec_text(c, m->transfer_tcp, sizeof(m->transfer_tcp), "transfer_tcp");
-}
-
 void wire_reserve_encode(struct wire_frame *frame, const struct wire_request *request,
                          const struct wire_holder *holder)
 {
@@ -380,3 +433,53 @@ status wire_reserve_decode(const uint8_t *data, size_t bytes, struct wire_reques
     *request_out = request;
     return OK;
 }
+
+/* ---- lending, and what can be matched where ---- */
+
+/* count pieces of bytes each, as they lie. Decoding leaves them in the frame. */
+static void array_fields(struct codec *c, const uint8_t **array, uint32_t count, size_t bytes)
+{
+    if (c->frame != NULL) {
+        for (uint32_t i = 0; i < count; i++) {
+            uint8_t piece[WIRE_EVENT_BYTES];
+            memcpy(piece, *array + i * bytes, bytes);
+            codec_bytes(c, piece, bytes);
+        }
+        return;
+    }
+    *array = c->from.failed ? NULL : read_bytes(&c->from, count * bytes);
+}
+
+static void lend_fields(struct codec *c, struct wire_lend *m)
+{
+    codec_u64(c, &m->request_id);
+    codec_bytes(c, m->lease.bytes, sizeof(m->lease.bytes));
+    codec_u32(c, &m->epoch, UINT32_MAX, "epoch");
+    codec_u32(c, &m->expiry_ms, 3600u * 1000, "expiry_ms");
+    codec_u32(c, &m->first_block, WIRE_KEYS_MAX - 1, "first_block");
+    codec_u32(c, &m->key_count, WIRE_KEYS_MAX, "key_count");
+    array_fields(c, &m->keys, m->key_count, WIRE_KEY_BYTES);
+    if (c->frame == NULL && (m->expiry_ms == 0 || m->key_count <= m->first_block)) {
+        c->wrong = c->wrong != NULL ? c->wrong : "key_count";
+        c->from.failed = true;
+    }
+}
+CONTROL_MESSAGE(lend)
+
+static void blocks_fields(struct codec *c, struct wire_blocks *m)
+{
+    codec_u64(c, &m->number);
+    codec_u32(c, &m->flags, WIRE_BLOCKS_ALL, "flags");
+    codec_u32(c, &m->event_count, WIRE_EVENTS_MAX, "event_count");
+    array_fields(c, &m->events, m->event_count, WIRE_EVENT_BYTES);
+    if (c->frame != NULL || m->events == NULL)
+        return;
+    for (uint32_t i = 0; i < m->event_count; i++) {
+        uint8_t kind = m->events[(size_t)i * WIRE_EVENT_BYTES];
+        if (kind < WIRE_EVENT_STORED || kind > WIRE_EVENT_SAVED) {
+            c->wrong = c->wrong != NULL ? c->wrong : "event";
+            c->from.failed = true;
+        }
+    }
+}
+CONTROL_MESSAGE(blocks)

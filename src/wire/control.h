@@ -16,6 +16,9 @@
  *       | <-- heartbeat, from each ------- | <------------------------- |
  *       | --- alive, to each ------------> | -------------------------> |
  *       | <-- leaving -------------------- | <------------------------- |  draining
+ *       | --- lend (keys), to a holder --> |  or to the decode worker:  |  offer blocks by content
+ *       | <-- blocks --------------------- | <------------------------- |  what can be matched
+ * there
  *
  * A request whose tokens all come from one worker (colocated, or done with its first token) has no
  * starting, reserve, reserved and place. Every frame of a request starts with its id; a frame for
@@ -48,6 +51,12 @@
 #define WIRE_LOGPROBS_MAX 20  /* alternatives shown per token */
 #define WIRE_BIAS_MAX 300
 #define WIRE_STOP_IDS_MAX 64
+#define WIRE_SOURCES_MAX 8 /* peers that one request may fetch from */
+#define WIRE_RANGES_MAX 12 /* of one request: every source once, and the store between them */
+#define WIRE_KEY_BYTES 16
+#define WIRE_EVENT_BYTES (1 + WIRE_KEY_BYTES)
+#define WIRE_KEYS_MAX 65536   /* of one lend */
+#define WIRE_EVENTS_MAX 65536 /* of one blocks message */
 
 enum wire_control {
     WIRE_REGISTER = FRAME_CONTROL_FIRST, /* worker to router */
@@ -59,12 +68,16 @@ enum wire_control {
     WIRE_FAILED,
     WIRE_HANDED,
     WIRE_LEAVING, /* empty: no new requests for me; I go when the last one is done */
+    WIRE_BLOCKS,
     WIRE_PREFILL = FRAME_CONTROL_FIRST + 64, /* router to worker */
     WIRE_RESERVE,
     WIRE_PLACE,
     WIRE_CANCEL,
     WIRE_PEER_LOST, /* an incarnation: connections with it and mappings of its memory are to go */
     WIRE_ALIVE,     /* empty: answers a heartbeat, so that a lost router is noticed too */
+    WIRE_LEND,
+    WIRE_LEND_END,   /* a request id: what was lent for it and not fetched yet is not wanted */
+    WIRE_BLOCKS_ASK, /* empty: say all that can be matched there, from the start */
 };
 
 enum wire_role { WIRE_ROLE_PREFILL = 1, WIRE_ROLE_DECODE = 2 }; /* bits; both: colocated */
@@ -106,7 +119,12 @@ struct wire_heartbeat {
     uint64_t step_ns;                     /* time spent inside steps */
     uint64_t handoffs, handoff_bytes, handoff_ns, handoff_exposed_ns;
     uint64_t checksum_failures;
-    uint64_t leases; /* open now, either side */
+    uint64_t leases;     /* open now, either side */
+    uint64_t prefill_ns; /* of step_ns, the part of prompts: prefill_tokens took so long */
+    uint64_t peer_tokens, store_tokens; /* of cached_tokens: fetched */
+    uint64_t gather_failures;           /* ranges that did not come from where they were asked of */
+    uint64_t lendings;                  /* open now */
+    uint64_t lent_blocks;               /* fetched by others, since the start */
 };
 
 enum wire_request_flags {
@@ -133,6 +151,23 @@ struct wire_sampling {
     const uint32_t *stop_ids;     /* [stop_count] end tokens too: the router knows them */
 };
 
+/* A worker that blocks are fetched from. */
+struct wire_holder {
+    uint64_t incarnation;
+    char name[WIRE_NAME_BYTES];
+    char transfer_unix[WIRE_ADDRESS_BYTES]; /* "" when the receiver is on another host */
+    char transfer_tcp[WIRE_ADDRESS_BYTES];
+};
+
+/* Blocks of a request's prompt that a peer lends: it was told by lend, under the request's epoch.
+ * Sources whose blocks overlap stand in for each other, the first one first. */
+struct wire_source {
+    struct wire_holder holder;
+    struct lease_id lease;
+    uint32_t first_block, block_count; /* count >= 1 */
+};
+
+/* prefill and reserve: the request, and for reserve where its blocks will come from. */
 struct wire_request {
     uint64_t request_id;
     struct lease_id lease;         /* of its handoff; random */
@@ -145,15 +180,41 @@ struct wire_request {
     uint32_t deadline_ms;    /* for every single wait of it on a worker */
     uint32_t prompt_tokens;
     const uint32_t *prompt; /* [prompt_tokens] */
+    uint32_t source_count;
+    const struct wire_source *sources; /* [source_count] */
     struct wire_sampling sampling;
 };
 
-/* prefill and reserve: the request, and for reserve where its blocks will come from. */
-struct wire_holder {
-    uint64_t incarnation;
-    char name[WIRE_NAME_BYTES];
-    char transfer_unix[WIRE_ADDRESS_BYTES]; /* "" when the receiver is on another host */
-    char transfer_tcp[WIRE_ADDRESS_BYTES];
+/* One who asks may want the leading blocks of a prompt that have these keys: match them, hold them,
+ * and offer those from first_block on under the lease. */
+struct wire_lend {
+    uint64_t request_id;
+    struct lease_id lease;
+    uint32_t epoch;
+    uint32_t expiry_ms; /* unfetched for so long, it is over; 1 .. an hour */
+    uint32_t first_block;
+    uint32_t key_count;  /* 1 .. WIRE_KEYS_MAX */
+    const uint8_t *keys; /* [key_count][WIRE_KEY_BYTES] decoded: in the frame */
+};
+
+enum wire_blocks_flags {
+    WIRE_BLOCKS_ALL =
+        1, /* forget all that was said before; events of the next messages add to it */
+};
+
+enum wire_event {
+    WIRE_EVENT_STORED = 1, /* can be matched there */
+    WIRE_EVENT_REMOVED,    /* cannot any more */
+    WIRE_EVENT_SAVED,      /* the store has acknowledged it */
+};
+
+/* Messages are numbered by their sender, one more each: a gap means that some were lost. */
+struct wire_blocks {
+    uint64_t number;
+    uint32_t flags;
+    uint32_t event_count;  /* 0 .. WIRE_EVENTS_MAX */
+    const uint8_t *events; /* [event_count][WIRE_EVENT_BYTES]: a byte of enum wire_event, the key;
+                              decoded: in the frame, every byte of them checked */
 };
 
 struct wire_reserved {
@@ -183,16 +244,34 @@ struct wire_token {
 
 enum wire_finish { WIRE_FINISH_NONE, WIRE_FINISH_STOP, WIRE_FINISH_LENGTH };
 
+/* Where blocks of a prompt that are not computed come from. */
+enum wire_from { WIRE_FROM_PEER = 1, WIRE_FROM_STORE };
+
+/* A range of blocks that was fetched, or was to be. */
+struct wire_range {
+    uint32_t from;  /* enum wire_from */
+    int32_t status; /* of status.h: how it ended */
+    uint32_t carrier;
+    uint32_t first_block, block_count;
+    uint64_t holder; /* incarnation; 0: the store */
+    uint64_t bytes;
+    uint64_t ns;
+};
+
 /* Followed by sequence_count tokens, then prompt_logprob_count tokens (index = position in the
  * prompt; position 0 has no logprob and is not sent). */
 struct wire_first {
     uint64_t request_id;
     uint32_t sequence_count;
     uint32_t prompt_logprob_count;
-    uint32_t cached_tokens; /* of the prompt, not computed */
-    uint64_t queue_ns;      /* from its arrival at the worker to the start of its first step */
-    uint64_t place_ns;      /* of that, waiting for a place */
-    uint64_t prefill_ns;    /* from the start of its first step to its first token */
+    uint32_t cached_tokens; /* of the prompt, not computed: from the own tree, peers and store */
+    uint32_t peer_tokens, store_tokens; /* of these */
+    uint64_t queue_ns;    /* from its arrival at the worker to the start of its first step */
+    uint64_t place_ns;    /* of that, waiting for a place */
+    uint64_t gather_ns;   /* of that, waiting for blocks from peers and store */
+    uint64_t prefill_ns;  /* from the start of its first step to its first token */
+    uint32_t range_count; /* what was fetched, or tried */
+    struct wire_range ranges[WIRE_RANGES_MAX];
 };
 
 struct wire_failed {
@@ -238,6 +317,11 @@ status wire_failed_decode(const uint8_t *data, size_t bytes, struct wire_failed 
 void wire_handed_encode(struct wire_frame *frame, const struct wire_handed *message);
 status wire_handed_decode(const uint8_t *data, size_t bytes, struct wire_handed *message_out);
 
+void wire_lend_encode(struct wire_frame *frame, const struct wire_lend *message);
+status wire_lend_decode(const uint8_t *data, size_t bytes, struct wire_lend *message_out);
+void wire_blocks_encode(struct wire_frame *frame, const struct wire_blocks *message);
+status wire_blocks_decode(const uint8_t *data, size_t bytes, struct wire_blocks *message_out);
+
 /* sequence: WIRE_ALL_SEQUENCES, or the one that has nobody to read it any more (a stop string). */
 #define WIRE_ALL_SEQUENCES UINT32_MAX
 struct wire_cancel {
@@ -247,7 +331,7 @@ struct wire_cancel {
 void wire_cancel_encode(struct wire_frame *frame, const struct wire_cancel *message);
 status wire_cancel_decode(const uint8_t *data, size_t bytes, struct wire_cancel *message_out);
 
-/* starting carries only a request id, peer lost only an incarnation. */
+/* starting and lend end carry only a request id, peer lost only an incarnation. */
 void wire_id_encode(struct wire_frame *frame, uint64_t request_id);
 status wire_id_decode(const uint8_t *data, size_t bytes, uint64_t *request_id_out);
 

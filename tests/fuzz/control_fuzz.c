@@ -25,6 +25,8 @@ FUZZ_MESSAGE(place)
 FUZZ_MESSAGE(cancel)
 FUZZ_MESSAGE(failed)
 FUZZ_MESSAGE(handed)
+FUZZ_MESSAGE(lend)
+FUZZ_MESSAGE(blocks)
 
 static void fuzz_prefill(const uint8_t *data, size_t bytes, struct wire_frame *frame)
 {
@@ -35,6 +37,8 @@ static void fuzz_prefill(const uint8_t *data, size_t bytes, struct wire_frame *f
     wire_prefill_encode(frame, request);
     assert(frame->bytes == bytes && memcmp(frame->data, data, bytes) == 0);
     wire_request_finish(request, request->prompt[request->prompt_tokens - 1], 0);
+    for (uint32_t i = 0; i < request->source_count; i++)
+        assert(request->sources[i].block_count > 0);
     wire_request_free(request);
 }
 
@@ -78,8 +82,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     static void (*const messages[])(const uint8_t *, size_t, struct wire_frame *) = {
-        fuzz_register, fuzz_heartbeat, fuzz_reserved, fuzz_place, fuzz_failed, fuzz_handed,
-        fuzz_prefill,  fuzz_reserve,   fuzz_first,    fuzz_id,    fuzz_cancel};
+        fuzz_register, fuzz_heartbeat, fuzz_reserved, fuzz_place, fuzz_failed,
+        fuzz_handed,   fuzz_prefill,   fuzz_reserve,  fuzz_first, fuzz_id,
+        fuzz_cancel,   fuzz_lend,      fuzz_blocks};
     struct wire_frame frame = {0};
     if (bytes == 0)
         return 0;

@@ -122,6 +122,8 @@ DECODER(place)
 DECODER(cancel)
 DECODER(failed)
 DECODER(handed)
+DECODER(lend)
+DECODER(blocks)
 
 /* ---- messages of fixed fields ---- */
 
@@ -300,6 +302,7 @@ struct arrays {
     struct wire_bias bias[WIRE_BIAS_MAX];
     uint32_t stop_ids[WIRE_STOP_IDS_MAX];
     uint32_t prompt[3000];
+    struct wire_source sources[WIRE_SOURCES_MAX];
 };
 
 static struct wire_request random_request(struct arrays *arrays)
@@ -312,7 +315,21 @@ static struct wire_request random_request(struct arrays *arrays)
                                    .priority = (int32_t)random_to(UINT32_MAX),
                                    .deadline_ms = random_to(24u * 3600 * 1000),
                                    .prompt_tokens = 1 + random_to(2999),
-                                   .prompt = arrays->prompt};
+                                   .prompt = arrays->prompt,
+                                   .source_count = random_to(WIRE_SOURCES_MAX),
+                                   .sources = arrays->sources};
+    for (uint32_t i = 0; i < request.source_count; i++) {
+        struct wire_source *source = &arrays->sources[i];
+        memset(source, 0, sizeof(*source));
+        source->holder.incarnation = random_u64();
+        random_text(source->holder.name, sizeof(source->holder.name));
+        random_text(source->holder.transfer_unix, sizeof(source->holder.transfer_unix));
+        random_text(source->holder.transfer_tcp, sizeof(source->holder.transfer_tcp));
+        for (size_t k = 0; k < sizeof(source->lease.bytes); k++)
+            source->lease.bytes[k] = (uint8_t)random_u64();
+        source->first_block = random_to(WIRE_PROMPT_TOKENS_MAX);
+        source->block_count = 1 + random_to(WIRE_PROMPT_TOKENS_MAX - 1);
+    }
     request.sampling = (struct wire_sampling){
         .temperature = random_float(),
         .top_p = random_float(),
@@ -372,6 +389,17 @@ static void assert_request_equal(const struct wire_request *a, const struct wire
     assert_int_equal(s->stop_count, t->stop_count);
     for (uint32_t i = 0; i < s->stop_count; i++)
         assert_int_equal(s->stop_ids[i], t->stop_ids[i]);
+    assert_int_equal(a->source_count, b->source_count);
+    for (uint32_t i = 0; i < a->source_count; i++) {
+        const struct wire_source *x = &a->sources[i], *y = &b->sources[i];
+        assert_int_equal(x->holder.incarnation, y->holder.incarnation);
+        assert_string_equal(x->holder.name, y->holder.name);
+        assert_string_equal(x->holder.transfer_unix, y->holder.transfer_unix);
+        assert_string_equal(x->holder.transfer_tcp, y->holder.transfer_tcp);
+        assert_true(lease_id_equal(&x->lease, &y->lease));
+        assert_int_equal(x->first_block, y->first_block);
+        assert_int_equal(x->block_count, y->block_count);
+    }
 }
 
 static status decode_prefill(const uint8_t *data, size_t bytes)
@@ -457,6 +485,7 @@ static void requests_out_of_range_are_refused(void **state)
         {104, 0, "at least 1"},
         {116, WIRE_BIAS_MAX + 1, "bias_count"},
         {120, WIRE_STOP_IDS_MAX + 1, "stop_count"},
+        {124, WIRE_SOURCES_MAX + 1, "source_count"},
     };
     struct wire_frame frame = {0};
     struct wire_request in = random_request(&arrays);
@@ -465,8 +494,16 @@ static void requests_out_of_range_are_refused(void **state)
     wire_prefill_encode(&frame, &in);
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
         assert_refused_with(decode_prefill, &frame, wrong[i].offset, wrong[i].value, wrong[i].name);
-    /* The bias after the head of 124 bytes: its number. */
-    assert_refused_with(decode_prefill, &frame, 128, 0x7fc00000u, "bias");
+    /* The bias after the head of 128 bytes: its number. */
+    assert_refused_with(decode_prefill, &frame, 132, 0x7fc00000u, "bias");
+    /* A source of no blocks; its count is the last of the message. */
+    in.source_count = 1;
+    arrays.sources[0] = (struct wire_source){.block_count = 3};
+    wire_frame_reset(&frame);
+    wire_prefill_encode(&frame, &in);
+    assert_refused_with(decode_prefill, &frame, frame.bytes - 4, 0, "block_count");
+    assert_refused_with(decode_prefill, &frame, frame.bytes - 8, WIRE_PROMPT_TOKENS_MAX + 1,
+                        "first_block");
     wire_frame_close(&frame);
 }
 
@@ -545,7 +582,21 @@ static void firsts_and_tokens_come_back(void **state)
                                              .cached_tokens = random_to(WIRE_PROMPT_TOKENS_MAX),
                                              .queue_ns = random_u64(),
                                              .place_ns = random_u64(),
+                                             .peer_tokens = random_to(WIRE_PROMPT_TOKENS_MAX),
+                                             .store_tokens = random_to(WIRE_PROMPT_TOKENS_MAX),
+                                             .gather_ns = random_u64(),
+                                             .range_count = random_to(WIRE_RANGES_MAX),
                                              .prefill_ns = random_u64()};
+        for (uint32_t i = 0; i < first_in.range_count; i++)
+            first_in.ranges[i] =
+                (struct wire_range){.from = random_to(WIRE_FROM_STORE),
+                                    .status = (int32_t)random_to(UINT32_MAX),
+                                    .carrier = random_to(15),
+                                    .first_block = random_to(WIRE_PROMPT_TOKENS_MAX),
+                                    .block_count = random_to(WIRE_PROMPT_TOKENS_MAX),
+                                    .holder = random_u64(),
+                                    .bytes = random_u64(),
+                                    .ns = random_u64()};
         uint32_t count = first_in.sequence_count + first_in.prompt_logprob_count;
         wire_frame_reset(&frame);
         wire_first_encode(&frame, &first_in);
@@ -562,6 +613,16 @@ static void firsts_and_tokens_come_back(void **state)
         assert_int_equal(first.queue_ns, first_in.queue_ns);
         assert_int_equal(first.place_ns, first_in.place_ns);
         assert_int_equal(first.prefill_ns, first_in.prefill_ns);
+        assert_int_equal(first.peer_tokens, first_in.peer_tokens);
+        assert_int_equal(first.store_tokens, first_in.store_tokens);
+        assert_int_equal(first.gather_ns, first_in.gather_ns);
+        assert_int_equal(first.range_count, first_in.range_count);
+        for (uint32_t i = 0; i < first.range_count; i++) {
+            const struct wire_range *a = &first.ranges[i], *b = &first_in.ranges[i];
+            assert_true(a->from == b->from && a->status == b->status && a->carrier == b->carrier);
+            assert_true(a->first_block == b->first_block && a->block_count == b->block_count);
+            assert_true(a->holder == b->holder && a->bytes == b->bytes && a->ns == b->ns);
+        }
         for (uint32_t i = 0; i < count; i++) {
             struct wire_token token;
             assert_int_equal(wire_token_decode(&from, &token), OK);
@@ -600,6 +661,69 @@ static void a_bad_token_is_not_passed(void **state)
     wire_frame_close(&frame);
 }
 
+/* ---- lending, and what can be matched where ---- */
+
+static void lends_and_blocks_come_back(void **state)
+{
+    (void)state;
+    struct wire_frame frame = {0};
+    static uint8_t bytes[700 * WIRE_EVENT_BYTES];
+    for (int round = 0; round < ROUNDS; round++) {
+        for (size_t i = 0; i < sizeof(bytes); i++)
+            bytes[i] = (uint8_t)random_u64();
+        struct wire_lend lend, lend_in = {.request_id = random_u64(),
+                                          .epoch = random_to(UINT32_MAX),
+                                          .expiry_ms = 1 + random_to(3600u * 1000 - 1),
+                                          .key_count = 1 + random_to(699),
+                                          .keys = bytes};
+        lend_in.first_block = random_to(lend_in.key_count - 1);
+        memcpy(lend_in.lease.bytes, bytes, sizeof(lend_in.lease.bytes));
+        wire_frame_reset(&frame);
+        wire_lend_encode(&frame, &lend_in);
+        assert_int_equal(wire_lend_decode(frame.data, frame.bytes, &lend), OK);
+        assert_int_equal(lend.request_id, lend_in.request_id);
+        assert_true(lease_id_equal(&lend.lease, &lend_in.lease));
+        assert_int_equal(lend.epoch, lend_in.epoch);
+        assert_int_equal(lend.expiry_ms, lend_in.expiry_ms);
+        assert_int_equal(lend.first_block, lend_in.first_block);
+        assert_int_equal(lend.key_count, lend_in.key_count);
+        assert_memory_equal(lend.keys, bytes, lend.key_count * (size_t)WIRE_KEY_BYTES);
+        if (round < 20)
+            assert_no_other_length(decode_lend, &frame);
+        assert_refused_with(decode_lend, &frame, 28, 0, "key_count"); /* no time */
+        assert_refused_with(decode_lend, &frame, 28, 3600u * 1000 + 1, "expiry_ms");
+        assert_refused_with(decode_lend, &frame, 32, lend.key_count, "key_count");
+        assert_refused_with(decode_lend, &frame, 36, WIRE_KEYS_MAX + 1, "key_count");
+        assert_refused_with(decode_lend, &frame, 36, WIRE_KEYS_MAX, "");
+
+        struct wire_blocks blocks, blocks_in = {.number = random_u64(),
+                                                .flags = random_to(1),
+                                                .event_count = random_to(700),
+                                                .events = bytes};
+        for (uint32_t i = 0; i < blocks_in.event_count; i++)
+            bytes[i * WIRE_EVENT_BYTES] = (uint8_t)(WIRE_EVENT_STORED + random_to(2));
+        wire_frame_reset(&frame);
+        wire_blocks_encode(&frame, &blocks_in);
+        assert_int_equal(wire_blocks_decode(frame.data, frame.bytes, &blocks), OK);
+        assert_int_equal(blocks.number, blocks_in.number);
+        assert_int_equal(blocks.flags, blocks_in.flags);
+        assert_int_equal(blocks.event_count, blocks_in.event_count);
+        assert_memory_equal(blocks.events, bytes, blocks.event_count * (size_t)WIRE_EVENT_BYTES);
+        if (round < 20)
+            assert_no_other_length(decode_blocks, &frame);
+        assert_refused_with(decode_blocks, &frame, 8, 2, "flags");
+        assert_refused_with(decode_blocks, &frame, 12, WIRE_EVENTS_MAX + 1, "event_count");
+        if (blocks.event_count == 0)
+            continue;
+        frame.data[frame.bytes - WIRE_EVENT_BYTES] = 0;
+        assert_int_equal(decode_blocks(frame.data, frame.bytes), ERR_BAD_INPUT);
+        assert_non_null(strstr(error_text(), "event"));
+        frame.data[frame.bytes - WIRE_EVENT_BYTES] = WIRE_EVENT_SAVED + 1;
+        assert_int_equal(decode_blocks(frame.data, frame.bytes), ERR_BAD_INPUT);
+    }
+    wire_frame_close(&frame);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -613,6 +737,7 @@ int main(void)
         cmocka_unit_test(a_request_ends_where_it_should),
         cmocka_unit_test(firsts_and_tokens_come_back),
         cmocka_unit_test(a_bad_token_is_not_passed),
+        cmocka_unit_test(lends_and_blocks_come_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
