@@ -136,6 +136,9 @@ struct backend_calls {
     status (*tensor_open)(struct backend *backend, const struct backend_weight *weight,
                           struct backend_tensor **tensor_out);
 
+    /* All tensors are open. NULL: nothing to do then. */
+    void (*weights_done)(struct backend *backend);
+
     /* rows_max rows of width values; outputs: outputs_max rows instead. */
     status (*buffer_open)(struct backend *backend, uint32_t width, bool outputs,
                           struct backend_buffer **buffer_out);

@@ -34,7 +34,7 @@ struct serve_options {
     uint32_t port, queue;
     uint64_t body_bytes, stream_bytes, request_timeout_ms, silence_ms, stuck_ms, drain_ms;
     /* Handed on to the workers. */
-    const char *kernels, *kv_dtype, *carrier, *offer, *log_level;
+    const char *kernels, *kv_dtype, *packed_weights, *carrier, *offer, *log_level;
     uint32_t ctx, block_tokens, threads, prefill_batch_tokens, prefill_chunk, decode_batch;
     uint64_t kv_bytes, prefix_cache_bytes, step_delay_ms;
 };

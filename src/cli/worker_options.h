@@ -64,6 +64,16 @@
          offsetof(T, kv_dtype),                                                                    \
          "numbers in the block pool: f16, f32 (twice the memory), or auto (f32 with --kernels "    \
          "float, else f16); equal on all workers"},                                                \
+        {"packed-weights",                                                                         \
+         OPTION_TEXT,                                                                              \
+         "WHERE",                                                                                  \
+         "auto",                                                                                   \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, packed_weights),                                                              \
+         "folder for the file with packed weights that all workers of a host map; auto: beside the "\
+         "model if that folder can be written to, else in the user's cache; off: each worker keeps "\
+         "its own in memory"},                                                                     \
         {"prefill-batch-tokens",                                                                   \
          OPTION_UINT,                                                                              \
          "TOKENS",                                                                                 \

@@ -107,6 +107,8 @@ status forward_open(const struct model *model, struct backend *backend, struct f
         if (code != OK)
             goto err_layers;
     }
+    if (backend->calls->weights_done != NULL)
+        backend->calls->weights_done(backend);
     code = buffers_open(model, backend, &forward);
     if (code != OK)
         goto err_layers;

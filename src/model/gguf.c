@@ -529,3 +529,9 @@ const struct gguf_tensor *gguf_tensor_find(const struct gguf *gguf, const char *
                                                gguf->tensor_count, sizeof(*found), tensor_compare);
     return found != NULL ? *found : NULL;
 }
+
+void gguf_forget(const struct gguf *gguf)
+{
+    if (gguf->mapped) /* read-only, so nothing is lost */
+        (void)madvise((void *)(uintptr_t)gguf->data, gguf->bytes, MADV_DONTNEED);
+}

@@ -86,6 +86,10 @@ void gguf_close(struct gguf *gguf);
 
 const char *gguf_path(const struct gguf *gguf);
 
+/* Nothing of the file will be read for a while: its pages need not count as this process'. They
+ * come back when they are read. */
+void gguf_forget(const struct gguf *gguf);
+
 /* From the magic to the end of the tensor table: what a fingerprint covers whole. */
 const uint8_t *gguf_header(const struct gguf *gguf, size_t *bytes_out);
 

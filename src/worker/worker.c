@@ -16,11 +16,13 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "model/gguf.h"
 #include "model/weights.h"
 #include "transfer/transfer.h"
 #include "worker/compute.h"
 #include "worker/control.h"
 #include "worker/mail.h"
+#include "worker/packed_path.h"
 
 #define DRAIN_LOOK_MS 50
 #define PREFILL_SEQUENCES_MAX 64 /* prompts in one step */
@@ -79,20 +81,28 @@ static status worker_open_engine(struct worker *worker)
     status st = engine_plan(worker->model, &config, &plan);
     if (st != OK)
         return st;
-    char text[512];
+    char text[512], path[PACKED_PATH_BYTES];
     log_info("memory", "sum=\"%s\"", engine_plan_text(&plan, text, sizeof(text)));
     struct backend_cpu_options cpu = {
         .threads = worker->threads,
         .cpus = worker->threads <= worker->cpus.count ? worker->thread_cpus : NULL,
         .kernels = options->kernels,
     };
+    struct backend_cpu_weights weights = {.path = path,
+                                          .model_path = gguf_path(worker->model->gguf),
+                                          .bytes_max = 2 * plan.weight_bytes + (64u << 20)};
+    memcpy(weights.key, worker->model->fingerprint, sizeof(weights.key));
+    if (packed_path_choose(options->packed_weights, weights.model_path, weights.key, path))
+        cpu.weights = &weights;
     struct backend *backend;
     st = backend_cpu_open(&plan.shape, &plan.limits, &cpu, &backend);
     if (st != OK) {
         engine_plan_close(&plan);
         return st;
     }
-    return engine_open(worker->model, &plan, backend, &worker->engine);
+    st = engine_open(worker->model, &plan, backend, &worker->engine);
+    gguf_forget(worker->model->gguf);
+    return st;
 }
 
 static status worker_open_tree(struct worker *worker)

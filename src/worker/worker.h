@@ -31,6 +31,7 @@ struct worker_options {
     const char *offer;              /* "early", "late" */
     const char *kernels;            /* "auto", "float", "int8" */
     const char *kv_dtype;           /* "auto", "f16", "f32" */
+    const char *packed_weights;     /* "auto", "off", or a folder */
     const char *cpus;               /* NULL: all it may use */
     const char *log_level;
     uint32_t threads; /* 0: one per core */

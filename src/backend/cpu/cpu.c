@@ -12,9 +12,11 @@
 #include "backend/cpu/angles.h"
 #include "backend/cpu/attend.h"
 #include "backend/cpu/cpu_state.h"
+#include "backend/cpu/packed_file.h"
 #include "base/bytes.h"
 #include "base/dequant.h"
 #include "base/error.h"
+#include "base/log.h"
 
 #define REGION_BYTES (32u << 20)
 #define HUGE_PAGE_BYTES (2u << 20)
@@ -86,7 +88,16 @@ static status tensor_pack(struct cpu_backend *cpu, const struct backend_weight *
     status result = pack_layout(weight, &tensor->packed);
     if (result != OK)
         return result;
-    uint8_t *to = cpu_take(cpu, pack_bytes(&tensor->packed));
+    bool filled = false;
+    uint8_t *to = NULL;
+    if (cpu->packed_file != NULL)
+        to = packed_file_take(cpu->packed_file, &tensor->packed, &filled);
+    if (to != NULL && filled) {
+        tensor->packed.base = to;
+        return OK;
+    }
+    if (to == NULL)
+        to = cpu_take(cpu, pack_bytes(&tensor->packed));
     if (to == NULL)
         return error_set(ERR_NO_MEMORY, "%s: no memory for %zu bytes of packed weights",
                          weight->name, pack_bytes(&tensor->packed));
@@ -94,6 +105,13 @@ static status tensor_pack(struct cpu_backend *cpu, const struct backend_weight *
     team_run(cpu->team, tensor->packed.panels, pack_chunk, &job);
     tensor->packed.base = to;
     return OK;
+}
+
+static void cpu_weights_done(struct backend *backend)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    if (cpu->packed_file != NULL && packed_file_done(cpu->packed_file) != OK)
+        log_warn("weights are not shared", "reason=\"%s\"", error_text());
 }
 
 /* Room for activations of a quantised matrix with so many columns, once for the widest. */
@@ -357,6 +375,7 @@ static void cpu_close(struct backend *backend)
         (void)munmap(cpu->pool.host, cpu->pool.bytes);
         (void)close(cpu->pool.fd);
     }
+    packed_file_close(cpu->packed_file);
     regions_close(cpu);
     free(cpu);
 }
@@ -364,6 +383,7 @@ static void cpu_close(struct backend *backend)
 static const struct backend_calls cpu_calls = {
     .close = cpu_close,
     .tensor_open = cpu_tensor_open,
+    .weights_done = cpu_weights_done,
     .buffer_open = cpu_buffer_open,
     .pool_open = cpu_pool_open,
     .block_copy = cpu_block_copy,
@@ -472,6 +492,8 @@ status backend_cpu_open(const struct backend_shape *shape, const struct backend_
         cpu_close(&cpu->backend);
         return result;
     }
+    if (options->weights != NULL && packed_file_open(options->weights, &cpu->packed_file) != OK)
+        log_warn("weights are not shared", "reason=\"%s\"", error_text());
     cpu->backend.numerics_class = cpu->int8 ? "cpu-int8" : "cpu-float";
     *backend_out = &cpu->backend;
     return OK;

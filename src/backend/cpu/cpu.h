@@ -31,18 +31,30 @@
 
 #define CPU_THREADS_MAX 256
 
+#define BACKEND_WEIGHTS_KEY_BYTES 32
+
+/* Where the packed weights of a model are shared among its workers: packed_file.h. */
+struct backend_cpu_weights {
+    const char *path;                       /* of the file with packed weights */
+    const char *model_path;                 /* locked while they are packed */
+    uint8_t key[BACKEND_WEIGHTS_KEY_BYTES]; /* names the model's content */
+    uint64_t bytes_max;                     /* more than they can take */
+};
+
 struct backend_cpu_options {
     uint32_t threads;    /* 1 .. CPU_THREADS_MAX, the compute thread included */
     const int *cpus;     /* [threads] CPU number for each thread, cpus[0] being the caller of
                             backend_cpu_open, which must be the compute thread; NULL: not pinned */
     const char *kernels; /* the class: "float", "int8", or "auto" (int8) */
+    const struct backend_cpu_weights *weights; /* NULL: packed into private memory */
     const char *variant; /* the instructions: NULL or "auto" for the best that this machine has, or
                             "scalar", "avx2", "avx512", "vnni" (tests; all compute the same bits) */
 };
 
 /* Starts the team and allocates scratch for limits; shape.rope_factors is copied.
  * Errors: ERR_BAD_INPUT (a name or number that is none of the above), ERR_UNSUPPORTED (a variant
- * this machine lacks, a KV type other than F16 or F32), ERR_NO_MEMORY. */
+ * this machine lacks, a KV type other than F16 or F32), ERR_NO_MEMORY. Weights that cannot be
+ * shared are packed into private memory, and the log says why. */
 status backend_cpu_open(const struct backend_shape *shape, const struct backend_limits *limits,
                         const struct backend_cpu_options *options, struct backend **backend_out);
 

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""What serve takes of memory: weights packed once on a host, however many workers map them.
+
+usage: memory_test.py BATON
+"""
+import glob
+import os
+import re
+import shutil
+import sys
+import tempfile
+
+from baton import MODEL, SMALL, SMALL_MODELS, Server, main
+
+SIZE = ["--ctx", "2048", "--kv-bytes", "64M"]
+BODY = {"prompt": list(range(5, 300)), "max_tokens": 16, "ignore_eos": True, "temperature": 0}
+MIB = 1 << 20
+
+
+def model_in(folder, model):
+    to = os.path.join(folder, os.path.basename(model))
+    os.link(model, to) if os.stat(model).st_dev == os.stat(folder).st_dev else shutil.copy(model, to)
+    return to
+
+
+def processes_of(server):
+    pids = [server.process.pid]
+    for pid in pids:
+        for children in glob.glob(f"/proc/{pid}/task/*/children"):
+            pids += [int(p) for p in open(children).read().split()]
+    return pids
+
+
+def pss_bytes(pid):
+    text = open(f"/proc/{pid}/smaps_rollup").read()
+    return int(re.search(r"^Pss:\s+(\d+) kB", text, re.M).group(1)) * 1024
+
+
+def written_sums(log):
+    """[(weights, pool, activations)] in bytes, of each worker's line "memory"."""
+    found = re.findall(r"event=\"memory\" sum=\"weights ([\d.]+) MiB \+ KV pool ([\d.]+) MiB \(\d+ blocks\) \+ activations ([\d.]+)",
+                       log)
+    return [tuple(float(n) * MIB for n in sums) for sums in found]
+
+
+def test_sum(binary):
+    """PSS of all processes is within the sum that the log wrote, weights counted once."""
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(MODEL)) as folder:
+        with Server(binary, model_in(folder, MODEL), *SIZE) as server:
+            server.complete(**BODY)
+            sums = written_sums(server.process.log())
+            assert len(sums) == 2, server.process.log()
+            weights = sums[0][0]
+            assert sums[1][0] == weights
+            pss = sum(pss_bytes(pid) for pid in processes_of(server))
+            limit = weights + sum(pool for _, pool, _ in sums) + 128 * MIB
+            print(f"PSS {pss / MIB:.1f} MiB, weights + pools + 128 MiB = {limit / MIB:.1f} MiB")
+            assert weights < pss <= limit, (pss / MIB, limit / MIB)
+            assert len(glob.glob(folder + "/*.packed")) == 1 and not glob.glob(folder + "/*.part")
+
+
+def test_same_answers(binary):
+    """Weights made, read, made anew over a damaged file, and private ones give the same tokens."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = model_in(folder, os.path.join(SMALL_MODELS, "llama3-q4_k.gguf"))
+        answers, inodes = [], []
+        for damage in (None, None, b"\0" * 64, b"BATONPAK", "off"):
+            packed = glob.glob(folder + "/*.packed")
+            if isinstance(damage, bytes):
+                with open(packed[0], "r+b") as file:
+                    file.write(damage) if len(damage) > 8 else file.truncate(5000)
+            option = ["--packed-weights", "off"] if damage == "off" else []
+            with Server(binary, model, "--kv-bytes", "8M", *option) as server:
+                answers.append(server.complete(**{**BODY, "logprobs": 3})["choices"][0]["logprobs"]["token_logprobs"])
+            inodes.append(os.stat(glob.glob(folder + "/*.packed")[0]).st_ino)
+        assert all(a == answers[0] for a in answers), answers
+        assert inodes[0] == inodes[1] and inodes[1] != inodes[2] != inodes[3] == inodes[4], inodes
+
+
+def test_no_place(binary):
+    """A folder that cannot be written to costs the sharing, not the service, and the log says so."""
+    with Server(binary, SMALL, "--kv-bytes", "8M", "--packed-weights", "/nonexistent/folder") as server:
+        server.complete(**BODY)
+        assert "weights are not shared" in server.process.log()
+
+
+def test_others_file_is_not_trusted(binary):
+    """A packed file that others may write to is made anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = model_in(folder, SMALL)
+        for _ in range(2):
+            with Server(binary, model, "--kv-bytes", "8M") as server:
+                server.complete(**BODY)
+            packed, = glob.glob(folder + "/*.packed")
+            inode = os.stat(packed).st_ino
+            os.chmod(packed, 0o666)
+        with Server(binary, model, "--kv-bytes", "8M") as server:
+            server.complete(**BODY)
+        assert os.stat(packed).st_ino != inode and os.stat(packed).st_mode & 0o022 == 0
+
+
+main([test_sum, test_same_answers, test_no_place, test_others_file_is_not_trusted], sys.argv)
