@@ -71,9 +71,9 @@
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, packed_weights),                                                              \
-         "folder for the file with packed weights that all workers of a host map; auto: beside the "\
-         "model if that folder can be written to, else in the user's cache; off: each worker keeps "\
-         "its own in memory"},                                                                     \
+         "folder for the file with packed weights that all workers of a host map; auto: beside "   \
+         "the model if that folder can be written to, else in the user's cache; off: each worker " \
+         "keeps its own in memory"},                                                               \
         {"prefill-batch-tokens",                                                                   \
          OPTION_UINT,                                                                              \
          "TOKENS",                                                                                 \
