@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "cli/cluster_options.h"
 #include "cli/commands.h"
 #include "cli/router_options.h"
 
@@ -13,8 +14,10 @@ static const struct option_spec router_rows[] = {
     ROUTER_ROWS(T),
     {"workers", OPTION_TEXT, "ADDR", "127.0.0.1:8001", 0, 0, offsetof(T, workers),
      "where workers connect: HOST:PORT or unix:PATH"},
+    CLUSTER_KEY_ROW(T),
     {"trust-network", OPTION_FLAG, NULL, NULL, 0, 0, offsetof(T, trust_network),
-     "let workers of other hosts connect, although they do not authenticate"},
+     "without a cluster key: let workers of other hosts connect, although they do not "
+     "authenticate"},
     {"expect-workers", OPTION_UINT, "N", "1", 1, 256, offsetof(T, expect_workers),
      "/health answers 503 until so many workers are there"},
     {"pool-threads", OPTION_UINT, "N", "2", 1, 64, offsetof(T, pool_threads),

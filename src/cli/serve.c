@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "cli/cluster_options.h"
 #include "cli/commands.h"
 #include "cli/router_options.h"
 #include "cli/serve_folder.h"
@@ -29,6 +30,7 @@
 struct serve_options {
     uint32_t prefill_workers, decode_workers, colocated;
     const char *cpus;
+    const char *cluster_key; /* handed on to all */
     /* Handed on to the router. */
     const char *host, *model_name, *api_key, *api_key_file;
     uint32_t port, queue;
@@ -52,6 +54,7 @@ static const struct option_spec serve_rows[] = {
     {"cpus", OPTION_TEXT, "LIST", NULL, 0, 0, offsetof(T, cpus),
      "cores to share out among the workers; unset: all that the process may use"},
     WORKER_SIZE_ROWS(T),
+    CLUSTER_KEY_ROW(T),
 };
 
 struct serve {
@@ -134,7 +137,8 @@ static void args_hand_on_all(struct serve_args *args, const struct serve_options
 }
 
 static const struct option_spec router_rows[] = {ROUTER_ROWS(T)};
-static const struct option_spec worker_rows[] = {WORKER_SIZE_ROWS(T)};
+static const struct option_spec worker_rows[] = {WORKER_SIZE_ROWS(T), CLUSTER_KEY_ROW(T)};
+static const struct option_spec cluster_key_row = CLUSTER_KEY_ROW(T);
 
 static status serve_add(struct serve *serve, const char *name, uint32_t stage,
                         const struct serve_args *args, int keep_fd)
@@ -154,6 +158,7 @@ static status serve_add_router(struct serve *serve, int keep_fd)
     args_add(args, "router");
     args_hand_on_all(args, serve->options, router_rows,
                      sizeof(router_rows) / sizeof(router_rows[0]));
+    args_hand_on(args, serve->options, &cluster_key_row);
     args_add(args, "--workers=unix:%s/router.sock", serve->folder.path);
     args_add(args, "--expect-workers=%u", serve->worker_count);
     args_add(args, "--ready-fd=%d", keep_fd);

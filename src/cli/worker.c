@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "cli/cluster_options.h"
 #include "cli/commands.h"
 #include "cli/worker_options.h"
 #include "wire/control.h"
@@ -25,8 +26,10 @@ static const struct option_spec worker_rows[] = {
      "with --carrier tcp"},
     {"transfer-advertise", OPTION_TEXT, "ADDR", NULL, 0, 0, offsetof(T, transfer_advertise),
      "HOST or HOST:PORT that other hosts are told to connect to; unset: the address that is bound"},
+    CLUSTER_KEY_ROW(T),
     {"trust-network", OPTION_FLAG, NULL, NULL, 0, 0, offsetof(T, trust_network),
-     "let other hosts reach --transfer-tcp, although they do not authenticate"},
+     "without a cluster key: let other hosts reach --transfer-tcp, although they do not "
+     "authenticate"},
     {"heartbeat", OPTION_SECONDS, "TIME", "250ms", 0, 0, offsetof(T, heartbeat_ms),
      "time between two signs of life to the router"},
     {"colocated", OPTION_FLAG, NULL, NULL, 0, 0, offsetof(T, colocated),

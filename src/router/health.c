@@ -301,6 +301,7 @@ static void health_on_accept(void *ctx, int fd)
         .calls = &worker_calls,
         .ctx = worker,
         .hello = &router->hello,
+        .key = router->key,
         .limits = {.payload_bytes_max = STRANGER_FRAME_BYTES_MAX,
                    .pending_bytes_max = WORKER_PENDING_BYTES_MAX,
                    .idle_ms = (uint32_t)router->options->silence_ms},
@@ -320,12 +321,10 @@ status health_open(struct router *router)
     status st = address_parse(router->options->workers, 8001, &address);
     if (st != OK)
         return st;
-    if (!address_is_loopback(&address) && !router->options->trust_network)
-        return error_set(ERR_REFUSED,
-                         "--workers %s can be reached from other hosts, and workers do not "
-                         "authenticate: use a loopback address or a Unix socket, or say "
-                         "--trust-network when everybody in that network may be a worker",
-                         router->options->workers);
+    st = cluster_key_allows(router->key, router->options->trust_network, &address, "--workers",
+                            router->options->workers);
+    if (st != OK)
+        return st;
     router->context_tokens = router->model->context_tokens;
     return link_listen(router->loop, &address, health_on_accept, router, &router->listener);
 }

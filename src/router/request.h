@@ -166,6 +166,7 @@ struct router {
     struct loop_timer *tick;
     struct link_listener *listener;
     struct hello hello;
+    struct cluster_key *key; /* NULL: none */
     struct worker *workers;
     struct answer *answers;
     struct request *buckets[ROUTER_BUCKETS];

@@ -174,6 +174,8 @@ static status router_open(struct router *router, const char *model_path)
     if (st == OK)
         st = router_open_keys(router);
     if (st == OK)
+        st = cluster_key_open(router->options->cluster_key, &router->key);
+    if (st == OK)
         st = loop_open(&router->loop);
     if (st == OK)
         st = metrics_open(router);
@@ -224,6 +226,7 @@ static void router_close(struct router *router)
     mailbox_close(router->pool_done);
     metrics_close(router);
     http_keys_close(router->keys);
+    cluster_key_close(router->key);
     text_close(&router->text);
     wire_frame_close(&router->frame);
     chat_template_close(router->chat_template);

@@ -35,7 +35,8 @@ struct router_options {
     uint64_t silence_ms;         /* a worker that says nothing for so long is dead */
     uint64_t stuck_ms;           /* a worker that has work and makes no step for so long is dead */
     uint64_t drain_ms;           /* the longest wait for running requests at SIGTERM */
-    bool trust_network;          /* workers may connect from other hosts, unauthenticated */
+    const char *cluster_key;     /* file of the key that workers must prove; NULL: none */
+    bool trust_network;          /* without a key: workers of other hosts may connect */
 };
 
 /* Run until SIGTERM has drained it. Returns the exit code. */

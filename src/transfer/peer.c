@@ -148,6 +148,7 @@ static struct link_setup peer_setup(struct peer *peer)
         .calls = &peer_calls,
         .ctx = peer,
         .hello = &transfer->hello,
+        .key = transfer->options.key,
         .peer_incarnation = peer->incarnation,
         .limits = {.payload_bytes_max = OFFER_FRAME_BYTES_MAX,
                    /* Bulk comes from holders only. */

@@ -32,6 +32,7 @@
 #include "base/address.h"
 #include "base/mailbox.h"
 #include "base/status.h"
+#include "wire/auth.h"
 #include "wire/checksum.h"
 #include "wire/hello.h"
 #include "wire/offer.h"
@@ -62,6 +63,7 @@ struct transfer_slice {
 
 struct transfer_options {
     const struct hello *hello;         /* this process, HELLO_HAS_MODEL | HELLO_HAS_KV; copied */
+    const struct cluster_key *key;     /* peers must prove it; NULL: none. Outlives the transfer */
     const struct address *unix_listen; /* for peers of this host; NULL: none */
     const struct address *tcp_listen;  /* for peers of other hosts; NULL: none; port 0: any */
     struct transfer_pool pool;

@@ -172,12 +172,14 @@ static status hello_check_kv(const struct hello *ours, const struct hello *their
 status hello_check(const struct hello *ours, const struct hello *theirs)
 {
     uint32_t parts = ours->parts & theirs->parts;
-    if (ours->auth != theirs->auth)
+    bool our_key = (ours->auth & HELLO_AUTH_CLUSTER_KEY) != 0;
+    bool their_key = (theirs->auth & HELLO_AUTH_CLUSTER_KEY) != 0;
+    if (our_key != their_key)
         return error_set(ERR_REFUSED,
                          "cluster key: we %s one, \"%s\" %s; give all processes the same "
-                         "key",
-                         ours->auth == HELLO_AUTH_NONE ? "have no" : "need", theirs->name,
-                         theirs->auth == HELLO_AUTH_NONE ? "has none" : "needs one");
+                         "--cluster-key",
+                         our_key ? "need" : "have no", theirs->name,
+                         their_key ? "needs one" : "has none");
     if ((parts & HELLO_HAS_MODEL) != 0) {
         status st = hello_hash_check("model fingerprint", ours->fingerprint, theirs->fingerprint,
                                      theirs->name, "serve the same model file on both sides");

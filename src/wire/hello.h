@@ -4,12 +4,13 @@
  *        | -- HELLO magic, version, ... ----------> |  checks; on a mismatch REFUSE and close
  *        | <------------------------ HELLO -------- |
  *        |  checks; on a mismatch REFUSE and close  |
- *        |     (AUTH frames go here: proof of the cluster key over both nonces)
+ *        | <---- AUTH, with a cluster key ---------- |  proofs over both HELLOs: auth.h
+ *        | -- AUTH, with a cluster key ------------> |  from here on tcp is sealed: seal.h
  *        | -- READY ------------------------------> |
  *
- * link.c runs it; a link's user sees its result in on_ready. Nothing but HELLO, REFUSE and READY is
- * decoded before it is over, and of a HELLO the magic and the version are looked at first, so that
- * a peer of any other version can be refused by name.
+ * link.c runs it; a link's user sees its result in on_ready. Nothing but HELLO, REFUSE, AUTH and
+ * READY is decoded before it is over, and of a HELLO the magic and the version are looked at first,
+ * so that a peer of any other version can be refused by name.
  *
  * Threads: any. Memory: plain values.
  */
@@ -33,7 +34,7 @@ enum hello_frame {
     FRAME_HELLO = FRAME_LINK_FIRST + 1,
     FRAME_REFUSE, /* text, why */
     FRAME_READY,  /* empty */
-    FRAME_AUTH,   /* reserved for the cluster key */
+    FRAME_AUTH,   /* proof of the cluster key */
 };
 
 enum hello_role {
@@ -51,7 +52,8 @@ enum hello_parts {
     HELLO_HAS_KV = 2,    /* layout_hash, numerics_class, kv_dtype, block_tokens */
 };
 
-enum hello_auth { HELLO_AUTH_NONE = 0, HELLO_AUTH_CLUSTER_KEY = 1 };
+/* Both sides have a cluster key, or none has. AES: could seal with it. */
+enum hello_auth { HELLO_AUTH_NONE = 0, HELLO_AUTH_CLUSTER_KEY = 1, HELLO_AUTH_AES = 2 };
 
 struct hello {
     uint32_t parts;                        /* enum hello_parts, or-ed */
@@ -62,10 +64,11 @@ struct hello {
     uint32_t block_tokens;
     uint32_t rank, ranks;             /* of a tensor-parallel group; 0, 1 */
     uint32_t role;                    /* enum hello_role */
-    uint32_t auth;                    /* enum hello_auth; set by link.c */
+    uint32_t auth;                    /* enum hello_auth, or-ed; set by link.c */
     uint64_t incarnation;             /* random at process start, never 0 */
     char name[HELLO_NAME_BYTES];      /* "decode-0", for people */
-    uint8_t nonce[HELLO_NONCE_BYTES]; /* fresh for every connection; set by link.c */
+    uint8_t nonce[HELLO_NONCE_BYTES]; /* fresh for every connection, with a cluster key its public
+                                       * key; set by link.c */
 };
 
 /* A random number that is not 0, for struct hello's incarnation. */

@@ -7,7 +7,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -18,6 +17,14 @@
 #define LINK_HANDSHAKE_MS 5000
 
 static void link_on_event(void *ctx, int events);
+
+static void link_free(struct link *link)
+{
+    link_sealed_free(link);
+    auth_close(link->auth);
+    free(link->in.payload);
+    free(link);
+}
 
 /* Close the descriptor and all that depends on it; the struct goes when no callback is running. */
 static void link_end(struct link *link)
@@ -37,10 +44,8 @@ static void link_end(struct link *link)
 static void link_leave(struct link *link)
 {
     link->depth--;
-    if (link->depth == 0 && link->phase == LINK_ENDED) {
-        free(link->in.payload);
-        free(link);
-    }
+    if (link->depth == 0 && link->phase == LINK_ENDED)
+        link_free(link);
 }
 
 void link_close(struct link *link)
@@ -123,91 +128,12 @@ static void link_on_timer(void *ctx)
     link_leave(link);
 }
 
-/* ---- handshake ---- */
-
-static status link_send_hello(struct link *link)
-{
-    uint8_t payload[HELLO_PAYLOAD_BYTES_MAX];
-    uint32_t bytes = hello_write(&link->hello, payload);
-    return link_out_queue(link, FRAME_HELLO, payload, bytes, NULL, 0, -1);
-}
-
-/* Tell the peer why, as far as the socket takes it at once; the link then ends with that status. */
-static status link_refuse(struct link *link, status cause)
-{
-    char text[ERROR_TEXT_BYTES];
-    memcpy(text, error_text(), sizeof(text));
-    size_t bytes = strnlen(text, HELLO_REFUSE_TEXT_BYTES);
-    if (link_out_queue(link, FRAME_REFUSE, text, (uint32_t)bytes, NULL, 0, -1) == OK)
-        link_out_write(link);
-    return error_set(cause, "%s", text);
-}
-
-static status link_check_peer(struct link *link)
-{
-    if (link->peer_incarnation != 0 && link->peer_incarnation != link->peer.incarnation)
-        return error_set(ERR_REFUSED,
-                         "incarnation: expected %016llx, \"%s\" is %016llx; that process "
-                         "was restarted, or is another one",
-                         (unsigned long long)link->peer_incarnation, link->peer.name,
-                         (unsigned long long)link->peer.incarnation);
-    return hello_check(&link->hello, &link->peer);
-}
-
-static void link_ready(struct link *link)
+void link_ready(struct link *link)
 {
     link->phase = LINK_OPEN;
     link->in.heard_ns = clock_ns();
     link_timer_update(link);
     link->calls->on_ready(link->ctx, &link->peer);
-}
-
-static status link_on_hello(struct link *link, const uint8_t *payload, uint32_t payload_bytes)
-{
-    status st = hello_read(payload, payload_bytes, &link->peer);
-    if (st == OK)
-        st = link_check_peer(link);
-    if (st == ERR_BAD_INPUT)
-        return st; /* not one of us: no answer */
-    if (st != OK)
-        return link_refuse(link, st);
-    if (link->accepted) {
-        link->phase = LINK_READY_WANTED;
-        return link_send_hello(link);
-    }
-    st = link_out_queue(link, FRAME_READY, NULL, 0, NULL, 0, -1);
-    if (st == OK)
-        link_ready(link);
-    return st;
-}
-
-static status link_on_refuse(const uint8_t *payload, uint32_t payload_bytes)
-{
-    char text[HELLO_REFUSE_TEXT_BYTES + 1];
-    uint32_t bytes = payload_bytes < sizeof(text) - 1 ? payload_bytes : (uint32_t)sizeof(text) - 1;
-    memcpy(text, payload, bytes);
-    text[bytes] = '\0';
-    for (uint32_t i = 0; i < bytes; i++) {
-        if (text[i] < 0x20 || text[i] > 0x7e)
-            text[i] = '?';
-    }
-    return error_set(ERR_REFUSED, "the peer refused: %s", text);
-}
-
-status link_handshake_frame(struct link *link, uint16_t type, const uint8_t *payload,
-                            uint32_t payload_bytes)
-{
-    if (link->phase != LINK_OPEN && type == FRAME_REFUSE && payload_bytes > 0)
-        return link_on_refuse(payload, payload_bytes);
-    if (link->phase == LINK_HELLO_WANTED && type == FRAME_HELLO)
-        return link_on_hello(link, payload, payload_bytes);
-    if (link->phase == LINK_READY_WANTED && type == FRAME_READY && payload_bytes == 0) {
-        link_ready(link);
-        return OK;
-    }
-    return error_set(ERR_BAD_INPUT, "frame of type 0x%04x came %s", type,
-                     link->phase == LINK_OPEN ? "after the handshake"
-                                              : "before the handshake was over");
 }
 
 /* ---- life ---- */
@@ -248,6 +174,7 @@ static status link_make(struct loop *loop, int fd, bool accepted, const struct l
     if (link->limits.handshake_ms == 0)
         link->limits.handshake_ms = LINK_HANDSHAKE_MS;
     link->peer_incarnation = setup->peer_incarnation;
+    link->key = setup->key;
     link->hello = *setup->hello;
     strcpy(link->peer.name, "peer");
     link_in_open(&link->in);
@@ -256,16 +183,16 @@ static status link_make(struct loop *loop, int fd, bool accepted, const struct l
     socklen_t bytes = sizeof(local);
     link->is_unix =
         getsockname(fd, (struct sockaddr *)&local, &bytes) == 0 && local.ss_family == AF_UNIX;
-    if (getrandom(link->hello.nonce, HELLO_NONCE_BYTES, 0) != HELLO_NONCE_BYTES)
-        memset(link->hello.nonce, 0, HELLO_NONCE_BYTES);
     link->handshake_deadline_ns = clock_ns() + (uint64_t)link->limits.handshake_ms * 1000000u;
-    status st = loop_watch_open(loop, fd, accepted ? LOOP_READ : LOOP_READ | LOOP_WRITE,
-                                link_on_event, link, &link->watch);
+    status st = link_handshake_open(link);
+    if (st == OK)
+        st = loop_watch_open(loop, fd, accepted ? LOOP_READ : LOOP_READ | LOOP_WRITE, link_on_event,
+                             link, &link->watch);
     if (st == OK)
         st = loop_timer_open(loop, link_on_timer, link, &link->timer);
     if (st != OK) {
         link_end(link);
-        free(link);
+        link_free(link);
         return st;
     }
     link_timer_update(link);
@@ -283,7 +210,7 @@ status link_open(struct loop *loop, int fd, const struct link_setup *setup, stru
     if (st != OK) {
         link_refuse(link, st);
         link_end(link);
-        free(link);
+        link_free(link);
         return st;
     }
     if (!link->is_unix) {
@@ -317,8 +244,7 @@ static status link_connected(struct link *link)
     status st = link_check_user(link);
     if (st != OK)
         return st;
-    link->phase = LINK_HELLO_WANTED;
-    return link_send_hello(link);
+    return link_handshake_begin(link);
 }
 
 static void link_on_event(void *ctx, int events)

@@ -9,7 +9,9 @@
  * A link never hangs: connecting and the handshake have a deadline, idle_ms ends one whose peer has
  * fallen silent, and what a peer does not read is bounded (ERR_FULL), so a stopped peer costs
  * pending_bytes_max. Each turn of the loop reads a bounded number of bytes from one link.
- * Over Unix sockets only processes of our own user, or root, are let in.
+ * Over Unix sockets only processes of our own user, or root, are let in. With a cluster key both
+ * sides prove it in the handshake (auth.h), and on tcp every frame is then sealed (seal.h): bulk is
+ * handed on record by record, after its tag was found right.
  *
  * Threads: the loop's. Memory: a link owns its descriptor and its queues; payloads given to calls
  * are valid until the call returns. Every call may call any function of this page, link_close of
@@ -26,6 +28,7 @@
 #include "base/address.h"
 #include "base/loop.h"
 #include "base/status.h"
+#include "wire/auth.h"
 #include "wire/hello.h"
 
 #define LINK_SPANS_MAX 64
@@ -39,7 +42,8 @@ struct link_calls {
     void (*on_frame)(void *ctx, uint16_t type, const uint8_t *payload, uint32_t payload_bytes);
     /* The connection is over, error_text() says why, and the link is already gone: do not close it.
      * ERR_CLOSED (peer ended), ERR_TIMEOUT (connect, handshake or idle deadline), ERR_REFUSED (by a
-     * side, in the handshake), ERR_BAD_INPUT (not our protocol), ERR_IO. */
+     * side, in the handshake), ERR_BAD_INPUT (not our protocol; a sealed record that does not
+     * open), ERR_IO. */
     void (*on_close)(void *ctx, status cause);
     /* After bytes were written and at most half of pending_bytes_max is left. May be NULL. */
     void (*on_drain)(void *ctx);
@@ -62,8 +66,9 @@ struct link_limits {
 struct link_setup {
     const struct link_calls *calls; /* lives as long as the link */
     void *ctx;
-    const struct hello *hello; /* ours; copied */
-    uint64_t peer_incarnation; /* refuse any other peer; 0: any */
+    const struct hello *hello;     /* ours; copied */
+    uint64_t peer_incarnation;     /* refuse any other peer; 0: any */
+    const struct cluster_key *key; /* both must prove it; NULL: none. Lives as long as the link */
     struct link_limits limits;
 };
 

@@ -66,7 +66,7 @@ static ssize_t link_in_receive(struct link *link, struct iovec *iov, uint32_t co
 }
 
 /* Note that bytes of the bulk are where they belong. */
-static void link_in_advance_bulk(struct link_in *in, size_t bytes)
+void link_in_advance_bulk(struct link_in *in, size_t bytes)
 {
     in->bulk_left -= (uint32_t)bytes;
     while (bytes > 0 && in->span_at < in->span_count) {
@@ -80,14 +80,9 @@ static void link_in_advance_bulk(struct link_in *in, size_t bytes)
     }
 }
 
-static void link_in_bulk_from_stage(struct link_in *in)
+void link_in_copy_bulk(struct link_in *in, const uint8_t *from, size_t bytes)
 {
-    size_t bytes = in->stage_end - in->stage_at;
-    if (bytes > in->bulk_left)
-        bytes = in->bulk_left;
     in->bulk_left -= (uint32_t)bytes;
-    const uint8_t *from = in->stage + in->stage_at;
-    in->stage_at += bytes;
     while (bytes > 0 && in->span_at < in->span_count) {
         struct iovec *span = &in->spans[in->span_at];
         size_t step = span->iov_len < bytes ? span->iov_len : bytes;
@@ -99,6 +94,15 @@ static void link_in_bulk_from_stage(struct link_in *in)
         if (span->iov_len == 0)
             in->span_at++;
     }
+}
+
+static void link_in_bulk_from_stage(struct link_in *in)
+{
+    size_t bytes = in->stage_end - in->stage_at;
+    if (bytes > in->bulk_left)
+        bytes = in->bulk_left;
+    link_in_copy_bulk(in, in->stage + in->stage_at, bytes);
+    in->stage_at += bytes;
 }
 
 static status link_in_header(struct link *link)
@@ -215,7 +219,7 @@ static status link_in_step(struct link *link, bool *idle_out)
     return header ? link_in_header(link) : link_in_frame(link);
 }
 
-static status link_in_parse(struct link *link)
+status link_in_parse(struct link *link)
 {
     bool idle = false;
     while (link->phase != LINK_ENDED && !idle) {
@@ -230,6 +234,10 @@ static status link_in_parse(struct link *link)
 static uint32_t link_in_places(struct link_in *in, struct iovec *iov)
 {
     uint32_t count = 0;
+    if (in->seal != NULL) {
+        iov[0] = link_sealed_place(in);
+        return 1;
+    }
     if (in->expect == EXPECT_BULK) {
         for (uint32_t i = in->span_at; i < in->span_count; i++)
             iov[count++] = in->spans[i];
@@ -254,6 +262,10 @@ static size_t link_in_room(const struct iovec *iov, uint32_t count)
 static void link_in_received(struct link_in *in, size_t got)
 {
     size_t direct = 0;
+    if (in->seal != NULL) {
+        in->sealed_end += got;
+        return;
+    }
     if (in->expect == EXPECT_BULK && in->span_at < in->span_count) {
         direct = got < in->bulk_left ? got : in->bulk_left;
         link_in_advance_bulk(in, direct);
@@ -288,6 +300,8 @@ status link_in_read(struct link *link)
         bool emptied = (size_t)got < link_in_room(iov, places);
         link_in_received(in, (size_t)got);
         status st = link_in_parse(link);
+        if (st == OK && in->seal != NULL)
+            st = link_sealed_open(link);
         if (st != OK || emptied)
             return st; /* what came since is told by the loop, for less than one more call */
     }

@@ -55,7 +55,22 @@ static struct link_piece *link_piece_make(size_t data_bytes)
     piece->sent = 0;
     piece->fd = -1;
     piece->span_count = 0;
+    piece->plain_bytes = 0;
     return piece;
+}
+
+static void link_piece_write(struct link_out *out, struct link_piece *piece,
+                             const struct frame_header *header, const void *payload)
+{
+    uint8_t header_bytes[FRAME_HEADER_BYTES];
+    frame_header_write(header, header_bytes);
+    if (out->seal != NULL) {
+        link_sealed_frame(out, header_bytes, payload, header->payload_bytes, piece->data.own);
+        return;
+    }
+    memcpy(piece->data.own, header_bytes, FRAME_HEADER_BYTES);
+    if (header->payload_bytes > 0)
+        memcpy(piece->data.own + FRAME_HEADER_BYTES, payload, header->payload_bytes);
 }
 
 status link_out_queue(struct link *link, uint16_t type, const void *payload, uint32_t payload_bytes,
@@ -67,10 +82,13 @@ status link_out_queue(struct link *link, uint16_t type, const void *payload, uin
     for (uint32_t i = 0; i < span_count; i++)
         bulk_bytes += spans[i].iov_len;
     assert(bulk_bytes <= UINT32_MAX);
-    size_t frame_bytes = FRAME_HEADER_BYTES + (size_t)payload_bytes;
+    bool sealed = out->seal != NULL;
+    size_t frame_bytes = sealed ? link_sealed_frame_bytes(payload_bytes)
+                                : FRAME_HEADER_BYTES + (size_t)payload_bytes;
+    size_t bulk_wire_bytes = sealed ? seal_wire_bytes(bulk_bytes) : bulk_bytes;
     /* One frame always fits, so that a small limit cannot stop a large frame for ever. */
     if (out->pending_bytes > 0 &&
-        out->pending_bytes + frame_bytes + bulk_bytes > link->limits.pending_bytes_max)
+        out->pending_bytes + frame_bytes + bulk_wire_bytes > link->limits.pending_bytes_max)
         return error_set(ERR_FULL, "\"%s\" has not read %zu bytes sent to it", link->peer.name,
                          out->pending_bytes);
 
@@ -84,7 +102,8 @@ status link_out_queue(struct link *link, uint16_t type, const void *payload, uin
             link_piece_free(frame);
             return ERR_NO_MEMORY;
         }
-        bulk->bytes = bulk_bytes;
+        bulk->bytes = bulk_wire_bytes;
+        bulk->plain_bytes = bulk_bytes;
         bulk->span_count = span_count;
         memcpy(bulk->data.spans, spans, span_count * sizeof(*spans));
     }
@@ -102,11 +121,11 @@ status link_out_queue(struct link *link, uint16_t type, const void *payload, uin
                                   .bulk_bytes = (uint32_t)bulk_bytes,
                                   .number = out->number++};
     frame->bytes = frame_bytes;
-    frame_header_write(&header, frame->data.own);
-    if (payload_bytes > 0)
-        memcpy(frame->data.own + FRAME_HEADER_BYTES, payload, payload_bytes);
+    link_piece_write(out, frame, &header, payload);
     link_out_append(out, frame);
     if (bulk != NULL) {
+        bulk->record = out->record;
+        out->record += sealed ? seal_records(bulk_bytes) : 0;
         link_out_append(out, bulk);
         out->bulk_queued += bulk_bytes;
     }
@@ -159,11 +178,28 @@ static ssize_t link_out_send_once(struct link *link)
     }
     uint32_t room = (uint32_t)(sizeof(iov) / sizeof(iov[0]));
     do {
+        if (link->out.seal != NULL && piece->span_count > 0) {
+            iov[count++] = link_sealed_spans(&link->out, piece);
+            break;
+        }
         count += link_piece_gather(piece, iov + count, room - count);
         piece = piece->next;
     } while (piece != NULL && piece->fd < 0 && count < room);
     message.msg_iovlen = count;
     return sendmsg(link->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* Spans may be given back once they are sent; a record of them, once it is sent whole. */
+static void link_out_advance_spans(struct link_out *out, const struct link_piece *piece,
+                                   size_t step)
+{
+    if (out->seal == NULL) {
+        out->bulk_sent += step;
+        return;
+    }
+    out->sealed_at += step;
+    out->bulk_sent += seal_plain_bytes(piece->plain_bytes, piece->sent + step) -
+                      seal_plain_bytes(piece->plain_bytes, piece->sent);
 }
 
 static void link_out_advance(struct link_out *out, size_t bytes)
@@ -172,10 +208,10 @@ static void link_out_advance(struct link_out *out, size_t bytes)
     while (bytes > 0) {
         struct link_piece *piece = out->head;
         size_t step = piece->bytes - piece->sent < bytes ? piece->bytes - piece->sent : bytes;
+        if (piece->span_count > 0)
+            link_out_advance_spans(out, piece, step);
         piece->sent += step;
         bytes -= step;
-        if (piece->span_count > 0)
-            out->bulk_sent += step;
         if (piece->fd >= 0) {
             close(piece->fd);
             piece->fd = -1;

@@ -69,6 +69,7 @@ static void control_connect(void *ctx)
         .calls = &control_calls,
         .ctx = control,
         .hello = control->setup.hello,
+        .key = control->setup.key,
         .limits = {.payload_bytes_max = FRAME_BYTES_MAX,
                    .pending_bytes_max = PENDING_BYTES_MAX,
                    .idle_ms = ROUTER_SILENCE_MS},

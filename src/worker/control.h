@@ -18,8 +18,9 @@ struct control;
 
 struct control_setup {
     struct loop *loop;
-    const char *router;        /* address */
-    const struct hello *hello; /* ours */
+    const char *router;            /* address */
+    const struct hello *hello;     /* ours */
+    const struct cluster_key *key; /* NULL: none */
     const struct wire_register *registration;
     uint64_t heartbeat_ms;
     uint32_t vocabulary;     /* token ids of requests are below it */

@@ -43,6 +43,7 @@ struct worker {
     struct mailbox *to_compute, *to_loop;
     struct cpu_limits limits;
     struct hello hello;
+    struct cluster_key *key; /* NULL: none */
     struct wire_register registration;
     struct address transfer_unix;
     pthread_t thread;
@@ -166,12 +167,9 @@ static status worker_open_transfer(struct worker *worker)
         tcp_text = "127.0.0.1:0";
     if (st == OK && tcp_text != NULL)
         st = address_parse(tcp_text, 0, &tcp);
-    if (st == OK && tcp_text != NULL && !address_is_loopback(&tcp) && !options->trust_network)
-        st = error_set(ERR_REFUSED,
-                       "--transfer-tcp %s can be reached from other hosts, and peers do not "
-                       "authenticate: use a loopback address, or say --trust-network when "
-                       "everybody in that network may read keys and values",
-                       tcp_text);
+    if (st == OK && tcp_text != NULL)
+        st = cluster_key_allows(worker->key, options->trust_network, &tcp, "--transfer-tcp",
+                                tcp_text);
     if (st != OK)
         return st;
 
@@ -182,6 +180,7 @@ static status worker_open_transfer(struct worker *worker)
         kv_layout_layer(layout, i, &layers[i].offset, &layers[i].bytes);
     struct transfer_options transfer = {
         .hello = &worker->hello,
+        .key = worker->key,
         .unix_listen = (carriers & TRANSFER_SHM) != 0 ? &worker->transfer_unix : NULL,
         .tcp_listen = tcp_text != NULL ? &tcp : NULL,
         .pool = {.host = pool->host,
@@ -368,6 +367,7 @@ static status worker_register(struct worker *worker)
     struct control_setup setup = {.loop = worker->loop,
                                   .router = worker->options->router,
                                   .hello = &worker->hello,
+                                  .key = worker->key,
                                   .registration = &worker->registration,
                                   .heartbeat_ms = worker->options->heartbeat_ms,
                                   .vocabulary = worker->model->vocabulary,
@@ -445,7 +445,9 @@ static status worker_start(struct worker *worker, const char *model_path)
                          "--prefill-chunk is %u, expected at least --block-tokens "
                          "(%u)",
                          options->prefill_chunk, options->block_tokens);
-    status st = worker_choose_cpus(worker);
+    status st = cluster_key_open(options->cluster_key, &worker->key);
+    if (st == OK)
+        st = worker_choose_cpus(worker);
     if (st == OK)
         st = weights_open(model_path, &worker->model);
     if (st == OK)
@@ -488,6 +490,7 @@ static void worker_close(struct worker *worker)
     mailbox_close(worker->to_loop);
     if (worker->model != NULL)
         weights_close(worker->model);
+    cluster_key_close(worker->key);
     free(worker);
 }
 

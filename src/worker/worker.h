@@ -45,7 +45,9 @@ struct worker_options {
     uint64_t heartbeat_ms;
     uint64_t step_delay_ms; /* for tests: each step takes so much longer */
     bool colocated;
-    bool trust_network; /* other hosts may fetch blocks, unauthenticated */
+    const char
+        *cluster_key;   /* file of the key that all processes prove to each other; NULL: none */
+    bool trust_network; /* without a key: other hosts may fetch blocks, unauthenticated */
 };
 
 struct engine_config;

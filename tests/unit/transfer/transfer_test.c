@@ -344,10 +344,12 @@ static void a_worker_stops_in_the_middle(void **state)
 static void the_wrong_peer_is_refused_by_name(void **state)
 {
     (void)state;
-    for (int round = 0; round < 6; round++) {
+    static const struct cluster_key other_key = {{9}};
+    for (int round = 0; round < 8; round++) {
         enum transfer_carrier carrier = round % 2 == 0 ? TRANSFER_SHM : TRANSFER_TCP;
         struct shape shape = shape_even(2, 8, 500);
         struct worker holder, receiver;
+        struct transfer_options options = {0};
         worker_open(&holder, "holder", &shape);
         worker_prepare(&receiver, "receiver", &shape);
         uint32_t ids[4] = {0, 1, 2, 3};
@@ -360,11 +362,14 @@ static void the_wrong_peer_is_refused_by_name(void **state)
         } else if (round / 2 == 1) {
             receiver.hello.layout_hash[3] = 9;
             named = "block layout";
-        } else {
+        } else if (round / 2 == 2) {
             wish.source.incarnation++;
             named = "incarnation";
+        } else {
+            options.key = &other_key;
+            named = "cluster key";
         }
-        worker_start(&receiver, (struct transfer_options){0});
+        worker_start(&receiver, options);
         transfer_receive(receiver.transfer, &wish);
         struct transfer_report *report = worker_expect(&receiver, TRANSFER_FAILED, ERR_REFUSED);
         if (strstr(report->text, named) == NULL)
@@ -446,6 +451,14 @@ static void a_dropped_peer_is_unmapped(void **state)
     worker_close(&holder);
 }
 
+static int with_a_key(void **state)
+{
+    static const struct cluster_key key = {{7}};
+    (void)state;
+    sample_key = &key;
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -468,6 +481,7 @@ int main(void)
         return 1;
     log_open("transfer-test", LOG_ERROR);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    failed += cmocka_run_group_tests_name("with a key", tests, with_a_key, NULL);
     rmdir(folder);
     return failed;
 }

@@ -63,6 +63,7 @@ struct worker {
 };
 
 static char folder[64];
+static const struct cluster_key *sample_key; /* of the workers that start next; NULL: none */
 
 /* Layers of odd sizes with holes between them, as other layouts may have. */
 static inline struct shape shape_random(uint32_t block_count, uint32_t bytes_max)
@@ -126,6 +127,7 @@ static inline void worker_start(struct worker *worker, struct transfer_options o
     struct address any;
     assert_int_equal(address_parse("127.0.0.1:0", 0, &any), OK);
     options.hello = &worker->hello;
+    options.key = options.key != NULL ? options.key : sample_key;
     options.unix_listen = &worker->unix_address;
     options.tcp_listen = &any;
     options.pool = worker->pool;
