@@ -1,0 +1,321 @@
+/* A real store process and workers that add to it and get from it, over shm and tcp. */
+#include "unit/store/store_rig.h"
+
+static const struct keeper_options small = {.carrier = "auto", .memory_bytes = 64 * 24576};
+
+static void fill_ids(uint32_t *ids, uint32_t first, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        ids[i] = first + i;
+}
+
+static void what_is_added_is_got(uint32_t carriers, const char *store_carrier)
+{
+    struct user a, b;
+    uint32_t ids[64], to[64];
+    struct keeper_options options = small;
+    struct store_counters counters;
+    options.carrier = store_carrier;
+    pid_t pid = rig_store(options);
+    user_open(&a, "a", 64, carriers, 0);
+    user_open(&b, "b", 64, carriers, 0);
+    assert_true(user_wait_up(&a, true) && user_wait_up(&b, true));
+    fill_ids(ids, 0, 20);
+    fill_ids(to, 30, 24);
+    blocks_fill(&a.worker, ids, 20);
+    assert_int_equal(user_find(&b, 1, 20), 0);
+    assert_int_equal(user_get(&b, 1, to, 20, OK), 0);
+    user_add(&a, 1, ids, 20, 0);
+    assert_int_equal(user_find(&b, 1, 24), 20);
+    assert_int_equal(user_get(&b, 1, to, 24, OK), 20);
+    blocks_compare(&a.worker, ids, &b.worker, to, 0, 20);
+    /* The second time nothing moves. */
+    struct transfer_counters before, after;
+    transfer_counters_read(a.worker.transfer, &before);
+    user_add(&a, 1, ids, 20, 0);
+    user_add(&a, 1, ids, 20, 0);
+    transfer_counters_read(a.worker.transfer, &after);
+    for (int i = 0; i < TRANSFER_CARRIERS; i++)
+        assert_int_equal(before.carriers[i].sent_bytes, after.carriers[i].sent_bytes);
+    store_count(a.store, &counters);
+    assert_int_equal(counters.added_blocks, 60);
+    assert_int_equal(counters.queued_blocks, 0);
+    user_close(&a);
+    user_close(&b);
+    rig_kill(pid, SIGTERM);
+}
+
+static void added_blocks_are_got_over_shm(void **state)
+{
+    (void)state;
+    what_is_added_is_got(TRANSFER_SHM, "shm");
+}
+
+static void added_blocks_are_got_over_tcp(void **state)
+{
+    (void)state;
+    what_is_added_is_got(TRANSFER_TCP, "tcp");
+}
+
+static void more_than_memory_evicts_the_oldest(void **state)
+{
+    (void)state;
+    struct user a;
+    uint32_t ids[64], to[32];
+    pid_t pid = rig_store(small);
+    user_open(&a, "a", 128, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 30);
+    fill_ids(to, 64, 32);
+    blocks_fill(&a.worker, ids, 30);
+    for (uint64_t chain = 1; chain <= 3; chain++)
+        user_add(&a, chain, ids, 30, 0);
+    assert_true(user_find(&a, 1, 30) < 30);
+    assert_int_equal(user_find(&a, 3, 30), 30);
+    assert_int_equal(user_get(&a, 3, to, 30, OK), 30);
+    blocks_compare(&a.worker, ids, &a.worker, to, 0, 30);
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
+static void a_short_life_ends(void **state)
+{
+    (void)state;
+    struct user a;
+    uint32_t ids[4];
+    pid_t pid = rig_store(small);
+    user_open(&a, "a", 16, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 4);
+    user_add(&a, 1, ids, 4, 200);
+    user_add(&a, 2, ids, 4, 0);
+    assert_int_equal(user_find(&a, 1, 4), 4);
+    usleep(300000);
+    assert_int_equal(user_find(&a, 1, 4), 0);
+    assert_int_equal(user_find(&a, 2, 4), 4);
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
+/* The store dies: calls end, none hangs; it is found again when it is back. */
+static void store_lost(void **state)
+{
+    (void)state;
+    struct user a;
+    uint32_t ids[4], to[4];
+    struct block_key keys[4];
+    struct store_block blocks[4];
+    struct store_counters counters;
+    pid_t pid = rig_store(small);
+    user_open(&a, "a", 16, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 4);
+    fill_ids(to, 8, 4);
+    user_add(&a, 1, ids, 4, 0);
+    /* Stopped: an add and a get are under way when it is killed. */
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    chain_make(2, 4, ids, blocks, keys);
+    assert_int_equal(store_add(a.store, 7, blocks, 4, 0), OK);
+    assert_int_equal(store_get(a.store, 8, keys, to, 4, 300), OK);
+    assert_int_equal(user_expect(&a, STORE_GOT, ERR_TIMEOUT), 0); /* the deadline */
+    assert_int_equal(store_get(a.store, 9, keys, to, 4, 20000), OK);
+    store_cancel(a.store, 9);
+    assert_int_equal(user_expect(&a, STORE_GOT, ERR_CANCELLED), 0);
+    rig_kill(pid, SIGKILL);
+    assert_int_equal(user_expect(&a, STORE_ADDED, ERR_CLOSED), 0);
+    assert_true(user_wait_up(&a, false));
+    assert_int_equal(store_add(a.store, 7, blocks, 4, 0), ERR_CLOSED);
+    assert_int_equal(store_get(a.store, 8, keys, to, 4, 300), ERR_CLOSED);
+    store_count(a.store, &counters);
+    assert_int_equal(counters.dropped_blocks, 4);
+    assert_int_equal(counters.failed_blocks, 4);
+    user_close(&a);
+}
+
+static void a_bounded_queue_is_counted(void **state)
+{
+    (void)state;
+    struct user a;
+    uint32_t ids[8];
+    struct block_key keys[8];
+    struct store_block blocks[8];
+    struct store_counters counters;
+    pid_t pid = rig_store(small);
+    user_open(&a, "a", 16, 0, 10);
+    assert_true(user_wait_up(&a, true));
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    fill_ids(ids, 0, 8);
+    chain_make(1, 8, ids, blocks, keys);
+    assert_int_equal(store_add(a.store, 1, blocks, 8, 0), OK);
+    assert_int_equal(store_add(a.store, 2, blocks, 8, 0), ERR_FULL);
+    assert_int_equal(store_add(a.store, 3, blocks, 2, 0), OK);
+    store_count(a.store, &counters);
+    assert_int_equal(counters.dropped_blocks, 8);
+    assert_int_equal(counters.queued_blocks, 10);
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    uint32_t kept = user_expect(&a, STORE_ADDED, OK);
+    kept += user_expect(&a, STORE_ADDED, OK); /* in either order */
+    assert_int_equal(kept, 10);
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
+/* Gets from a memory that is full, beside adds that want its slots: what arrives is right. */
+static void store_lease_against_in_flight_read(void **state)
+{
+    (void)state;
+    struct user a, b;
+    uint32_t ids[30], to[30];
+    struct block_key keys[30];
+    struct store_block blocks[30];
+    struct keeper_options options = small;
+    pid_t pid = rig_store(options);
+    user_open(&a, "a", 64, 0, 4096);
+    user_open(&b, "b", 64, 0, 4096);
+    assert_true(user_wait_up(&a, true) && user_wait_up(&b, true));
+    fill_ids(ids, 0, 30);
+    fill_ids(to, 30, 30);
+    blocks_fill(&a.worker, ids, 30);
+    blocks_fill(&b.worker, ids, 30);
+    for (int round = 0; round < 30; round++) {
+        uint64_t mine = 1000 + (uint64_t)round;
+        user_add(&a, mine, ids, 30, 0);
+        for (uint32_t i = 0; i < 30; i++)
+            keys[i] = key_of(mine, i);
+        assert_int_equal(store_get(a.store, 1, keys, to, 30, WAIT_MS), OK);
+        for (uint64_t chain = 0; chain < 4; chain++) {
+            struct block_key others[30];
+            chain_make(5000 + (uint64_t)round * 4 + chain, 30, ids, blocks, others);
+            assert_int_equal(store_add(b.store, chain, blocks, 30, 0), OK);
+        }
+        struct store_report *got = user_report(&a);
+        assert_int_equal(got->status, OK);
+        if (got->count > 0)
+            blocks_compare(&a.worker, ids, &a.worker, to, 0, got->count);
+        store_report_free(got);
+        for (int i = 0; i < 4; i++)
+            store_report_free(user_report(&b)); /* some are refused: every slot is pinned */
+    }
+    user_close(&a);
+    user_close(&b);
+    rig_kill(pid, SIGTERM);
+}
+
+/* What was written to disk is there after kill -9. */
+static void killed_and_found_again(void **state)
+{
+    (void)state;
+    struct user a;
+    uint32_t ids[20], to[20];
+    char disk[128];
+    struct keeper_options options = small;
+    snprintf(disk, sizeof(disk), "%s/disk", folder);
+    options.disk = disk;
+    options.disk_bytes = 64 << 20;
+    pid_t pid = rig_store(options);
+    user_open(&a, "a", 64, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 20);
+    fill_ids(to, 30, 20);
+    blocks_fill(&a.worker, ids, 20);
+    user_add(&a, 1, ids, 20, 0);
+    user_add(&a, 2, ids, 20, 60000); /* not for the disk */
+    usleep(300000);
+    rig_kill(pid, SIGKILL);
+    size_t bytes = 20 * a.worker.pool.block_bytes;
+    uint8_t *kept = malloc(bytes);
+    memcpy(kept, block_at(&a.worker, 0), bytes);
+    user_close(&a);
+    pid = rig_store(options);
+    user_open(&a, "a2", 64, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    assert_int_equal(user_find(&a, 2, 20), 0);
+    assert_int_equal(user_get(&a, 1, to, 20, OK), 20);
+    assert_memory_equal(block_at(&a.worker, 30), kept, bytes);
+    free(kept);
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
+/* Memory is smaller than the chains: they come back from the disk, byte for byte. */
+static void disk_gives_back_what_memory_evicted(void **state)
+{
+    (void)state;
+    struct user a;
+    uint32_t ids[40], to[40];
+    char disk[128];
+    struct keeper_options options = small;
+    snprintf(disk, sizeof(disk), "%s/disk2", folder);
+    options.disk = disk;
+    options.disk_bytes = 256 << 20;
+    pid_t pid = rig_store(options);
+    user_open(&a, "a", 128, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 40);
+    fill_ids(to, 64, 40);
+    blocks_fill(&a.worker, ids, 40);
+    for (uint64_t chain = 1; chain <= 5; chain++) {
+        user_add(&a, chain, ids, 40, 0);
+        usleep(200000); /* the disk is written in the background */
+    }
+    for (uint64_t chain = 1; chain <= 5; chain++) {
+        memset(block_at(&a.worker, 64), POISON, 40 * a.worker.pool.block_bytes);
+        assert_int_equal(user_get(&a, chain, to, 40, OK), 40);
+        blocks_compare(&a.worker, ids, &a.worker, to, 0, 40);
+    }
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
+static void store_of_another_model(void **state)
+{
+    (void)state;
+    struct user a, b;
+    pid_t pid = rig_store(small);
+    user_open(&a, "a", 16, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    user_open(&b, "b", 16, 0, 0);
+    assert_true(user_wait_up(&b, true));
+    user_close(&b);
+    hello_spoil = true;
+    user_open(&b, "c", 16, 0, 0);
+    hello_spoil = false;
+    usleep(500000);
+    assert_false(store_is_up(b.store));
+    user_close(&b);
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    log_open("test", LOG_ERROR);
+    snprintf(folder, sizeof(folder), "/tmp/baton-test-XXXXXX");
+    return mkdtemp(folder) == NULL;
+}
+
+static int remove_folder(void **state)
+{
+    char command[128];
+    (void)state;
+    snprintf(command, sizeof(command), "rm -rf %s", folder);
+    return system(command);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(added_blocks_are_got_over_shm),
+        cmocka_unit_test(added_blocks_are_got_over_tcp),
+        cmocka_unit_test(more_than_memory_evicts_the_oldest),
+        cmocka_unit_test(a_short_life_ends),
+        cmocka_unit_test(store_lost),
+        cmocka_unit_test(a_bounded_queue_is_counted),
+        cmocka_unit_test(store_lease_against_in_flight_read),
+        cmocka_unit_test(killed_and_found_again),
+        cmocka_unit_test(disk_gives_back_what_memory_evicted),
+        cmocka_unit_test(store_of_another_model),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
