@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "cli/cluster_options.h"
 #include "cli/commands.h"
 #include "cli/store_options.h"
 #include "http/prometheus.h"
@@ -29,6 +30,7 @@ static const struct option_spec store_rows[] = {
     {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier),
      "how blocks move: shm, tcp, or auto (shm on one host, else tcp)"},
     STORE_SIZE_ROWS(T),
+    CLUSTER_KEY_ROW(T),
     {"metrics-port", OPTION_UINT, "PORT", "0", 0, 65535, offsetof(T, metrics_port),
      "port of 127.0.0.1 that serves /metrics; 0: none"},
     {"trust-network", OPTION_FLAG, NULL, NULL, 0, 0, offsetof(T, trust_network),

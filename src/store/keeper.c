@@ -93,6 +93,7 @@ static status keeper_open_transfer(struct keeper *keeper)
         return st;
     const struct transfer_options transfer = {
         .hello = &keeper->hello,
+        .key = keeper->key,
         .unix_listen = (carriers & TRANSFER_SHM) != 0 ? &keeper->transfer_unix : NULL,
         .tcp_listen = tcp_text != NULL ? &tcp : NULL,
         .pool = keeper->pool,
@@ -232,9 +233,11 @@ static status keeper_welcome(struct client *client, const struct wire_store_layo
     struct keeper *keeper = client->keeper;
     if ((client->hello.parts & HELLO_HAS_KV) == 0)
         return error_set(ERR_REFUSED, "a process without a model has no blocks");
+    struct hello ours = keeper->hello;
+    ours.auth = client->hello.auth; /* the link has seen to that */
     status st = layout_check(layout);
     if (st == OK && keeper->known)
-        st = hello_check(&keeper->hello, &client->hello);
+        st = hello_check(&ours, &client->hello);
     if (st == OK && keeper->known)
         st = layout_compare(keeper, layout);
     if (st == OK && !keeper->known && keeper->shape.layers != NULL)
@@ -387,6 +390,7 @@ static void keeper_on_accept(void *ctx, int fd)
         .calls = &client_calls,
         .ctx = client,
         .hello = &keeper->hello,
+        .key = keeper->key,
         .limits = {.payload_bytes_max = WIRE_STORE_PAYLOAD_BYTES_MAX,
                    .pending_bytes_max = PENDING_BYTES},
     };
@@ -411,27 +415,19 @@ static void keeper_on_tick(void *ctx)
 
 static status keeper_check_network(struct keeper *keeper)
 {
+    const struct keeper_options *options = &keeper->options;
     struct address tcp;
-    const char *open_to = NULL;
-    status st = address_parse(keeper->options.listen, 0, &keeper->listen);
-    if (st != OK)
-        return error_prefix(st, "--listen");
-    if (!address_is_loopback(&keeper->listen))
-        open_to = keeper->listen.text;
-    if (keeper->options.transfer_tcp != NULL) {
-        st = address_parse(keeper->options.transfer_tcp, 0, &tcp);
-        if (st != OK)
-            return error_prefix(st, "--transfer-tcp");
-        if (!address_is_loopback(&tcp))
-            open_to = tcp.text;
+    status st = address_parse(options->listen, 0, &keeper->listen);
+    if (st == OK)
+        st = cluster_key_allows(keeper->key, options->trust_network, &keeper->listen, "--listen",
+                                options->listen);
+    if (st == OK && options->transfer_tcp != NULL) {
+        st = address_parse(options->transfer_tcp, 0, &tcp);
+        if (st == OK)
+            st = cluster_key_allows(keeper->key, options->trust_network, &tcp, "--transfer-tcp",
+                                    options->transfer_tcp);
     }
-    if (open_to == NULL || keeper->options.trust_network)
-        return OK;
-    return error_set(ERR_REFUSED,
-                     "%s can be reached from other hosts, and clients do not authenticate: use a "
-                     "loopback address, or say --trust-network when everybody in that network may "
-                     "read keys and values",
-                     open_to);
+    return st;
 }
 
 /* A folder with blocks says what they are. */
@@ -455,7 +451,9 @@ status keeper_open(struct loop *loop, const struct keeper_options *options,
     keeper->hello =
         (struct hello){.role = HELLO_STORE, .ranks = 1, .incarnation = hello_incarnation_random()};
     snprintf(keeper->hello.name, sizeof(keeper->hello.name), "store");
-    status st = keeper_check_network(keeper);
+    status st = cluster_key_open(options->cluster_key, &keeper->key);
+    if (st == OK)
+        st = keeper_check_network(keeper);
     if (st == OK)
         st = loop_timer_open(loop, keeper_on_tick, keeper, &keeper->tick);
     if (st == OK && options->disk != NULL)
@@ -496,6 +494,7 @@ void keeper_close(struct keeper *keeper)
         close(keeper->pool.fd);
     free(keeper->shape.layers);
     wire_frame_close(&keeper->frame);
+    cluster_key_close(keeper->key);
     free(keeper);
 }
 

@@ -31,9 +31,10 @@ struct keeper_options {
     const char *carrier;            /* "auto", "shm", "tcp" */
     const char *disk;               /* folder; NULL: memory only */
     const char *log_level;
+    const char *cluster_key; /* file; NULL: none */
     uint64_t memory_bytes, disk_bytes;
     uint32_t metrics_port; /* of 127.0.0.1; 0: none */
-    bool trust_network;
+    bool trust_network;    /* without a key: other hosts may connect, unauthenticated */
 };
 
 /* Listen; the pool is made when the layout is known. Errors: ERR_BAD_INPUT, ERR_REFUSED (an address

@@ -46,6 +46,7 @@ struct keeper {
     struct loop *loop;
     struct keeper_options options;
     struct hello hello; /* ours; with KV parts once the layout is known */
+    struct cluster_key *key;
     struct address listen;
     struct link_listener *listener;
     struct client *clients;

@@ -392,6 +392,7 @@ static void remote_connect(void *ctx)
         .calls = &remote_link_calls,
         .ctx = remote,
         .hello = &remote->store->hello,
+        .key = remote->store->options.key,
         .limits = {.payload_bytes_max = WIRE_STORE_PAYLOAD_BYTES_MAX,
                    .pending_bytes_max = PENDING_BYTES,
                    .handshake_ms = remote->store->options.connect_ms},

@@ -47,6 +47,7 @@ struct store_options {
     struct transfer_pool pool;      /* the same pool */
     const char *transfer_unix;      /* where a `baton store` of this host fetches what is added: */
     const char *transfer_tcp;       /* "unix:PATH" and "HOST:PORT" as told to peers, or NULL */
+    const struct cluster_key *key;  /* a `baton store` must prove it; NULL: none. Outlives it */
     struct mailbox *reports;        /* outlives the store */
     uint32_t queue_blocks_max;      /* accepted adds that are not reported yet; 0: 1024 */
     uint32_t connect_ms;            /* 0: 3000 */
