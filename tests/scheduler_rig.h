@@ -49,7 +49,8 @@ struct rig_ask {
     uint64_t id;
     uint32_t prompt[RIG_PROMPT_MAX];
     uint32_t prompt_tokens;
-    uint32_t n; /* 0: 1 */
+    uint32_t resumed_tokens; /* of the prompt: output that is known already */
+    uint32_t n;              /* 0: 1 */
     uint32_t first_sequence;
     uint32_t max_tokens, min_tokens;
     int32_t priority;
@@ -80,6 +81,7 @@ struct rig_entry {
     struct wire_handed handed;
     struct wire_token *prompt_tokens; /* [first.prompt_logprob_count] */
     struct rig_tokens got;            /* counts[i]: tokens 0 .. counts[i] - 1 are all there */
+    uint32_t resumed;                 /* index of its first token */
     uint32_t order;                   /* of its first token among all requests */
 };
 
@@ -222,7 +224,7 @@ static inline void station_first(void *ctx, const struct wire_first *first,
     entry->first_count++;
     entry->order = station->book->firsts++;
     for (uint32_t i = 0; i < first->sequence_count; i++) {
-        assert_int_equal(tokens[i].index, 0);
+        assert_int_equal(tokens[i].index, entry->resumed);
         assert_int_equal(tokens[i].sequence, i);
         entry->first_tokens[i] = tokens[i];
         rig_take_token(station->book, &tokens[i]);
@@ -469,6 +471,7 @@ static inline struct wire_request *rig_wire(const struct rig_ask *ask)
                                    .priority = ask->priority,
                                    .deadline_ms = rig_or(ask->deadline_ms, 20000),
                                    .prompt_tokens = ask->prompt_tokens,
+                                   .resumed_tokens = ask->resumed_tokens,
                                    .prompt = ask->prompt,
                                    .sampling = {.temperature = ask->temperature,
                                                 .top_p = 1,
@@ -591,6 +594,21 @@ static inline void rig_assert_tokens(struct rig_reference *reference, struct rig
         }
     }
     free(expected);
+}
+
+/* The ask as one that goes on after so many tokens of a whole answer, which the book then has. */
+static inline struct rig_ask rig_resume(struct rig_book *book, const struct rig_ask *ask,
+                                        const uint32_t *answer, uint32_t sequence, uint32_t resumed)
+{
+    struct rig_ask again = *ask;
+    struct rig_entry *entry = rig_entry(book, ask->id);
+    assert_true(ask->prompt_tokens + resumed <= RIG_PROMPT_MAX);
+    again.n = 1;
+    again.first_sequence = ask->first_sequence + sequence;
+    again.resumed_tokens = entry->resumed = entry->got.counts[0] = resumed;
+    for (uint32_t i = 0; i < resumed; i++)
+        again.prompt[again.prompt_tokens++] = entry->got.tokens[0][i] = answer[i];
+    return again;
 }
 
 /* ---- random numbers that print their seed ---- */

@@ -76,7 +76,7 @@ void decode_sequences_remove(struct decode_sequences *list, struct decode_sequen
 static status decode_sequences_open(struct decode *decode, struct decode_request *request)
 {
     const struct wire_request *wire = request->wire;
-    uint32_t tokens_max = wire->prompt_tokens + wire->sampling.max_tokens;
+    uint32_t tokens_max = (uint32_t)wire_request_tokens_max(wire);
     uint32_t blocks_max = kv_blocks_for(tokens_max, decode->block_tokens);
     request->sequences = calloc(wire->sequence_count, sizeof(*request->sequences));
     if (request->sequences == NULL)

@@ -31,7 +31,7 @@ static void decode_take_token(struct decode_sequence *sequence, struct wire_toke
 {
     const struct wire_request *wire = sequence->request->wire;
     const struct sampled *result = &sequence->sample.result;
-    uint32_t index = sequence->token_count - wire->prompt_tokens;
+    uint32_t index = sequence->token_count - wire_request_prompt_tokens(wire);
     sequence->tokens[sequence->token_count++] = result->token_id;
     out->request_id = wire->request_id;
     out->sequence = sequence->index;

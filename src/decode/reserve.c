@@ -64,12 +64,11 @@ status decode_request_open(struct decode *decode, struct wire_request *wire,
                            const struct sampling *sampling, struct decode_request **request_out)
 {
     uint32_t blocks = kv_blocks_for(wire->prompt_tokens, decode->block_tokens);
-    if (wire->prompt_tokens + (uint64_t)wire->sampling.max_tokens >
-        (uint64_t)engine_context_tokens(decode->engine) + 1)
+    if (wire_request_tokens_max(wire) > (uint64_t)engine_context_tokens(decode->engine) + 1)
         return error_set(ERR_BAD_INPUT,
                          "a prompt of %u tokens and an answer of %u do not fit into the %u tokens "
                          "of a sequence here",
-                         wire->prompt_tokens, wire->sampling.max_tokens,
+                         wire_request_prompt_tokens(wire), wire->sampling.max_tokens,
                          engine_context_tokens(decode->engine));
     if (wire->sequence_count > decode->options.batch_sequences)
         return error_set(ERR_BAD_INPUT,

@@ -96,6 +96,7 @@ static void decode_fill(struct decode_sequence *sequence, uint32_t tokens,
 {
     const struct wire_request *wire = sequence->request->wire;
     uint32_t start = sequence->table.token_count;
+    uint32_t prompt_count = wire_request_prompt_tokens(wire);
     *out = (struct engine_sequence){.token_ids = sequence->tokens + start,
                                     .token_count = tokens,
                                     .start_position = start,
@@ -106,9 +107,9 @@ static void decode_fill(struct decode_sequence *sequence, uint32_t tokens,
     sequence->sample = (struct engine_sample){
         .sampling = &sequence->request->sampling,
         .prompt_ids = wire->prompt,
-        .prompt_count = wire->prompt_tokens,
-        .output_ids = sequence->tokens + wire->prompt_tokens,
-        .output_count = sequence->token_count - wire->prompt_tokens,
+        .prompt_count = prompt_count,
+        .output_ids = sequence->tokens + prompt_count,
+        .output_count = sequence->token_count - prompt_count,
         .sequence_index = wire->first_sequence + sequence->index,
     };
     out->sample_count = 1;

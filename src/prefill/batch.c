@@ -45,7 +45,7 @@ static void prefill_ask_places(struct prefill *prefill)
 /* Room for the sequences that will be decoded here. */
 static bool prefill_take_local(struct prefill *prefill, struct prefill_request *r)
 {
-    bool goes_on = (r->wire->flags & WIRE_REQUEST_LOCAL) != 0 && r->wire->sampling.max_tokens > 1;
+    bool goes_on = (r->wire->flags & WIRE_REQUEST_LOCAL) != 0 && prefill_goes_on(r->wire);
     if (goes_on)
         r->local_taken = prefill->calls->local_take(prefill->ctx, r->wire->sequence_count);
     return !goes_on || r->local_taken;
@@ -82,10 +82,13 @@ static void prefill_batch_form(struct prefill *prefill)
 static void prefill_fill_samples(struct prefill_request *r, struct engine_sequence *sequence)
 {
     const struct wire_request *wire = r->wire;
+    uint32_t prompt_count = wire_request_prompt_tokens(wire);
     for (uint32_t i = 0; i < wire->sequence_count; i++) {
         r->samples[i] = (struct engine_sample){.sampling = &r->sampling,
                                                .prompt_ids = wire->prompt,
-                                               .prompt_count = wire->prompt_tokens,
+                                               .prompt_count = prompt_count,
+                                               .output_ids = wire->prompt + prompt_count,
+                                               .output_count = wire->resumed_tokens,
                                                .sequence_index = wire->first_sequence + i};
     }
     sequence->sample_count = wire->sequence_count;

@@ -86,6 +86,11 @@ void prefill_close(struct prefill *prefill)
     free(prefill);
 }
 
+bool prefill_goes_on(const struct wire_request *wire)
+{
+    return wire->sampling.max_tokens > wire->resumed_tokens + 1;
+}
+
 void prefill_drop_local(struct prefill *prefill, struct prefill_request *request)
 {
     if (request->local_taken)
@@ -150,7 +155,7 @@ static status prefill_request_open(struct prefill *prefill, struct wire_request 
                          wire->prompt_tokens);
     }
     block_table_open(&request->table, request->ids, blocks, prefill->block_tokens);
-    request->hands_over = (wire->flags & WIRE_REQUEST_LOCAL) == 0 && wire->sampling.max_tokens > 1;
+    request->hands_over = (wire->flags & WIRE_REQUEST_LOCAL) == 0 && prefill_goes_on(wire);
     request->state = request->hands_over ? PREFILL_QUEUED : PREFILL_PLACED;
     request->arrived_ns = clock_ns();
     *request_out = request;

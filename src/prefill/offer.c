@@ -130,11 +130,14 @@ void prefill_finish(struct prefill *prefill, struct prefill_request *r)
     for (uint32_t i = 0; i < r->wire->sequence_count; i++) {
         prefill_token(r->wire, &r->samples[i].result, &firsts[i]);
         firsts[i].sequence = i;
-        firsts[i].index = 0;
-        firsts[i].finish = (uint32_t)wire_request_finish(r->wire, firsts[i].token, 0);
+        firsts[i].index = r->wire->resumed_tokens;
+        firsts[i].finish = (uint32_t)wire_request_finish(r->wire, firsts[i].token, firsts[i].index);
         goes_on = goes_on || firsts[i].finish == WIRE_FINISH_NONE;
     }
     prefill_list_remove(&prefill->batch, r);
+    /* The last token's keys and values nobody had computed yet. */
+    if (r->wire->resumed_tokens > 0)
+        prefill->counters.recomputed_tokens += r->wire->prompt_tokens - r->cached_tokens - 1;
     status st = prefill_report_first(prefill, r, firsts);
     if (st == OK && goes_on && r->hands_over)
         st = prefill_hand_over(prefill, r, firsts);

@@ -57,7 +57,8 @@ struct prefill_options {
 };
 
 struct prefill_counters {
-    uint64_t tokens;                      /* computed */
+    uint64_t tokens;            /* computed */
+    uint64_t recomputed_tokens; /* of resumed requests: what another worker had computed */
     uint64_t prefix_queries, prefix_hits; /* tokens asked of the prefix tree, and found */
     uint32_t waiting;                     /* queued, placing, placed */
     uint32_t running;

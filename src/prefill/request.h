@@ -62,6 +62,8 @@ void prefill_list_push(struct prefill_list *list, struct prefill_request *reques
 void prefill_list_remove(struct prefill_list *list, struct prefill_request *request);
 /* Give back the room that is kept for its sequences on this worker, if there is any. */
 void prefill_drop_local(struct prefill *prefill, struct prefill_request *request);
+/* Is there more to generate than the token that the prefill ends with? */
+bool prefill_goes_on(const struct wire_request *wire);
 /* Drop its blocks and free it; it is in no list and its lease is over. */
 void prefill_request_close(struct prefill *prefill, struct prefill_request *request);
 /* The same as soon as its lease is over; it is in no list. */

@@ -109,6 +109,10 @@ static void metrics_open_workers(struct router_metrics *m)
         "Bytes read per second inside steps over the limit measured at start.", "worker");
     m->worker_preemptions = prometheus_counter(p, "baton_num_preemptions_total",
                                                "Sequences that gave up their blocks.", "worker");
+    m->worker_recomputed = prometheus_counter(
+        p, "baton_recomputed_tokens_total",
+        "Tokens computed again, of sequences that were preempted or came from a lost worker.",
+        "worker");
     m->worker_prefix_queries = prometheus_counter(
         p, "baton_prefix_cache_queries_total", "Tokens looked up in the prefix cache.", "worker");
     m->worker_prefix_hits = prometheus_counter(p, "baton_prefix_cache_hits_total",
@@ -171,6 +175,7 @@ static void metrics_write_worker(struct router_metrics *m, const struct worker *
     metrics_set(m, m->worker_operations, name, NULL, b->operations);
     metrics_set(m, m->worker_bytes, name, NULL, b->bytes);
     metrics_set(m, m->worker_preemptions, name, NULL, b->preemptions);
+    metrics_set(m, m->worker_recomputed, name, NULL, b->recomputed_tokens);
     metrics_set(m, m->worker_prefix_queries, name, NULL, b->prefix_queries);
     metrics_set(m, m->worker_prefix_hits, name, NULL, b->prefix_hits);
     metrics_set(m, m->worker_checksum_failures, name, NULL, b->checksum_failures);

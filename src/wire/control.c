@@ -72,6 +72,7 @@ static void heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
         &m->decode_tokens,
         &m->cached_tokens,
         &m->preemptions,
+        &m->recomputed_tokens,
         &m->prefix_queries,
         &m->prefix_hits,
         &m->operations,
@@ -283,6 +284,7 @@ static void request_fields(struct codec *c, struct wire_request *m)
     codec_u32(c, &s->bias_count, WIRE_BIAS_MAX, "bias_count");
     codec_u32(c, &s->stop_count, WIRE_STOP_IDS_MAX, "stop_count");
     codec_u32(c, &m->source_count, WIRE_SOURCES_MAX, "source_count");
+    codec_u32(c, &m->resumed_tokens, WIRE_PROMPT_TOKENS_MAX, "resumed_tokens");
 }
 
 static void request_encode(struct codec *c, const struct wire_request *request)
@@ -318,6 +320,14 @@ static status request_decode(struct codec *c, struct wire_request **request_out)
     if (!c->from.failed &&
         (head.prompt_tokens == 0 || head.sequence_count == 0 || s->max_tokens == 0))
         return error_set(ERR_BAD_INPUT, "message request: prompt, n and max_tokens are at least 1");
+    if (!c->from.failed && head.resumed_tokens > 0 &&
+        (head.resumed_tokens >= head.prompt_tokens || head.resumed_tokens >= s->max_tokens ||
+         head.sequence_count != 1))
+        return error_set(ERR_BAD_INPUT,
+                         "message request: %u tokens resumed, of a prompt of %u, max_tokens %u and "
+                         "n %u; expected fewer than either, and n 1",
+                         head.resumed_tokens, head.prompt_tokens, s->max_tokens,
+                         head.sequence_count);
     /* The arrays must really be there before memory is taken for them. */
     size_t array_bytes =
         (size_t)s->bias_count * 8 + (size_t)s->stop_count * 4 + (size_t)head.prompt_tokens * 4;
@@ -367,6 +377,16 @@ static status request_decode(struct codec *c, struct wire_request **request_out)
 void wire_request_free(struct wire_request *request)
 {
     free(request);
+}
+
+uint32_t wire_request_prompt_tokens(const struct wire_request *request)
+{
+    return request->prompt_tokens - request->resumed_tokens;
+}
+
+uint64_t wire_request_tokens_max(const struct wire_request *request)
+{
+    return (uint64_t)wire_request_prompt_tokens(request) + request->sampling.max_tokens;
 }
 
 enum wire_finish wire_request_finish(const struct wire_request *request, uint32_t token,

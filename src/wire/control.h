@@ -114,6 +114,7 @@ struct wire_heartbeat {
     uint64_t blocks_free, blocks_cached, blocks_referenced, blocks_reserved;
     uint64_t sequences_running, sequences_waiting, sequences_preempted;
     uint64_t prefill_tokens, decode_tokens, cached_tokens, preemptions;
+    uint64_t recomputed_tokens;           /* again, of resumed and of preempted sequences */
     uint64_t prefix_queries, prefix_hits; /* tokens asked of and found in the prefix cache */
     uint64_t operations, bytes;           /* as the backend counts them */
     uint64_t step_ns;                     /* time spent inside steps */
@@ -179,6 +180,11 @@ struct wire_request {
     int32_t priority;        /* smaller is sooner; equal: in order of arrival */
     uint32_t deadline_ms;    /* for every single wait of it on a worker */
     uint32_t prompt_tokens;
+    /* A generation that goes on from where another worker left it: the last resumed_tokens of the
+     * prompt are output that the client has. Keys and blocks take them for prompt; sampling (its
+     * history, min_tokens, max_tokens, positions) and the indices of new tokens take them for
+     * output. Less than prompt_tokens and than max_tokens; then n is 1. */
+    uint32_t resumed_tokens;
     const uint32_t *prompt; /* [prompt_tokens] */
     uint32_t source_count;
     const struct wire_source *sources; /* [source_count] */
@@ -303,6 +309,10 @@ void wire_reserve_encode(struct wire_frame *frame, const struct wire_request *re
 status wire_reserve_decode(const uint8_t *data, size_t bytes, struct wire_request **request_out,
                            struct wire_holder *holder_out);
 void wire_request_free(struct wire_request *request);
+
+/* What of the prompt is the client's own, and how much of the context a sequence may come to. */
+uint32_t wire_request_prompt_tokens(const struct wire_request *request);
+uint64_t wire_request_tokens_max(const struct wire_request *request);
 
 /* Does a sequence of this request end with token as its output number index (0: the first)? */
 enum wire_finish wire_request_finish(const struct wire_request *request, uint32_t token,

@@ -285,6 +285,7 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .prefill_tokens = prefill.tokens,
         .decode_tokens = decode.tokens,
         .preemptions = decode.preemptions,
+        .recomputed_tokens = prefill.recomputed_tokens + decode.recomputed_tokens,
         .prefix_queries = prefill.prefix_queries + decode.prefix_queries,
         .prefix_hits = prefill.prefix_hits + decode.prefix_hits,
         .cached_tokens = prefill.prefix_hits,

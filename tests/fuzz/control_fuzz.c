@@ -34,6 +34,7 @@ static void fuzz_prefill(const uint8_t *data, size_t bytes, struct wire_frame *f
     if (wire_prefill_decode(data, bytes, &request) != OK)
         return;
     assert(request->prompt_tokens > 0 && request->sequence_count > 0);
+    assert(request->resumed_tokens < request->prompt_tokens);
     wire_prefill_encode(frame, request);
     assert(frame->bytes == bytes && memcmp(frame->data, data, bytes) == 0);
     wire_request_finish(request, request->prompt[request->prompt_tokens - 1], 0);

@@ -347,6 +347,13 @@ static struct wire_request random_request(struct arrays *arrays)
         .bias = arrays->bias,
         .stop_ids = arrays->stop_ids,
     };
+    if (random_to(3) == 0) { /* one that goes on after some tokens */
+        uint32_t most = request.prompt_tokens < request.sampling.max_tokens
+                            ? request.prompt_tokens
+                            : request.sampling.max_tokens;
+        request.sequence_count = 1;
+        request.resumed_tokens = random_to(most - 1);
+    }
     for (size_t i = 0; i < sizeof(request.lease.bytes); i++)
         request.lease.bytes[i] = (uint8_t)random_u64();
     for (size_t i = 0; i < sizeof(request.salt); i++)
@@ -373,6 +380,7 @@ static void assert_request_equal(const struct wire_request *a, const struct wire
     assert_int_equal(a->priority, b->priority);
     assert_int_equal(a->deadline_ms, b->deadline_ms);
     assert_int_equal(a->prompt_tokens, b->prompt_tokens);
+    assert_int_equal(a->resumed_tokens, b->resumed_tokens);
     assert_memory_equal(a->prompt, b->prompt, a->prompt_tokens * sizeof(*a->prompt));
     assert_true(s->temperature == t->temperature && s->top_p == t->top_p && s->min_p == t->min_p);
     assert_true(s->repetition_penalty == t->repetition_penalty &&
@@ -486,16 +494,23 @@ static void requests_out_of_range_are_refused(void **state)
         {116, WIRE_BIAS_MAX + 1, "bias_count"},
         {120, WIRE_STOP_IDS_MAX + 1, "stop_count"},
         {124, WIRE_SOURCES_MAX + 1, "source_count"},
+        {128, WIRE_PROMPT_TOKENS_MAX + 1, "resumed_tokens"},
+        {128, 60, "60 tokens resumed"}, /* all of the prompt */
+        {128, 40, "40 tokens resumed"}, /* all of the answer */
     };
     struct wire_frame frame = {0};
     struct wire_request in = random_request(&arrays);
     in.sampling.bias_count = 1;
+    in.sequence_count = 1;
+    in.prompt_tokens = 60;
+    in.sampling.max_tokens = 40;
+    in.resumed_tokens = 39;
     arrays.bias[0] = (struct wire_bias){5, 0.5f};
     wire_prefill_encode(&frame, &in);
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
         assert_refused_with(decode_prefill, &frame, wrong[i].offset, wrong[i].value, wrong[i].name);
-    /* The bias after the head of 128 bytes: its number. */
-    assert_refused_with(decode_prefill, &frame, 132, 0x7fc00000u, "bias");
+    /* The bias after the head of 132 bytes: its number. */
+    assert_refused_with(decode_prefill, &frame, 136, 0x7fc00000u, "bias");
     /* A source of no blocks; its count is the last of the message. */
     in.source_count = 1;
     arrays.sources[0] = (struct wire_source){.block_count = 3};
@@ -504,6 +519,8 @@ static void requests_out_of_range_are_refused(void **state)
     assert_refused_with(decode_prefill, &frame, frame.bytes - 4, 0, "block_count");
     assert_refused_with(decode_prefill, &frame, frame.bytes - 8, WIRE_PROMPT_TOKENS_MAX + 1,
                         "first_block");
+    /* Of several sequences each one goes on by itself. */
+    assert_refused_with(decode_prefill, &frame, 48, 2, "n 2");
     wire_frame_close(&frame);
 }
 
