@@ -169,6 +169,7 @@ static void answer_free(struct answer *answer)
             }
             free(sequence->tokens);
             free(sequence->early);
+            token_list_close(&sequence->given);
             stops_close(&sequence->stops);
             text_close(&sequence->text);
         }
@@ -176,7 +177,9 @@ static void answer_free(struct answer *answer)
         free(request->bias);
         free(request->stop_ids);
         token_list_close(&request->prompt);
+        token_list_close(&request->resumed);
     }
+    failover_close(answer);
     for (uint32_t i = 0; answer->prompts != NULL && i < answer->prompt_count; i++)
         token_list_close(&answer->prompts[i]);
     free(answer->requests);
@@ -197,6 +200,8 @@ void answer_end(struct answer *answer)
     }
     for (uint32_t i = 0; answer->requests != NULL && i < answer->prompt_count; i++)
         route_release(&answer->requests[i]);
+    for (struct request *piece = answer->pieces; piece != NULL; piece = piece->next_piece)
+        route_release(piece);
     if (answer->in_pool)
         return; /* accept_done frees it. */
     struct answer **at = &router->answers;

@@ -148,6 +148,7 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
              registration.context_tokens, registration.pid);
     health_update_context(router);
     health_say_ready(router);
+    failover_tick(router, clock_ns());
     return true;
 }
 

@@ -60,6 +60,10 @@ static void metrics_open_requests(struct router_metrics *m)
                                    "Requests answered with an error.", "type");
     m->rejected = prometheus_counter(p, "baton_requests_rejected_total",
                                      "Requests refused because the queue was full.", "");
+    m->failovers = prometheus_counter(
+        p, "baton_failovers_total",
+        "Times that a sequence, or a request without a token yet, went on on another worker.",
+        "phase");
     m->running = prometheus_gauge(p, "baton_num_requests_running",
                                   "Requests that have their first token.", "");
     m->waiting = prometheus_gauge(p, "baton_num_requests_waiting",

@@ -40,7 +40,7 @@ static struct openai_usage answer_usage(const struct answer *answer)
     struct openai_usage usage = {0};
     for (uint32_t i = 0; i < answer->prompt_count; i++) {
         const struct request *request = &answer->requests[i];
-        usage.prompt_tokens += request->wire.prompt_tokens;
+        usage.prompt_tokens += (uint32_t)request->prompt.count;
         usage.cached_tokens += request->cached_tokens;
         for (uint32_t k = 0; k < answer->openai->n; k++)
             usage.completion_tokens += request->sequences[k].token_count;
@@ -298,6 +298,9 @@ static status sequence_take(struct sequence *sequence, const struct wire_token *
     struct answer *answer = sequence->request->answer;
     bool dropped = answer->openai->max_tokens == 0; /* only the echo was wanted */
     bool hidden = token->finish == WIRE_FINISH_STOP || dropped;
+    status st = token_list_push(&sequence->given, WIRE_PROMPT_TOKENS_MAX, token->token);
+    if (st != OK)
+        return st;
     sequence->token_count++;
     relay_measure(sequence, clock_ns());
     if (answer->openai->logprobs && !hidden && !sequence_show(sequence, token, true))
@@ -307,7 +310,7 @@ static status sequence_take(struct sequence *sequence, const struct wire_token *
         sequence->finish_reason = token->finish == WIRE_FINISH_STOP ? "stop" : "length";
     }
     bool ends = sequence->done;
-    status st = sequence_extend(sequence, hidden ? TOKEN_NONE : token->token, ends);
+    st = sequence_extend(sequence, hidden ? TOKEN_NONE : token->token, ends);
     if (st == OK && sequence->done)
         relay_sequence_done(sequence);
     return st;
@@ -330,7 +333,7 @@ static status sequence_keep_early(struct sequence *sequence, const struct wire_t
 /* Take a token and the early ones that follow it, and send. The request may be gone after it. */
 static void relay_token(struct request *request, const struct wire_token *token)
 {
-    struct sequence *sequence = &request->sequences[token->sequence];
+    struct sequence *sequence = &request->sequences[request->first_number + token->sequence];
     struct answer *answer = request->answer;
     status st = OK;
     if (sequence->done || token->index < sequence->token_count)
@@ -401,8 +404,12 @@ static void relay_first_times(struct request *request, const struct wire_first *
     struct answer *answer = request->answer;
     struct router *router = answer->router;
     uint64_t now_ns = clock_ns();
+    request->progress_ns = now_ns;
+    request->tries = request->corrupts = 0;
+    if (request->wire.resumed_tokens > 0)
+        return; /* The client has had its first token. */
     request->cached_tokens = first->cached_tokens;
-    request->first_ns = request->progress_ns = now_ns;
+    request->first_ns = now_ns;
     relay_observe(router, router->metrics.ttft, (double)(now_ns - answer->arrived_ns) / 1e9);
     relay_observe(router, router->metrics.queue, (double)first->queue_ns / 1e9);
     relay_observe(router, router->metrics.place, (double)first->place_ns / 1e9);
@@ -442,7 +449,8 @@ void relay_first(struct router *router, struct reader *from)
     relay_first_times(request, &first);
     if (request->wire.flags & WIRE_REQUEST_LOCAL)
         request->handed = true;
-    for (uint32_t i = 0; st == OK && request->answer->openai->echo && i < first.sequence_count; i++)
+    bool echo = request->answer->openai->echo && request->wire.resumed_tokens == 0;
+    for (uint32_t i = 0; st == OK && echo && i < first.sequence_count; i++)
         st = relay_echo(request, &request->sequences[i], prompt_tokens, first.prompt_logprob_count);
     free(prompt_tokens);
     if (st != OK) {
@@ -470,6 +478,7 @@ void relay_tokens(struct router *router, struct reader *from)
             continue;
         request->handed = true;
         request->progress_ns = clock_ns();
+        request->tries = request->corrupts = 0;
         relay_token(request, &token);
     }
 }
@@ -482,11 +491,15 @@ void relay_failed(struct router *router, const struct wire_failed *failed)
     /* A handoff that broke: often the first sign that a worker has died. */
     bool broke = failed->status == ERR_CLOSED || failed->status == ERR_CORRUPT ||
                  failed->status == ERR_NOT_FOUND || failed->status == ERR_IO ||
-                 failed->status == ERR_CANCELLED;
-    if (broke && route_again(router, request, NULL))
-        return;
-    if (broke) {
+                 failed->status == ERR_CANCELLED || failed->status == ERR_TIMEOUT;
+    /* What is corrupt again and again was not damaged on its way. */
+    if (failed->status == ERR_CORRUPT && ++request->corrupts >= ROUTER_CORRUPT_MAX) {
         request_fail(request, 503, "handoff_failed", failed->text);
+        return;
+    }
+    if (broke) {
+        log_line(LOG_WARN, request->id, "attempt failed", "reason=\"%s\"", failed->text);
+        failover_request(router, request, NULL);
         return;
     }
     unsigned http_code = failed->status == ERR_BAD_INPUT || failed->status == ERR_UNSUPPORTED ? 400

@@ -20,6 +20,7 @@
 #include "http/server.h"
 #include "model/chat_template.h"
 #include "model/detokenizer.h"
+#include "model/token_list.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
 #include "router/router.h"
@@ -27,8 +28,8 @@
 #include "wire/control.h"
 #include "wire/link.h"
 
-#define ROUTER_BUCKETS 4096 /* of the table of requests by id */
-#define ROUTER_ATTEMPTS_MAX 3
+#define ROUTER_BUCKETS 4096  /* of the table of requests by id */
+#define ROUTER_CORRUPT_MAX 3 /* attempts that end with ERR_CORRUPT, one after another */
 
 struct router;
 struct request;
@@ -70,6 +71,7 @@ struct sequence {
     struct detokenizer detokenizer;
     struct stops stops;
     uint32_t token_count;     /* arrived in order */
+    struct token_list given;  /* these tokens: what another worker goes on from */
     struct wire_token *early; /* tokens that overtook the first one */
     uint32_t early_count;
     bool role_sent;
@@ -85,6 +87,7 @@ struct sequence {
 enum request_state {
     REQUEST_WAITING, /* a prefill worker has it; no token yet */
     REQUEST_RUNNING, /* first tokens have come */
+    REQUEST_PARKED,  /* lost its worker, and waits for another one */
     REQUEST_DONE,
 };
 
@@ -95,16 +98,24 @@ struct request {
     uint32_t number; /* which prompt of the answer */
     enum request_state state;
     struct token_list prompt;
-    struct wire_request wire; /* as it was sent */
+    struct token_list resumed;  /* the prompt and what its sequence was given, as it was sent */
+    struct request *next_piece; /* in answer->pieces */
+    struct wire_request wire;   /* as it was sent */
     struct wire_bias *bias;
     uint32_t *stop_ids;
     struct worker *prefill; /* NULL: none, or done with it */
     struct worker *decode;
     bool handed;  /* decode has all it needs: prefill may go */
     bool stopped; /* a sequence ended by a stop string */
+    bool broken;  /* a handoff of it failed: it is computed where it is decoded */
     uint32_t attempts;
+    uint32_t tries;    /* of these since its last token */
+    uint32_t corrupts; /* of these, ended with ERR_CORRUPT */
+    uint64_t retry_ns; /* parked: not before */
     uint32_t sequences_left;
-    struct sequence *sequences; /* [n] */
+    uint32_t first_number;      /* the workers' sequence 0 of it is this one */
+    struct sequence *sequences; /* [n] of the prompt; a piece has one of them, its request's others
+                                   are another's */
     uint32_t cached_tokens;
     uint64_t sent_ns, first_ns, progress_ns;
 };
@@ -131,7 +142,8 @@ struct answer {
     bool waiting;             /* counted in router->waiting_count */
     bool streaming;           /* the head is out */
     struct request *requests; /* [prompt_count] */
-    uint32_t requests_left;
+    struct request *pieces;   /* of requests whose sequences went on separately */
+    uint32_t requests_left;   /* with pieces */
 };
 
 /* ---- the router ---- */
@@ -139,6 +151,7 @@ struct answer {
 struct router_metrics {
     struct prometheus *all;
     uint32_t ttft, itl, tpot, e2e, queue, prefill, decode, place, handoff, exposed;
+    uint32_t failovers;
     uint32_t prompt_tokens, generation_tokens, cached_tokens, success, failed;
     uint32_t running, waiting, handoffs, handoff_bytes, rejected;
     uint32_t http_connections, http_requests, http_refused, http_cut, http_gone;
@@ -194,6 +207,12 @@ void answer_end(struct answer *answer);
 struct request *request_find(struct router *router, uint64_t id);
 void request_track(struct router *router, struct request *request);
 void request_untrack(struct router *router, struct request *request);
+struct route_view;
+uint32_t route_views(struct router *router, struct route_view *views, struct worker **workers);
+/* Send it to this worker, as one more attempt. local: it decodes there too. */
+void route_give(struct router *router, struct request *request, struct worker *worker, bool local);
+/* Nobody has it any more: those of its workers that are not lost are told. It has no id then. */
+void route_take_back(struct router *router, struct request *request, const struct worker *lost);
 /* Send it to a prefill worker. Errors: ERR_CLOSED (no worker is there). */
 status route_prefill(struct router *router, struct request *request);
 /* Its prefill is about to start: ask a decode worker for room. */
@@ -206,12 +225,19 @@ void route_computed(struct request *request);
 void route_stop(struct sequence *sequence);
 /* It is over: forget it, and have the workers do so. */
 void route_release(struct request *request);
-/* Begin again, on other workers if lost (one of its workers, or NULL) is gone. False: something was
- * said to the client already, or it was tried often enough; then nothing is changed. */
-bool route_again(struct router *router, struct request *request, const struct worker *lost);
 /* A worker is gone: what waited for it goes elsewhere or fails by name. */
 void route_worker_lost(struct router *router, struct worker *worker);
 void route_send(struct worker *worker, uint16_t type, const struct wire_frame *frame);
+
+/* failover.c */
+
+/* One of its workers is lost, or (lost NULL) a handoff of it failed: its unfinished sequences go on
+ * elsewhere after the tokens that they have, now or when a worker is there. The request may be gone
+ * (no memory). */
+void failover_request(struct router *router, struct request *request, const struct worker *lost);
+/* Those that wait for a worker, or for their next attempt. */
+void failover_tick(struct router *router, uint64_t now_ns);
+void failover_close(struct answer *answer); /* its pieces */
 
 /* relay.c */
 void relay_first(struct router *router, struct reader *from);

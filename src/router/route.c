@@ -1,4 +1,4 @@
-/* Which worker computes a prompt, which one its answer; and what happens when one is lost. */
+/* Which worker computes a prompt, which one its answer; and who is told when that is over. */
 #include "router/route.h"
 
 #include <stdio.h>
@@ -77,8 +77,7 @@ int route_choose_decode(const struct route_view *views, uint32_t count)
     return best;
 }
 
-static uint32_t route_views(struct router *router, struct route_view *views,
-                            struct worker **workers)
+uint32_t route_views(struct router *router, struct route_view *views, struct worker **workers)
 {
     uint32_t count = 0;
     for (struct worker *w = router->workers; w != NULL && count < ROUTE_WORKERS_MAX; w = w->next) {
@@ -151,7 +150,8 @@ void route_stop(struct sequence *sequence)
     struct router *router = request->answer->router;
     request->stopped = true;
     if (request->decode != NULL)
-        route_cancel_at(router, request->decode, request->id, sequence->number);
+        route_cancel_at(router, request->decode, request->id,
+                        sequence->number - request->first_number);
 }
 
 void route_release(struct request *request)
@@ -177,6 +177,35 @@ void route_release(struct request *request)
     request->id = 0;
 }
 
+/* Something was done for it. One that lost a worker has come no further until it has a token. */
+static void route_progress(struct request *request)
+{
+    if (request->tries <= 1)
+        request->progress_ns = clock_ns();
+}
+
+void route_give(struct router *router, struct request *request, struct worker *worker, bool local)
+{
+    struct wire_request *wire = &request->wire;
+    wire->flags &= ~(uint32_t)WIRE_REQUEST_LOCAL;
+    if (local)
+        wire->flags |= WIRE_REQUEST_LOCAL;
+    wire->epoch = ++request->attempts;
+    request->tries++;
+    lease_id_random(&wire->lease);
+    request->state = REQUEST_WAITING;
+    request->sent_ns = clock_ns();
+    route_progress(request);
+    route_set_prefill(request, worker);
+    if (local)
+        route_set_decode(request, worker);
+    wire_frame_reset(&router->frame);
+    wire_prefill_encode(&router->frame, wire);
+    route_send(worker, WIRE_PREFILL, &router->frame);
+    log_line(LOG_DEBUG, request->id, "routed", "prefill=%s local=%d prompt_tokens=%u resumed=%u",
+             worker->registration.name, local, wire->prompt_tokens, wire->resumed_tokens);
+}
+
 status route_prefill(struct router *router, struct request *request)
 {
     struct route_view views[ROUTE_WORKERS_MAX];
@@ -186,23 +215,7 @@ status route_prefill(struct router *router, struct request *request)
     int best = route_choose_prefill(views, count, &local);
     if (best < 0)
         return error_set(ERR_CLOSED, "no worker is connected; try again");
-    struct worker *worker = workers[best];
-    struct wire_request *wire = &request->wire;
-    wire->flags &= ~(uint32_t)WIRE_REQUEST_LOCAL;
-    if (local)
-        wire->flags |= WIRE_REQUEST_LOCAL;
-    wire->epoch = ++request->attempts;
-    lease_id_random(&wire->lease);
-    request->state = REQUEST_WAITING;
-    request->sent_ns = request->progress_ns = clock_ns();
-    route_set_prefill(request, worker);
-    if (local)
-        route_set_decode(request, worker);
-    wire_frame_reset(&router->frame);
-    wire_prefill_encode(&router->frame, wire);
-    route_send(worker, WIRE_PREFILL, &router->frame);
-    log_line(LOG_DEBUG, request->id, "routed", "prefill=%s local=%d prompt_tokens=%u",
-             worker->registration.name, local, wire->prompt_tokens);
+    route_give(router, request, workers[best], local);
     return OK;
 }
 
@@ -216,11 +229,7 @@ void route_decode(struct router *router, struct request *request)
         return;
     if (best < 0) {
         /* The last decode worker left after this was routed: the prefill worker does both. */
-        struct worker *prefill = request->prefill;
-        route_cancel_at(router, prefill, request->id, WIRE_ALL_SEQUENCES);
-        route_set_prefill(request, NULL);
-        if (route_prefill(router, request) != OK)
-            request_fail(request, 503, "no_workers", error_text());
+        failover_request(router, request, NULL);
         return;
     }
     struct worker *worker = workers[best];
@@ -231,7 +240,7 @@ void route_decode(struct router *router, struct request *request)
         memcpy(holder.transfer_unix, from->transfer_unix, sizeof(holder.transfer_unix));
     memcpy(holder.transfer_tcp, from->transfer_tcp, sizeof(holder.transfer_tcp));
     route_set_decode(request, worker);
-    request->progress_ns = clock_ns();
+    route_progress(request);
     wire_frame_reset(&router->frame);
     wire_reserve_encode(&router->frame, &request->wire, &holder);
     route_send(worker, WIRE_RESERVE, &router->frame);
@@ -243,7 +252,7 @@ void route_reserved(struct router *router, struct worker *worker,
     struct request *request = request_find(router, reserved->request_id);
     if (request == NULL || request->decode != worker || request->prefill == NULL)
         return;
-    request->progress_ns = clock_ns();
+    route_progress(request);
     if (reserved->status != OK) {
         request_fail(request, reserved->status == ERR_BAD_INPUT ? 400 : 503, NULL, reserved->text);
         return;
@@ -255,28 +264,18 @@ void route_reserved(struct router *router, struct worker *worker,
     route_send(request->prefill, WIRE_PLACE, &router->frame);
 }
 
-bool route_again(struct router *router, struct request *request, const struct worker *lost)
+void route_take_back(struct router *router, struct request *request, const struct worker *lost)
 {
     struct worker *prefill = request->prefill, *decode = request->decode;
-    if (request->state != REQUEST_WAITING || request->attempts >= ROUTER_ATTEMPTS_MAX)
-        return false;
     route_set_prefill(request, NULL);
     route_set_decode(request, NULL);
-    /* An answer to the old attempt must not be taken for one to the new: another id. */
-    uint64_t old_id = request->id;
     request_untrack(router, request);
-    request->id = request->wire.request_id = router->next_request_id++;
-    request_track(router, request);
     if (prefill != NULL && prefill != lost)
-        route_cancel_at(router, prefill, old_id, WIRE_ALL_SEQUENCES);
+        route_cancel_at(router, prefill, request->id, WIRE_ALL_SEQUENCES);
     if (decode != NULL && decode != lost && decode != prefill)
-        route_cancel_at(router, decode, old_id, WIRE_ALL_SEQUENCES);
-    if (route_prefill(router, request) != OK)
-        request_fail(request, 503, "no_workers", error_text());
-    else
-        log_line(LOG_INFO, request->id, "routed again", "was=%016llx lost=%s",
-                 (unsigned long long)old_id, lost != NULL ? lost->registration.name : "a block");
-    return true;
+        route_cancel_at(router, decode, request->id, WIRE_ALL_SEQUENCES);
+    request->id = 0;
+    request->handed = request->stopped = false;
 }
 
 /* The first request of an unfinished answer that depends on the worker. */
@@ -284,9 +283,10 @@ static struct request *route_dependent(struct router *router, const struct worke
 {
     for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
         for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {
-            /* A prefill worker matters until the receiver has everything: decode's first token
-             * says so. */
-            bool needs_prefill = r->prefill == worker && !r->handed;
+            /* A prefill worker matters until the first token is here and the receiver has
+             * everything: decode's first token says so. */
+            bool needs_prefill =
+                r->prefill == worker && (!r->handed || r->state == REQUEST_WAITING);
             if (needs_prefill || r->decode == worker)
                 return r;
         }
@@ -298,14 +298,8 @@ void route_worker_lost(struct router *router, struct worker *worker)
 {
     struct request *request;
     worker->closed = true;
-    while ((request = route_dependent(router, worker)) != NULL) {
-        if (!route_again(router, request, worker)) {
-            char text[256];
-            snprintf(text, sizeof(text), "worker %s was lost while it worked on this request",
-                     worker->registration.name);
-            request_fail(request, 503, "worker_lost", text);
-        }
-    }
+    while ((request = route_dependent(router, worker)) != NULL)
+        failover_request(router, request, worker);
     /* Requests that are past it only forget it. */
     for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
         for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {

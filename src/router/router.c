@@ -25,7 +25,11 @@ static void router_expire(struct router *router, uint64_t now_ns)
         struct request *r = router->buckets[b];
         while (r != NULL && now_ns - r->progress_ns <= limit_ns)
             r = r->next_in_bucket;
-        if (r != NULL) /* One a bucket and tick: the failing may free others. */
+        /* One a bucket and tick: the failing may free others. */
+        if (r != NULL && r->state == REQUEST_PARKED)
+            request_fail(r, 503, "no_workers",
+                         "the worker of this request was lost, and no other came in time");
+        else if (r != NULL)
             request_fail(r, 504, "timeout", "no worker made progress with this request in time");
     }
 }
@@ -41,6 +45,7 @@ static void router_tick(void *ctx)
     struct router *router = ctx;
     uint64_t now_ns = clock_ns();
     health_tick(router, now_ns);
+    failover_tick(router, now_ns);
     router_expire(router, now_ns);
     struct answer *next;
     for (struct answer *a = router->answers; a != NULL; a = next) {

@@ -2,6 +2,7 @@
  *
  *     accept.c    HTTP in: read, template, tokenize (in a pool), check
  *     route.c     which worker computes the prompt, which one the answer
+ *     failover.c  what goes on elsewhere when a worker is lost
  *     relay.c     tokens -> text -> stop strings -> stream
  *     health.c    workers: who is there, who is silent, who is stuck
  *     metrics.c   what an operator watches

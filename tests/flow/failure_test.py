@@ -34,15 +34,12 @@ def collect(server, body, started=None):
 
 
 def decode_killed(binary):
-    """Its streams get an error event within 2 s; the others, and new requests, go on."""
+    """Its streams go on elsewhere within 2 s, with the same tokens; nobody sees an error."""
     with Server(binary, SMALL, *SLOW_STEPS, "--decode-workers", "2") as server:
-        started, ends = [], []
+        started = []
 
         def stream():
-            mine = []
-            text, error, at = collect(server, LONG, mine)
-            ends.append(time.monotonic())
-            return text, error
+            return collect(server, LONG)
 
         def kill():
             server.wait_until(lambda: server.sum("baton_worker_sequences", state="running") == 4)
@@ -51,11 +48,10 @@ def decode_killed(binary):
             started.append(time.monotonic())
 
         results = together([stream] * 4 + [kill])[:4]
-        broken = [error for _, error in results if error]
-        whole = {text for text, error in results if not error}
-        assert len(broken) == 2 and len(whole) == 1, results
-        assert "decode-0" in broken[0]["message"], broken
-        assert sorted(ends)[1] - started[0] < 2, "the error came late"
+        assert all(error is None for _, error, _ in results), results
+        assert len({text for text, _, _ in results}) == 1, results
+        gaps = [max(b - a for a, b in zip(at, at[1:])) for _, _, at in results]
+        assert max(gaps) < 2, "a stream stood still"
         # The supervisor has started it again.
         server.wait_until(lambda: server.call("GET", "/health")["decode_workers"] == 2, 20)
         answer = server.complete(**dict(LONG, max_tokens=5))

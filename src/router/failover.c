@@ -1,0 +1,190 @@
+/* A worker is lost, or a handoff failed: what it was doing goes on elsewhere, and no client sees
+ * it.
+ *
+ *     request (n = 3)   prompt | a0 a1 a2 a3
+ *                              | b0 b1 end            done: nothing to do
+ *                              | c0 c1
+ *
+ *     resumes           [prompt a0 a1 a2 a3]          the request itself, from now on with one
+ *                       [prompt c0 c1]                sequence; and a piece of it for each other
+ *
+ * Sampling has no hidden state, so whoever goes on draws the tokens that the lost one would have
+ * drawn. Every attempt has an id of its own: what a lost worker still had to say is dropped. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "router/request.h"
+#include "router/route.h"
+
+#define RETRY_FIRST_NS UINT64_C(50000000)
+#define RETRY_MOST_NS UINT64_C(1000000000)
+
+static bool failover_has_tokens(const struct request *request)
+{
+    return request->sequences[request->first_number].token_count > 0;
+}
+
+/* ---- where it goes on ---- */
+
+/* Where its answer is decoded there is a part of its blocks, or there are those who get it
+ * cheaply; and nothing is handed over once more. */
+static struct worker *failover_choose(struct router *router)
+{
+    struct route_view views[ROUTE_WORKERS_MAX];
+    struct worker *workers[ROUTE_WORKERS_MAX];
+    bool local;
+    uint32_t count = route_views(router, views, workers);
+    int best = route_choose_decode(views, count);
+    if (best < 0)
+        best = route_choose_prefill(views, count, &local);
+    return best >= 0 ? workers[best] : NULL;
+}
+
+static void failover_park(struct request *request, uint64_t now_ns)
+{
+    uint64_t wait_ns = RETRY_FIRST_NS << (request->tries < 8 ? request->tries : 8);
+    request->state = REQUEST_PARKED;
+    request->retry_ns = now_ns + (wait_ns < RETRY_MOST_NS ? wait_ns : RETRY_MOST_NS);
+}
+
+/* False: nobody is there. */
+static bool failover_place(struct router *router, struct request *request)
+{
+    if (!failover_has_tokens(request) && !request->broken)
+        return route_prefill(router, request) == OK;
+    struct worker *worker = failover_choose(router);
+    if (worker != NULL)
+        route_give(router, request, worker, true);
+    return worker != NULL;
+}
+
+/* Under a new id: now, when this is the first attempt since its last token, else a little later. */
+static void failover_send(struct router *router, struct request *request)
+{
+    request->id = request->wire.request_id = router->next_request_id++;
+    request_track(router, request);
+    if (request->tries > 1 || !failover_place(router, request))
+        failover_park(request, clock_ns());
+}
+
+/* ---- what goes on ---- */
+
+/* The request as the rest of one of its sequences. */
+static status failover_resume(struct request *request, struct sequence *sequence)
+{
+    const struct token_list *prompt = &request->prompt, *given = &sequence->given;
+    struct wire_request *wire = &request->wire;
+    size_t count = prompt->count + given->count;
+    uint32_t *ids = malloc(count * sizeof(*ids));
+    if (ids == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory to go on after %zu tokens", count);
+    memcpy(ids, prompt->ids, prompt->count * sizeof(*ids));
+    memcpy(ids + prompt->count, given->ids, given->count * sizeof(*ids));
+    token_list_close(&request->resumed);
+    request->resumed = (struct token_list){.ids = ids, .count = count, .capacity = count};
+    request->first_number = sequence->number;
+    request->sequences_left = 1;
+    sequence->request = request;
+    wire->flags &= ~(uint32_t)(WIRE_REQUEST_PROMPT_LOGPROBS | WIRE_REQUEST_NO_PREFIX);
+    wire->sequence_count = 1;
+    wire->first_sequence = request->number * request->answer->openai->n + sequence->number;
+    wire->prompt = ids;
+    wire->prompt_tokens = (uint32_t)count;
+    wire->resumed_tokens = (uint32_t)given->count;
+    return OK;
+}
+
+/* A request of its own for one more of the sequences. What it points to stays the request's, but
+ * for its tokens. NULL: no memory. */
+static struct request *failover_piece(struct request *request)
+{
+    struct answer *answer = request->answer;
+    struct request *piece = malloc(sizeof(*piece));
+    if (piece == NULL)
+        return NULL;
+    *piece = *request;
+    piece->resumed = (struct token_list){0};
+    piece->next_in_bucket = NULL;
+    piece->prefill = piece->decode = NULL;
+    piece->id = 0;
+    piece->next_piece = answer->pieces;
+    answer->pieces = piece;
+    answer->requests_left++;
+    return piece;
+}
+
+void failover_close(struct answer *answer)
+{
+    while (answer->pieces != NULL) {
+        struct request *piece = answer->pieces;
+        answer->pieces = piece->next_piece;
+        token_list_close(&piece->resumed);
+        free(piece);
+    }
+}
+
+/* All unfinished sequences of a request that has tokens. */
+static status failover_split(struct router *router, struct request *request)
+{
+    uint32_t first = request->first_number, end = first + request->wire.sequence_count;
+    const struct request before = *request;
+    bool taken = false; /* the request itself has become one of them */
+    for (uint32_t i = first; i < end; i++) {
+        struct sequence *sequence = &before.sequences[i];
+        if (sequence->done)
+            continue;
+        struct request *part = taken ? failover_piece(request) : request;
+        if (part == NULL)
+            return error_set(ERR_NO_MEMORY, "no memory to go on with a sequence");
+        /* A piece is one more try as the request was, not as it is after it was sent. */
+        if (taken)
+            part->tries = before.tries;
+        status st = failover_resume(part, sequence);
+        if (st != OK)
+            return st;
+        taken = true;
+        failover_send(router, part);
+    }
+    return OK;
+}
+
+static void failover_count(struct router *router, const char *phase)
+{
+    struct router_metrics *m = &router->metrics;
+    prometheus_add(m->all, prometheus_series(m->all, m->failovers, phase), 1);
+}
+
+void failover_request(struct router *router, struct request *request, const struct worker *lost)
+{
+    uint64_t was = request->id;
+    bool resumes = failover_has_tokens(request);
+    uint32_t first = request->first_number, count = request->wire.sequence_count;
+    route_take_back(router, request, lost);
+    request->broken = request->broken || lost == NULL;
+    for (uint32_t i = first; i < first + count; i++)
+        request->sequences[i].early_count = 0;
+    log_line(LOG_INFO, was, "failing over", "lost=%s tokens=%u sequences=%u",
+             lost != NULL ? lost->registration.name : "a handoff",
+             request->sequences[first].token_count, request->sequences_left);
+    failover_count(router, resumes ? "decode" : "prefill");
+    status st = OK;
+    if (resumes)
+        st = failover_split(router, request);
+    else
+        failover_send(router, request);
+    if (st != OK)
+        request_fail(request, 503, NULL, error_text());
+}
+
+void failover_tick(struct router *router, uint64_t now_ns)
+{
+    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+        for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {
+            if (r->state == REQUEST_PARKED && now_ns >= r->retry_ns && !failover_place(router, r))
+                return; /* Nobody is there, for the others either. */
+        }
+    }
+}

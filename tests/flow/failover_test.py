@@ -1,0 +1,231 @@
+"""A worker dies in the middle of answers: the client's stream goes on, token for token the same."""
+import os
+import signal
+import sys
+import time
+
+from baton import SLOW, SMALL, Server, main, together
+
+PROMPT = list(range(5, 60))
+SMALL_KV = ["--ctx", "512", "--kv-bytes", "8M"]
+STEPS = ["--step-delay", "20ms", *SMALL_KV]
+
+# Every way to ask that leaves its own marks in an answer. All of them run for a few seconds.
+KINDS = {
+    "greedy": {"prompt": PROMPT, "temperature": 0},
+    "sampled": {"prompt": PROMPT[:30], "temperature": 1.2, "seed": 7, "frequency_penalty": 1.5,
+                "presence_penalty": 0.5, "repetition_penalty": 1.1, "min_tokens": 90},
+    "several": {"prompt": PROMPT[:33], "temperature": 1, "seed": 8, "n": 3},
+    "logprobs": {"prompt": PROMPT[:16], "temperature": 0, "logprobs": 3, "echo": True},
+    "prompts": {"prompt": [PROMPT[:20], PROMPT[20:45]], "temperature": 0.8, "seed": 9, "n": 2},
+}
+
+
+def add_stop(server):
+    """One more kind: it ends with a stop string, in the middle of what it would have said."""
+    KINDS.pop("stop", None)
+    text = server.complete(**body_of("sampled"))["choices"][0]["text"]
+    at = next(i for i in range(len(text) // 2, len(text)) if text.index(text[i:i + 6]) == i)
+    KINDS["stop"] = dict(KINDS["sampled"], stop=[text[at:at + 6]])
+
+
+def body_of(kind, tokens=100):
+    return dict(KINDS[kind], max_tokens=tokens, ignore_eos=True)
+
+
+class Answer:
+    """What a client has at the end, whether it came as a stream or as a whole."""
+
+    def __init__(self, count):
+        self.texts, self.finish = [""] * count, [None] * count
+        self.logprobs = [[] for _ in range(count)]
+        self.usage, self.error, self.at = None, None, []
+
+    def add(self, choice):
+        i = choice["index"]
+        self.texts[i] += choice["text"]
+        self.finish[i] = choice.get("finish_reason") or self.finish[i]
+        shown = choice.get("logprobs")
+        if shown:
+            self.logprobs[i] += list(zip(shown["tokens"], shown["token_logprobs"],
+                                         shown["text_offset"]))
+
+    def said(self):
+        usage = dict(self.usage or {})
+        usage.pop("prompt_tokens_details", None)
+        return self.texts, self.finish, self.logprobs, usage
+
+
+def choices_of(body):
+    prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+    return len(prompts) * body.get("n", 1)
+
+
+def streamed(server, body, heard=None):
+    answer = Answer(choices_of(body))
+    for now, event in server.stream(**body, stream_options={"include_usage": True}):
+        answer.at.append(time.monotonic())
+        if heard is not None:
+            heard(answer)
+        if event is None:
+            return answer
+        if "error" in event:
+            answer.error = event["error"]
+            return answer
+        for choice in event["choices"]:
+            answer.add(choice)
+        answer.usage = event.get("usage") or answer.usage
+    answer.error = "the stream was cut"
+    return answer
+
+
+def whole(server, body):
+    answer = Answer(choices_of(body))
+    got = server.complete(**body)
+    for choice in got["choices"]:
+        answer.add(choice)
+    answer.usage = got["usage"]
+    return answer
+
+
+def failovers(server, phase):
+    return server.sum("baton_failovers_total", phase=phase)
+
+
+def running(server, count):
+    server.wait_until(lambda: server.sum("baton_worker_sequences", state="running") >= count,
+                      10, f"{count} running sequences")
+
+
+def check_same(got, want):
+    for kind, answer in got.items():
+        assert answer.error is None, (kind, answer.error)
+        assert answer.said() == want[kind].said(), (
+            kind, [(a[:60], b[:60]) for a, b in zip(answer.said(), want[kind].said()) if a != b])
+
+
+def all_kinds(server, ask, disturb):
+    """Every kind at once, and what is done to the server meanwhile."""
+    results = together([lambda k=k: ask(server, body_of(k)) for k in KINDS] + [disturb])
+    return dict(zip(KINDS, results))
+
+
+def workers_are_back(server, prefill, decode):
+    def there():
+        health = server.call("GET", "/health")
+        return (health["prefill_workers"], health["decode_workers"]) == (prefill, decode)
+    server.wait_until(there, 20, "all workers")
+
+
+def decode_killed(binary):
+    """kill -9 of a decode worker, and of the one that went on, and of the last one."""
+    with Server(binary, SMALL, *STEPS, "--decode-workers", "2") as server:
+        add_stop(server)
+        want = {k: whole(server, body_of(k)) for k in KINDS}
+        assert want["stop"].finish == ["stop"]
+
+        def kill_both():
+            running(server, 6)
+            time.sleep(0.5)
+            os.kill(server.pid_of("decode-0"), signal.SIGKILL)
+            time.sleep(0.3)
+            os.kill(server.pid_of("decode-1"), signal.SIGKILL)
+
+        for ask in (streamed, whole):
+            before = failovers(server, "decode")
+            check_same(all_kinds(server, ask, kill_both), want)
+            assert failovers(server, "decode") - before >= 6
+            server.assert_all_free()
+            workers_are_back(server, 1, 2)
+
+
+def recomputed_once(binary):
+    """Less than a block of a sequence is computed again by a worker that has its full blocks."""
+    with Server(binary, SMALL, *STEPS, "--decode-workers", "2") as server:
+        want = whole(server, body_of("greedy"))
+        # The same answer once more on each decode worker: both have its blocks now.
+        together([lambda: server.complete(**body_of("greedy"))] * 4)
+        decoders = ("decode-0", "decode-1")
+        before = {w: server.sum("baton_recomputed_tokens_total", worker=w) for w in decoders}
+        killed = []
+
+        def kill():
+            running(server, 1)
+            time.sleep(0.7)
+            killed.append(max(decoders, key=lambda w: server.sum("baton_worker_sequences",
+                                                                 state="running", worker=w)))
+            os.kill(server.pid_of(killed[0]), signal.SIGKILL)
+
+        got = together([lambda: streamed(server, body_of("greedy")), kill])[0]
+        check_same({"greedy": got}, {"greedy": want})
+        server.wait_until(lambda: server.sum("baton_worker_sequences") == 0, 5)
+        assert failovers(server, "decode") == 1
+        survivor = next(w for w in decoders if w not in killed)
+        again = server.sum("baton_recomputed_tokens_total", worker=survivor) - before[survivor]
+        assert 0 <= again <= 15, again
+
+
+def streams_resume_in_time(binary):
+    """Within 3 s of kill -9 and of SIGSTOP the next token is there; a stopped worker that wakes up
+    comes back as another incarnation, and spoils nothing."""
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        with Server(binary, SMALL, *STEPS, "--decode-workers", "2") as server:
+            want = {k: whole(server, body_of(k)) for k in ("greedy", "sampled")}
+            times = []
+
+            def stop():
+                running(server, 4)
+                time.sleep(0.5)
+                times.append(time.monotonic())
+                os.kill(server.pid_of("decode-0"), number)
+
+            results = together([lambda k=k: streamed(server, body_of(k))
+                                for k in ("greedy", "sampled") * 2] + [stop])[:4]
+            for kind, answer in zip(("greedy", "sampled") * 2, results):
+                check_same({kind: answer}, want)
+                gaps = [b - a for a, b in zip(answer.at, answer.at[1:])]
+                assert max(gaps) < 3 * SLOW, max(gaps)
+                after = [t for t in answer.at if t > times[0]]
+                assert after and after[0] - times[0] < 3 * SLOW
+            if number == signal.SIGSTOP:
+                os.kill(server.pid_of("decode-0"), signal.SIGCONT)
+            workers_are_back(server, 1, 2)
+            assert whole(server, body_of("greedy")).said() == want["greedy"].said()
+            server.assert_all_free()
+
+
+def one_plus_one(binary):
+    """One prefill and one decode worker: either may die while answers run."""
+    with Server(binary, SMALL, *STEPS) as server:
+        kinds = ("greedy", "several")
+        want = {k: whole(server, body_of(k)) for k in kinds}
+        for name in ("decode-0", "prefill-0"):
+            def kill():
+                running(server, 4)
+                time.sleep(0.3)
+                os.kill(server.pid_of(name), signal.SIGKILL)
+            results = together([lambda k=k: streamed(server, body_of(k)) for k in kinds] + [kill])
+            check_same(dict(zip(kinds, results)), want)
+            workers_are_back(server, 1, 1)
+        server.assert_all_free()
+
+
+def all_workers_lost(binary):
+    """Nobody is left: streams wait until one is back, as far as their deadline goes."""
+    with Server(binary, SMALL, *STEPS) as server:
+        want = whole(server, body_of("sampled"))
+
+        def kill():
+            running(server, 1)
+            time.sleep(0.3)
+            for name in ("prefill-0", "decode-0"):
+                os.kill(server.pid_of(name), signal.SIGKILL)
+
+        got = together([lambda: streamed(server, body_of("sampled")), kill])[0]
+        check_same({"sampled": got}, {"sampled": want})
+        server.assert_all_free()
+
+
+if __name__ == "__main__":
+    main([decode_killed, recomputed_once, streams_resume_in_time, one_plus_one, all_workers_lost],
+         sys.argv)
