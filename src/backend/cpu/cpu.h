@@ -47,8 +47,9 @@ struct backend_cpu_options {
                             backend_cpu_open, which must be the compute thread; NULL: not pinned */
     const char *kernels; /* the class: "float", "int8", or "auto" (int8) */
     const struct backend_cpu_weights *weights; /* NULL: packed into private memory */
-    const char *variant; /* the instructions: NULL or "auto" for the best that this machine has, or
-                            "scalar", "avx2", "avx512", "vnni" (tests; all compute the same bits) */
+    const char
+        *variant; /* the instructions: NULL or "auto" for the best that this machine has, or
+                     "scalar", "avx2", "avx512", "vnni", "amx" (tests; all compute the same bits) */
 };
 
 /* Starts the team and allocates scratch for limits; shape.rope_factors is copied.

@@ -120,6 +120,7 @@ VNNI_PRODUCT(int8_product_q4_k, DTYPE_Q4_K)
 VNNI_PRODUCT(int8_product_q5_k, DTYPE_Q5_K)
 VNNI_PRODUCT(int8_product_q6_k, DTYPE_Q6_K)
 
+#if !defined(TABLE_AMX)
 static uint64_t int8_peak(uint32_t rounds, float *sink_out)
 {
     __m512i sums[12], weights = _mm512_set1_epi8(3), total = _mm512_setzero_si512();
@@ -137,3 +138,4 @@ static uint64_t int8_peak(uint32_t rounds, float *sink_out)
     *sink_out = (float)_mm_cvtsi128_si32(_mm512_castsi512_si128(total));
     return (uint64_t)rounds * 12 * 64 * 2;
 }
+#endif

@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* Clang's __builtin_cpu_supports does not know this one. Its use of the vector registers is allowed
  * by the system whenever AVX2 is, which the builtin checks. */
@@ -29,6 +31,18 @@ static bool has_vnni(void)
 {
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
+
+/* The processor has tiles, and the system lets this process use them: it must be asked, once, and
+ * threads that are started afterwards may too. */
+static bool has_amx(void)
+{
+    enum { ASK_PERMISSION = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d;
+    if (!has_vnni() || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0)
+        return false;
+    bool int8_tiles = (d & 1u << 24) != 0 && (d & 1u << 25) != 0;
+    return int8_tiles && syscall(SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) == 0;
+}
 #endif
 
 const struct kernels *kernels_at(uint32_t index)
@@ -43,6 +57,8 @@ const struct kernels *kernels_at(uint32_t index)
         return has_avx512() ? &kernels_avx512 : NULL;
     case 3:
         return has_vnni() ? &kernels_vnni : NULL;
+    case 4:
+        return has_amx() ? &kernels_amx : NULL;
 #endif
     default:
         return NULL;
@@ -51,7 +67,7 @@ const struct kernels *kernels_at(uint32_t index)
 
 const struct kernels *kernels_find(const char *name, bool *known_out)
 {
-    static const char *const names[KERNELS_COUNT] = {"scalar", "avx2", "avx512", "vnni"};
+    static const char *const names[KERNELS_COUNT] = {"scalar", "avx2", "avx512", "vnni", "amx"};
     bool best = name == NULL || strcmp(name, "auto") == 0;
     *known_out = best;
     for (uint32_t i = KERNELS_COUNT; i-- > 0;) {

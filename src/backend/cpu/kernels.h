@@ -4,6 +4,7 @@
  *     kernels_avx2.c     lanes_x86.h with 8 lanes, and kernels_lanes.h
  *     kernels_avx512.c   the same with 16 lanes
  *     kernels_vnni.c     kernels_avx512.c with int8_vnni.h instead of int8_avx2.h
+ *     kernels_amx.c      the same, and int8_amx.h for many rows
  *
  * All tables compute the same bits. Sums along a row of activations (square_sum, softmax) are 16
  * partial sums by index mod 16, merged as ((i, i+8), (i, i+4), (i, i+2), (0, 1)). Products run over
@@ -130,7 +131,7 @@ struct kernels {
 const struct kernels *kernels_find(const char *name, bool *known_out);
 
 /* Tables by rising speed; NULL where this machine or build lacks one. */
-#define KERNELS_COUNT 4u
+#define KERNELS_COUNT 5u
 const struct kernels *kernels_at(uint32_t index);
 
 /* What the tables are made of. */
@@ -138,5 +139,6 @@ extern const struct kernels kernels_scalar;
 extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
 extern const struct kernels kernels_vnni;
+extern const struct kernels kernels_amx;
 
 #endif

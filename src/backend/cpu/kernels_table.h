@@ -4,7 +4,11 @@
 const struct kernels TABLE = {
     .name = TABLE_NAME,
     .peak_float = lanes_peak_float,
+#if defined(TABLE_AMX)
+    .peak_int8 = amx_peak,
+#else
     .peak_int8 = int8_peak,
+#endif
 #if defined(TABLE_BF16)
     .peak_bf16 = bf16_peak,
 #endif
@@ -20,11 +24,19 @@ const struct kernels TABLE = {
                [DTYPE_Q6_K] = lanes_unpack_q6_k},
     .product = lanes_product,
     .quantize = int8_quantize,
+#if defined(TABLE_AMX)
+    .int8_product = {[DTYPE_Q8_0] = amx_int8_product_q8_0,
+                     [DTYPE_Q4_0] = amx_int8_product_q4_0,
+                     [DTYPE_Q4_1] = amx_int8_product_q4_1,
+                     [DTYPE_Q4_K] = amx_int8_product_q4_k,
+                     [DTYPE_Q5_K] = amx_int8_product_q5_k,
+#else
     .int8_product = {[DTYPE_Q8_0] = int8_product_q8_0,
                      [DTYPE_Q4_0] = int8_product_q4_0,
                      [DTYPE_Q4_1] = int8_product_q4_1,
                      [DTYPE_Q4_K] = int8_product_q4_k,
                      [DTYPE_Q5_K] = int8_product_q5_k,
+#endif
                      [DTYPE_Q6_K] = int8_product_q6_k},
     .square_sum = lanes_square_sum,
     .gate = lanes_gate,

@@ -40,6 +40,26 @@ size_t project_scratch_bytes(const struct cpu_backend *cpu)
 static_assert(INT8_SCRATCH_BYTES <= CHUNK_PANELS * PART_MANY * PANEL_COLUMNS * sizeof(float),
               "the tile's place is the integer kernels' scratch");
 
+/* Ask memory for the part after this one of each panel, or the first one of the panels that come
+ * next: with few rows memory is what counts, and a part ends before the machine has seen its
+ * pattern. What lies beyond the last panel is asked for in vain. */
+static void part_prefetch(const struct packed *w, uint32_t panel, uint32_t panels, uint32_t k,
+                          uint32_t count)
+{
+    if (k + count < w->columns) {
+        k += count;
+    } else {
+        panel += panels;
+        k = 0;
+    }
+    size_t k_bytes = (size_t)PANEL_COLUMNS * dtype_group_bytes(w->type);
+    for (uint32_t i = 0; i < panels; i++) {
+        const char *from = (const char *)packed_panel(w, panel + i) + k * k_bytes;
+        for (size_t at = 0; at < count * k_bytes; at += 64)
+            __builtin_prefetch(from + at, 0, 2);
+    }
+}
+
 static void float_sums(const struct project_job *job, const struct packed *w, uint32_t panel,
                        uint32_t panels, uint32_t row, uint32_t rows, float *scratch, float *sums)
 {
@@ -54,6 +74,8 @@ static void float_sums(const struct project_job *job, const struct packed *w, ui
         product.k = w->columns - k < part ? w->columns - k : part;
         product.x = buffer_row(job->x, row) + k;
         product.add = k > 0;
+        if (rows < MANY_ROWS && dtype_group(w->type) == 1)
+            part_prefetch(w, panel, panels, k, product.k);
         if (w->type == DTYPE_F32) {
             const uint8_t *first = packed_panel(w, panel) + (size_t)k * PANEL_COLUMNS * 4;
             product.w = (const float *)(const void *)first;
