@@ -121,8 +121,9 @@ static status quant_room(struct cpu_backend *cpu, uint32_t columns)
         return OK;
     uint32_t rows = cpu->limits.rows_max > cpu->limits.outputs_max ? cpu->limits.rows_max
                                                                    : cpu->limits.outputs_max;
-    struct quant_rows quant = {.value_stride = rounded_up(columns, 64),
-                               .scale_stride = columns / 32};
+    /* One line more than a row: rows a power of two apart share the sets of a cache. */
+    struct quant_rows quant = {.value_stride = rounded_up(columns, 64) + 64,
+                               .scale_stride = columns / 32 + 64 / sizeof(struct quant_scale)};
     quant.values = cpu_take(cpu, rows * quant.value_stride);
     quant.scales = cpu_take(cpu, rows * quant.scale_stride * sizeof(struct quant_scale));
     if (quant.values == NULL || quant.scales == NULL)
@@ -167,7 +168,7 @@ static status cpu_buffer_open(struct backend *backend, uint32_t width, bool outp
     struct cpu_backend *cpu = cpu_of(backend);
     uint32_t rows = outputs ? cpu->limits.outputs_max : cpu->limits.rows_max;
     struct backend_buffer *buffer = cpu_take(cpu, sizeof(*buffer));
-    size_t stride = rounded_up(width, 16), bytes;
+    size_t stride = rounded_up(width, 16) + 16, bytes; /* as in quant_room */
     if (buffer == NULL || !size_mul(stride * sizeof(float), rows, &bytes) ||
         (buffer->data = cpu_take(cpu, bytes)) == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for a buffer of %u rows of %u", rows, width);

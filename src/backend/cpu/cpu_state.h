@@ -1,6 +1,6 @@
 /* backend/cpu/cpu_state.h - what cpu.c, project.c and attend.c share: the backend and its objects.
  *
- *     buffer   [rows_max or outputs_max][stride]  floats, stride = width rounded up to 16
+ *     buffer   [rows_max or outputs_max][stride]  floats, stride = width rounded up to 16, and 16
  *     row      one token of the step: its position, and where its keys and values go in the pool
  *     unit     rows of one sequence for one kv head: what one thread attends for at a time
  *
