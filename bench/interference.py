@@ -2,10 +2,12 @@
 """What long prompts do to people who are reading: baton split, baton colocated and llama.cpp's server,
 each at its defaults and at other chunk sizes, one after another, again and again in the same run.
 
-    bench/interference.py --llama PATH/llama-server --repeat 3 > table.md
+    bench/interference.py --llama PATH/llama-server > table.md
+    bench/interference.py --llama PATH/llama-server --setups split,llama --repeat 1 --rounds r.json
 
-Each run: 4 streams decode, quiet for 8 s; then three prompts of 2000 words arrive one after another.
-The table has the median over the repeats of each figure. Needs build/release/baton and the model.
+Each run: 4 streams decode, quiet for 6 s; then three prompts of 2000 words arrive one after another.
+The table has the median over the rounds of each figure. With --rounds a round may be made in parts,
+at times when the machine is free. Needs the model.
 """
 import argparse
 import json
@@ -30,20 +32,21 @@ def free_port():
         return s.getsockname()[1]
 
 
-def setups(llama, threads):
-    """name, command without the port"""
-    serve = [BATON, "serve", "--ctx", "8192", MODEL]
-    made = [("baton split (default)", serve),
-            ("baton split, --prefill-chunk 64", serve + ["--prefill-chunk", "64"]),
-            ("baton colocated x1 (default)", serve + ["--colocated", "1"]),
-            ("baton colocated x1, --prefill-chunk 32",
-             serve + ["--colocated", "1", "--prefill-chunk", "32"]),
-            ("baton colocated x2", serve + ["--colocated", "2"])]
+def setups(baton, llama, threads):
+    """key: name, command without the port"""
+    serve = [baton, "serve", "--ctx", "8192", MODEL]
+    one = serve + ["--colocated", "1"]
+    made = {"split": ("baton split (default)", serve),
+            "split-64": ("baton split, --prefill-chunk 64", serve + ["--prefill-chunk", "64"]),
+            "colocated": ("baton colocated (default)", one),
+            "colocated-32": ("baton colocated, --prefill-chunk 32", one + ["--prefill-chunk", "32"]),
+            "colocated-x2": ("baton colocated, two workers", serve + ["--colocated", "2"])}
     if llama:
         base = [llama, "-m", MODEL, "-c", "32768", "-np", "5", "-t", str(threads), "--no-webui"]
-        made.append(("llama.cpp (default)", base))
+        made["llama"] = ("llama.cpp (default)", base)
         for size in ("512", "64", "32"):
-            made.append((f"llama.cpp -b {size} -ub {size}", base + ["-b", size, "-ub", size]))
+            made[f"llama-{size}"] = (f"llama.cpp, -b {size} -ub {size}",
+                                     base + ["-b", size, "-ub", size])
     return made
 
 
@@ -61,13 +64,13 @@ def wait_ready(port, process):
     sys.exit("the server did not get ready")
 
 
-def measure(command, quiet_s):
+def measure(baton, command, quiet_s):
     port = free_port()
     with tempfile.NamedTemporaryFile() as log, tempfile.NamedTemporaryFile() as out:
         process = subprocess.Popen(command + ["--port", str(port)], stdout=log, stderr=log)
         try:
             wait_ready(port, process)
-            subprocess.run([BATON, "bench", "--base-url", f"http://127.0.0.1:{port}",
+            subprocess.run([baton, "bench", "--base-url", f"http://127.0.0.1:{port}",
                             "--interference", "--streams", "4", "--quiet", f"{quiet_s}s",
                             "--long-prompts", "3", "--long-len", "2000", "--prompt", "text",
                             "--json", out.name], check=True, stdout=subprocess.DEVNULL,
@@ -78,33 +81,60 @@ def measure(command, quiet_s):
             process.wait(60)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--llama", help="llama-server to compare with")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--quiet", type=int, default=8, help="seconds")
-    parser.add_argument("--only", default="", help="part of a setup's name")
-    given = parser.parse_args()
-    chosen = [s for s in setups(given.llama, given.threads) if given.only in s[0]]
-    results = {name: [] for name, _ in chosen}
-    for _ in range(given.repeat):
-        for name, command in chosen:
-            result = measure(command, given.quiet)
-            results[name].append(result)
-            print(name, json.dumps(result), file=sys.stderr, flush=True)
+def keep(path, name, result):
+    """Append one result to the rounds of a file, so that a run may go on another time."""
+    rounds = json.load(open(path)) if os.path.exists(path) else {}
+    rounds.setdefault(name, []).append(result)
+    with open(path + ".new", "w") as file:
+        json.dump(rounds, file, indent=1)
+    os.replace(path + ".new", path)
+
+
+def print_table(rounds):
     columns = [("quiet ITL p50", "median_quiet_itl_ms"), ("quiet p99", "p99_quiet_itl_ms"),
                ("disturbed ITL p50", "median_disturbed_itl_ms"),
                ("disturbed p99", "p99_disturbed_itl_ms"),
                ("disturbed max", "max_disturbed_itl_ms"),
                ("TTFT of the long prompts, mean", "mean_long_ttft_ms")]
-    print("| setup, ms (median of " + str(given.repeat) + ") | " +
+    print("| setup, ms (median of the rounds; p99: and their range) | rounds | " +
           " | ".join(title for title, _ in columns) + " | disturbed p99 / quiet p99 |")
-    print("|---" * (len(columns) + 2) + "|")
-    for name, runs in results.items():
-        cells = [f"{statistics.median(r[key] for r in runs):,.1f}" for _, key in columns]
+    print("|---" * (len(columns) + 3) + "|")
+    for name, runs in rounds.items():
+        cells = []
+        for _, key in columns:
+            values = [r[key] for r in runs]
+            text = f"{statistics.median(values):,.1f}"
+            if key.startswith("p99"):
+                text += f" ({min(values):,.1f} to {max(values):,.1f})"
+            cells.append(text)
         ratio = statistics.median(r["p99_disturbed_itl_ms"] / r["p99_quiet_itl_ms"] for r in runs)
-        print(f"| {name} | " + " | ".join(cells) + f" | {ratio:.2f} |")
+        print(f"| {name} | {len(runs)} | " + " | ".join(cells) + f" | {ratio:.2f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--baton", default=BATON, help="binary to measure, and to measure with")
+    parser.add_argument("--llama", help="llama-server to compare with")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of llama-server")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds; 0: only print the table")
+    parser.add_argument("--quiet", type=int, default=6, help="seconds")
+    parser.add_argument("--setups", default="split,split-64,colocated,colocated-32,llama,llama-512,"
+                        "llama-32", help="which of them, and in which order")
+    parser.add_argument("--rounds", metavar="FILE",
+                        help="JSON file to which each result is added; the table is over all in it")
+    given = parser.parse_args()
+    known = setups(given.baton, given.llama, given.threads)
+    asked = [key for key in given.setups.split(",") if given.llama or not key.startswith("llama")]
+    if not set(asked) <= set(known):
+        sys.exit(f"--setups: expected some of {', '.join(known)}; found {given.setups}")
+    chosen = [known[key] for key in asked]
+    path = given.rounds or os.path.join(tempfile.mkdtemp(), "rounds.json")
+    for _ in range(given.repeat):
+        for name, command in chosen:
+            result = measure(given.baton, command, given.quiet)
+            keep(path, name, result)
+            print(name, json.dumps(result), file=sys.stderr, flush=True)
+    print_table(json.load(open(path)))
 
 
 if __name__ == "__main__":

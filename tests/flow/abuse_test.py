@@ -289,6 +289,9 @@ def flood(binary):
 
 # ---- peers
 
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                       "../../src/wire/frame.h")) as header:
+    WIRE_VERSION = int(re.search(r"#define WIRE_VERSION (\d+)", header.read()).group(1))
 VERSION_AT = 4
 FRAME_HELLO, FRAME_REFUSE, FRAME_READY = 1, 2, 3
 REGISTER, HEARTBEAT, TOKENS = 0x0100, 0x0101, 0x0106
@@ -300,7 +303,7 @@ def frame(kind, payload=b"", number=0, flags=0, bulk=0, length=None):
                        number) + payload
 
 
-def hello(version=1, parts=0, role=ROLE_OPERATOR, incarnation=77, magic=0x4e544142, ranks=1):
+def hello(version=WIRE_VERSION, parts=0, role=ROLE_OPERATOR, incarnation=77, magic=0x4e544142, ranks=1):
     return struct.pack("<III32s32s32sIIIIIIQ64s32s", magic, version, parts, b"f" * 32, b"l" * 32,
                        b"class", 1, 16, 0, ranks, role, 0, incarnation, b"stranger", b"n" * 32)
 
