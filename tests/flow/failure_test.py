@@ -144,6 +144,44 @@ def priority(binary):
         assert order.index(5) < 4, order
 
 
+def healthy(server):
+    """What /health says; a server that takes no connection is not."""
+    try:
+        return server.call("GET", "/health")["status"] == "ok"
+    except ConnectionError:
+        return False
+    except Failed as refused:
+        assert refused.code == 503 and refused.body["status"] in ("loading", "draining"), refused
+        return False
+
+
+def loading(binary):
+    """Without its workers a router lives, but is not healthy; a request says why."""
+    folder, port = tempfile.mkdtemp(), free_port()
+    where = f"unix:{folder}/router.sock"
+    router = Process("router", [binary, "router", "--port", str(port), "--workers", where,
+                                "--expect-workers", "1", SMALL])
+    server = Server(binary, SMALL)
+    server.port = port
+    try:
+        router.wait_for("listening|http=")
+        assert server.call("GET", "/live") and not healthy(server)
+        try:
+            server.complete(**LONG)
+            raise AssertionError("a request was taken without workers")
+        except Failed as refused:
+            assert refused.code == 503 and refused.body["error"]["code"] == "no_workers", refused
+        worker = Process("decode", [binary, "decode", "--router", where, "--ctx", "512",
+                                    "--kv-bytes", "8M", SMALL])
+        server.wait_until(lambda: healthy(server), 20, "healthy")
+        assert worker.stop() == 0
+        worker.discard()
+        server.wait_until(lambda: not healthy(server), 5, "not healthy any more")
+    finally:
+        assert router.stop() == 0
+        router.discard()
+
+
 def drain(binary):
     """SIGTERM: what runs comes to its end, nothing new begins, everything exits with 0."""
     with Server(binary, SMALL, *SLOW_STEPS) as server:
@@ -159,6 +197,7 @@ def drain(binary):
                 raise AssertionError("a new request was taken while draining")
             except (Failed, ConnectionError) as refused:
                 assert not isinstance(refused, Failed) or refused.code == 503
+            assert not healthy(server)
 
         results = together([stream, stream, terminate])[:2]
         assert all(error is None and at for _, error, at in results), results
@@ -312,5 +351,5 @@ def cannot_start(binary):
 
 if __name__ == "__main__":
     main([decode_killed, decode_killed_early, prefill_killed, last_decode_killed, client_gone,
-          stop_string_frees, priority, drain, second_signal, queue_full, preemption, one_by_one,
+          stop_string_frees, priority, loading, drain, second_signal, queue_full, preemption, one_by_one,
           strangers, cannot_start], sys.argv)
