@@ -15,7 +15,7 @@ size_t real_print(double real, char to[NUMBER_BYTES])
     int precision = 0;
     do
         snprintf(digits, sizeof(digits), "%.*e", precision++, real);
-    while (precision < 17 && memcmp(&(double){strtod(digits, NULL)}, &real, sizeof(real)) != 0);
+    while (precision < 17 && strtod(digits, NULL) != real);
     int exponent = atoi(strchr(digits, 'e') + 1);
     if (exponent >= -4 && exponent < 16) {
         int decimals = precision - 1 - exponent;
