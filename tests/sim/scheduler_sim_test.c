@@ -448,7 +448,7 @@ static void world_ask(struct sim_ask *a, uint32_t number, uint64_t span)
     most = most < CONTEXT_TOKENS ? most : CONTEXT_TOKENS;
     uint32_t tokens = 1 + below(percent(20) ? most : most < 40 ? most : 40);
     rig_fill_prompt(ask, tokens, 40 + below(4), below(40));
-    ask->temperature = percent(30) ? 0 : 1;
+    ask->temperature = percent(30) ? 0 : 2;
     ask->seed = below(1000);
     ask->frequency_penalty = percent(20) ? 0.8f : 0;
     ask->salt = percent(10);

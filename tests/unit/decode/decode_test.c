@@ -55,7 +55,7 @@ static struct prefix_tree_counts blocks(struct station *station)
 
 static struct rig_ask ask_some(uint64_t id, uint32_t tokens, uint32_t max_tokens)
 {
-    struct rig_ask ask = {.id = id, .max_tokens = max_tokens, .temperature = 1, .seed = id};
+    struct rig_ask ask = {.id = id, .max_tokens = max_tokens, .temperature = 2, .seed = id};
     rig_fill_prompt(&ask, tokens, (uint32_t)id + 500, 0);
     return ask;
 }

@@ -66,7 +66,7 @@ static struct rig_ask ask_some(uint64_t id, uint32_t tokens, uint32_t max_tokens
 {
     struct rig_ask ask = ask_one(id, tokens);
     ask.max_tokens = max_tokens;
-    ask.temperature = 1;
+    ask.temperature = 2; /* at 1 the model is too sure to vary */
     ask.seed = id;
     return ask;
 }
