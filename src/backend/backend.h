@@ -35,6 +35,7 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "base/synthetic.h"
 
 typedef uint32_t block_id; /* index of a block in the pool: 0 .. block_count - 1 */
 
@@ -48,6 +49,8 @@ struct backend_weight {
     enum dtype type;
     uint32_t rows, columns; /* a vector has rows = 1 */
     const void *data;       /* dtype_row_bytes(type, columns) * rows bytes; outlives the backend */
+    struct synthetic synthetic; /* data NULL (--dummy-weights): value row * columns + column is that
+                                   of synthetic_fill; the type is F32, F16 or BF16 */
     bool lookup_only; /* read by embed and never by project: need not be packed for it. A table
                          that is also the output head (tied) leaves it false, and is opened
                          once. */

@@ -329,6 +329,20 @@ static bool options_ask_help(int argc, char **argv)
     return false;
 }
 
+/* Was the option given that does without operands? */
+static bool options_given_instead(const struct command_spec *command, const void *options)
+{
+    for (size_t i = 0; command->operands_instead != NULL && i < command->option_count; i++) {
+        const struct option_spec *spec = &command->options[i];
+        const char *text = NULL;
+        if (strcmp(spec->name, command->operands_instead) != 0)
+            continue;
+        memcpy(&text, (const char *)options + spec->offset, sizeof(text));
+        return text != NULL;
+    }
+    return false;
+}
+
 status options_parse(const struct command_spec *command, int argc, char **argv, void *options,
                      const char **operands_out, uint32_t *operand_count_out, bool *help_out)
 {
@@ -354,7 +368,7 @@ status options_parse(const struct command_spec *command, int argc, char **argv, 
                       &config_path);
     if (st != OK)
         return st;
-    if (operand_count < command->operands_min)
+    if (operand_count < command->operands_min && !options_given_instead(command, options))
         return error_set(ERR_BAD_INPUT, "%s is missing; usage: baton %s [options] %s",
                          command->operands, command->name, command->operands);
     *operand_count_out = operand_count;

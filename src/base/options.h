@@ -67,6 +67,7 @@ struct command_spec {
     size_t option_count;
     size_t options_bytes; /* size of the struct that the offsets are of */
     uint32_t operands_min, operands_max;
+    const char *operands_instead; /* a text option that does without operands; or NULL */
     int (*run)(const void *options, const char *const *operands, uint32_t operand_count);
 };
 

@@ -18,6 +18,7 @@
 #include "cli/bench_floor.h"
 #include "cli/bench_samples.h"
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "engine/engine.h"
 #include "engine/memory.h"
 
@@ -25,13 +26,14 @@
 #define BATCH_MAX 1024u
 
 struct engine_bench_options {
-    const char *batch, *depth, *kernels, *kv_dtype, *variant, *json;
+    const char *batch, *depth, *kernels, *kv_dtype, *variant, *json, *dummy_weights;
     uint32_t prefill, decode, threads, repeat, chunk, block_tokens;
 };
 
 #define FIELD(name) offsetof(struct engine_bench_options, name)
 
 static const struct option_spec specs[] = {
+    MODEL_ROWS(struct engine_bench_options),
     {"prefill", OPTION_UINT, "TOKENS", "512", 1, 1u << 20, FIELD(prefill), "length of a prompt"},
     {"decode", OPTION_UINT, "STEPS", "128", 1, 1u << 20, FIELD(decode), "steps of decode"},
     {"batch", OPTION_TEXT, "LIST", "1,8,32", 0, 0, FIELD(batch), "sequences that decode together"},
@@ -402,7 +404,7 @@ static status bench_all(struct engine_bench *bench, const char *path)
     if (code == OK)
         code = floor_measure(bench->threads, options->variant, options->repeat, &bench->floor);
     if (code == OK)
-        code = weights_open(path, &bench->model);
+        code = weights_choose(path, bench->options->dummy_weights, &bench->model);
     if (code == OK)
         code = engine_start(bench);
     if (code == OK)
@@ -446,7 +448,8 @@ const struct command_spec bench_engine_command = {
     .operands = "MODEL",
     .summary = "measure the engine alone, beside the floors of the machine",
     .details =
-        "Loads MODEL (a GGUF file) and measures prefill, and decode of several sequences at once, "
+        "Loads MODEL (a GGUF file or a directory) and measures prefill, and decode of several "
+        "sequences at once, "
         "without a server. Beside each speed stands its floor ratio: the time that the bytes of a "
         "step need at the read bandwidth of memory, or its operations at the peak of the "
         "instructions, whichever is longer, over the time that it took; 1 is the limit of the "
@@ -458,5 +461,6 @@ const struct command_spec bench_engine_command = {
     .options_bytes = sizeof(struct engine_bench_options),
     .operands_min = 1,
     .operands_max = 1,
+    .operands_instead = MODEL_INSTEAD,
     .run = engine_bench_run,
 };

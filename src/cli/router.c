@@ -6,11 +6,13 @@
 #include "base/log.h"
 #include "cli/cluster_options.h"
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "cli/router_options.h"
 
 #define T struct router_options
 
 static const struct option_spec router_rows[] = {
+    MODEL_ROWS(T),
     ROUTER_ROWS(T),
     {"workers", OPTION_TEXT, "ADDR", "127.0.0.1:8001", 0, 0, offsetof(T, workers),
      "where workers connect: HOST:PORT or unix:PATH"},
@@ -55,5 +57,6 @@ const struct command_spec router_command = {
     .options_bytes = sizeof(struct router_options),
     .operands_min = 1,
     .operands_max = 1,
+    .operands_instead = MODEL_INSTEAD,
     .run = router_command_run,
 };

@@ -12,10 +12,10 @@
 #include "base/cpus.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "engine/engine.h"
 #include "model/chat_template.h"
 #include "model/detokenizer.h"
-#include "model/gguf.h"
 #include "model/tokenizer.h"
 
 #define PROMPT_BYTES_MAX (64u << 20)
@@ -23,7 +23,7 @@
 struct run_options {
     const char *prompt;
     const char *system;
-    const char *kernels;
+    const char *kernels, *dummy_weights;
     double temperature, top_p, min_p, repetition_penalty;
     uint64_t kv_bytes;
     uint32_t max_tokens, top_k, seed, threads, ctx, block_tokens, prefill_chunk;
@@ -31,6 +31,7 @@ struct run_options {
 };
 
 static const struct option_spec run_specs[] = {
+    MODEL_ROWS(struct run_options),
     {"prompt", OPTION_TEXT, "TEXT", NULL, 0, 0, offsetof(struct run_options, prompt),
      "what to answer; without it, all of standard input"},
     {"system", OPTION_TEXT, "TEXT", NULL, 0, 0, offsetof(struct run_options, system),
@@ -96,10 +97,10 @@ static status engine_start(struct session *session, const char *path)
     const struct run_options *options = session->options;
     struct engine_plan plan;
     struct backend *backend;
-    status code = weights_open(path, &session->model);
+    status code = weights_choose(path, options->dummy_weights, &session->model);
     if (code != OK)
         return code;
-    code = tokenizer_open_gguf(session->model->gguf, &session->tokenizer);
+    code = model_tokenizer_open(session->model, &session->tokenizer);
     if (code != OK)
         return code;
 
@@ -227,14 +228,14 @@ static json_t *variables_make(const struct session *session, const char *prompt,
 static status chat_render(const struct session *session, const char *prompt, size_t bytes,
                           char **text_out, size_t *bytes_out)
 {
-    struct gguf_string source;
     struct chat_template *tmpl;
-    if (!gguf_has(session->model->gguf, "tokenizer.chat_template"))
-        return ERR_NOT_FOUND;
-    status code = gguf_read_string(session->model->gguf, "tokenizer.chat_template", &source);
+    char *source = NULL;
+    size_t source_bytes = 0;
+    status code = model_chat_template(session->model, &source, &source_bytes);
     if (code != OK)
         return code;
-    code = chat_template_open(source.text, source.bytes, &tmpl);
+    code = chat_template_open(source, source_bytes, &tmpl);
+    free(source);
     if (code != OK)
         return error_prefix(code, "the model's chat template (--raw does without it)");
     json_t *variables = variables_make(session, prompt, bytes);
@@ -437,13 +438,14 @@ const struct command_spec run_command = {
     .name = "run",
     .operands = "MODEL",
     .summary = "answer a prompt on the terminal, in one process",
-    .details =
-        "Loads MODEL (a GGUF file), answers the prompt and ends. The prompt goes through the "
-        "model's chat template when it has one; --raw continues it as it is.",
+    .details = "Loads MODEL (a GGUF file, or a Hugging Face directory), answers the prompt and "
+               "ends. The prompt goes through the "
+               "model's chat template when it has one; --raw continues it as it is.",
     .options = run_specs,
     .option_count = sizeof(run_specs) / sizeof(run_specs[0]),
     .options_bytes = sizeof(struct run_options),
     .operands_min = 1,
     .operands_max = 1,
+    .operands_instead = MODEL_INSTEAD,
     .run = run_run,
 };

@@ -16,6 +16,7 @@
 #include "base/loop.h"
 #include "cli/cluster_options.h"
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "cli/router_options.h"
 #include "cli/serve_folder.h"
 #include "cli/supervisor.h"
@@ -30,7 +31,7 @@
 struct serve_options {
     uint32_t prefill_workers, decode_workers, colocated;
     const char *cpus;
-    const char *cluster_key; /* handed on to all */
+    const char *cluster_key, *dummy_weights; /* handed on to all */
     /* Handed on to the router. */
     const char *host, *model_name, *api_key, *api_key_file;
     uint32_t port, queue;
@@ -44,6 +45,7 @@ struct serve_options {
 #define T struct serve_options
 
 static const struct option_spec serve_rows[] = {
+    MODEL_ROWS(T),
     ROUTER_ROWS(T),
     {"prefill-workers", OPTION_UINT, "N", "1", 0, 64, offsetof(T, prefill_workers),
      "workers that compute prompts"},
@@ -139,6 +141,15 @@ static void args_hand_on_all(struct serve_args *args, const struct serve_options
 static const struct option_spec router_rows[] = {ROUTER_ROWS(T)};
 static const struct option_spec worker_rows[] = {WORKER_SIZE_ROWS(T), CLUSTER_KEY_ROW(T)};
 static const struct option_spec cluster_key_row = CLUSTER_KEY_ROW(T);
+static const struct option_spec model_rows[] = {MODEL_ROWS(T)};
+
+/* The model, last. */
+static void args_add_model(struct serve_args *args, const struct serve *serve)
+{
+    args_hand_on_all(args, serve->options, model_rows, 1);
+    if (serve->model_path != NULL)
+        args_add(args, "%s", serve->model_path);
+}
 
 static status serve_add(struct serve *serve, const char *name, uint32_t stage,
                         const struct serve_args *args, int keep_fd)
@@ -163,7 +174,7 @@ static status serve_add_router(struct serve *serve, int keep_fd)
     args_add(args, "--expect-workers=%u", serve->worker_count);
     args_add(args, "--ready-fd=%d", keep_fd);
     args_add(args, "--log-level=%s", serve->options->log_level);
-    args_add(args, "%s", serve->model_path);
+    args_add_model(args, serve);
     status st = serve_add(serve, "router", 0, args, keep_fd);
     free(args);
     return st;
@@ -191,7 +202,7 @@ static status serve_add_worker(struct serve *serve, const char *command, const c
         args_add(args, "--colocated");
     args_hand_on_all(args, serve->options, worker_rows,
                      sizeof(worker_rows) / sizeof(worker_rows[0]));
-    args_add(args, "%s", serve->model_path);
+    args_add_model(args, serve);
     status st = serve_add(serve, name, 1, args, -1);
     free(args);
     return st;
@@ -335,7 +346,7 @@ static status serve_check_memory(struct serve_options *options, uint32_t workers
 static status serve_check_model(const struct serve *serve, struct serve_options *options)
 {
     struct model *model;
-    status st = weights_open(serve->model_path, &model);
+    status st = weights_choose(serve->model_path, options->dummy_weights, &model);
     if (st != OK)
         return st;
     st = serve_check_memory(options, serve->worker_count, model);
@@ -391,5 +402,6 @@ const struct command_spec serve_command = {
     .options_bytes = sizeof(struct serve_options),
     .operands_min = 1,
     .operands_max = 1,
+    .operands_instead = MODEL_INSTEAD,
     .run = serve_run,
 };

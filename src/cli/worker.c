@@ -7,12 +7,14 @@
 #include "base/log.h"
 #include "cli/cluster_options.h"
 #include "cli/commands.h"
+#include "cli/model_options.h"
 #include "cli/worker_options.h"
 #include "wire/control.h"
 
 #define T struct worker_options
 
 static const struct option_spec worker_rows[] = {
+    MODEL_ROWS(T),
     {"router", OPTION_TEXT, "ADDR", "127.0.0.1:8001", 0, 0, offsetof(T, router),
      "where the router listens for workers: HOST:PORT or unix:PATH"},
     {"name", OPTION_TEXT, "NAME", NULL, 0, 0, offsetof(T, name),
@@ -98,6 +100,7 @@ const struct command_spec prefill_command = {
     .options_bytes = sizeof(struct worker_options),
     .operands_min = 1,
     .operands_max = 1,
+    .operands_instead = MODEL_INSTEAD,
     .run = prefill_run,
 };
 
@@ -114,5 +117,6 @@ const struct command_spec decode_command = {
     .options_bytes = sizeof(struct worker_options),
     .operands_min = 1,
     .operands_max = 1,
+    .operands_instead = MODEL_INSTEAD,
     .run = decode_run,
 };

@@ -7,7 +7,7 @@
 static status tensor_open(struct backend *backend, const struct model_tensor *tensor,
                           struct backend_tensor **tensor_out)
 {
-    if (tensor->data == NULL) { /* this architecture has none */
+    if (tensor->rows == 0) { /* this architecture has none */
         *tensor_out = NULL;
         return OK;
     }
@@ -17,6 +17,7 @@ static status tensor_open(struct backend *backend, const struct model_tensor *te
         .rows = tensor->rows,
         .columns = tensor->columns,
         .data = tensor->data,
+        .synthetic = tensor->synthetic,
     };
     return backend->calls->tensor_open(backend, &weight, tensor_out);
 }
@@ -102,7 +103,7 @@ status forward_open(const struct model *model, struct backend *backend, struct f
     if (code != OK)
         goto err_layers;
     forward.output = forward.embedding; /* a tied head is the same tensor */
-    if (model->output.data != model->embedding.data) {
+    if (!model->tied) {
         code = tensor_open(backend, &model->output, &forward.output);
         if (code != OK)
             goto err_layers;

@@ -118,6 +118,10 @@ status gguf_read_floats(const struct gguf *gguf, const char *key, struct gguf_ar
 int64_t gguf_array_integer(const struct gguf_array *array, size_t index);
 double gguf_array_float(const struct gguf_array *array, size_t index);
 
+/* tokenizer.chat_template, copied, from malloc and NUL-terminated. Errors: ERR_NOT_FOUND (none; no
+ * message), ERR_BAD_INPUT, ERR_NO_MEMORY. */
+status gguf_chat_template(const struct gguf *gguf, char **text_out, size_t *bytes_out);
+
 size_t gguf_tensor_count(const struct gguf *gguf);
 /* In the file's order; index < gguf_tensor_count. */
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, size_t index);

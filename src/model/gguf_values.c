@@ -243,3 +243,21 @@ double gguf_array_float(const struct gguf_array *array, size_t index)
     assert(index < array->count);
     return float_at(array->type, array->data + index * gguf_scalar_bytes[array->type]);
 }
+
+status gguf_chat_template(const struct gguf *gguf, char **text_out, size_t *bytes_out)
+{
+    struct gguf_string text = {0};
+    if (!gguf_has(gguf, "tokenizer.chat_template"))
+        return ERR_NOT_FOUND;
+    status code = gguf_read_string(gguf, "tokenizer.chat_template", &text);
+    if (code != OK)
+        return code;
+    char *copy = malloc(text.bytes + 1);
+    if (copy == NULL)
+        return gguf_error(gguf, ERR_NO_MEMORY, "no memory for the chat template");
+    memcpy(copy, text.text, text.bytes);
+    copy[text.bytes] = '\0';
+    *text_out = copy;
+    *bytes_out = text.bytes;
+    return OK;
+}

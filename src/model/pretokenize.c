@@ -8,12 +8,9 @@
 
 #include "base/error.h"
 #include "base/utf8.h"
+#include "model/split_pattern.h"
 
-/* Unicode White_Space, inside a class. PCRE2's own \s takes U+180E as well, which has not been a
- * space since Unicode 6.3. */
-#define SPACE                                                                                      \
-    "\\t-\\r "                                                                                     \
-    "\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACE PATTERN_SPACE
 
 /* Quantifiers are possessive where giving back could not help. A run of spaces leaves its last one
  * to the word that follows. */
@@ -75,6 +72,24 @@ static const struct pretokenizer_kind *kind_find(const struct token_text *name)
     return NULL;
 }
 
+static status pattern_compile(const char *pattern, uint32_t options, struct pretokenizer_step *step)
+{
+    int number;
+    PCRE2_SIZE where;
+    step->code =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                      PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | options, &number, &where, NULL);
+    if (step->code == NULL) {
+        char text[128];
+        pcre2_get_error_message(number, (PCRE2_UCHAR *)text, sizeof(text));
+        return error_set(ERR_UNSUPPORTED, "a pattern of the pre-tokenizer: %s (at byte %zu of it)",
+                         text, (size_t)where);
+    }
+    /* May be refused (no executable memory allowed): then the interpreter does it, slower. */
+    pcre2_jit_compile(step->code, PCRE2_JIT_COMPLETE);
+    return OK;
+}
+
 status pretokenizer_open(const struct token_text *name, struct pretokenizer *pretokenizer_out)
 {
     memset(pretokenizer_out, 0, sizeof(*pretokenizer_out));
@@ -85,27 +100,43 @@ status pretokenizer_open(const struct token_text *name, struct pretokenizer *pre
                          "and gpt-2",
                          (int)(name->bytes < 64 ? name->bytes : 64),
                          name->bytes > 0 ? name->text : "");
-    int number;
-    PCRE2_SIZE where;
-    pcre2_code *code =
-        pcre2_compile((PCRE2_SPTR)kind->pattern, PCRE2_ZERO_TERMINATED,
-                      PCRE2_UTF | PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &number, &where, NULL);
-    if (code == NULL)
-        return error_set(ERR_NO_MEMORY, "PCRE2 error %d at %zu of the pattern for %s", number,
-                         (size_t)where, kind->name);
-    /* May be refused (no executable memory allowed): then the interpreter does it, slower. */
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
     pretokenizer_out->name = kind->name;
     pretokenizer_out->ignore_merges = kind->ignore_merges;
     pretokenizer_out->add_bos = kind->add_bos;
     pretokenizer_out->compose = kind->compose;
-    pretokenizer_out->code = code;
+    pretokenizer_out->steps[0].covers = true;
+    pretokenizer_out->step_count = 1;
+    return pattern_compile(kind->pattern, PCRE2_ANCHORED, &pretokenizer_out->steps[0]);
+}
+
+status pretokenizer_open_cuts(const struct tokenizer_cut *cuts, size_t count,
+                              struct pretokenizer *pretokenizer_out)
+{
+    memset(pretokenizer_out, 0, sizeof(*pretokenizer_out));
+    pretokenizer_out->name = "tokenizer.json";
+    if (count > PRETOKENIZER_CUTS_MAX)
+        return error_set(ERR_UNSUPPORTED, "a pre-tokenizer of %zu steps (supported: at most %u)",
+                         count, PRETOKENIZER_CUTS_MAX);
+    for (size_t i = 0; i < count; i++) {
+        struct pretokenizer_step *step = &pretokenizer_out->steps[i];
+        uint32_t empty = 0;
+        status code = pattern_compile(cuts[i].pattern, 0, step);
+        if (code != OK)
+            return code;
+        step->drop_gaps = cuts[i].drop_gaps;
+        pretokenizer_out->step_count++;
+        pcre2_pattern_info(step->code, PCRE2_INFO_MATCHEMPTY, &empty);
+        if (empty != 0)
+            return error_set(ERR_UNSUPPORTED,
+                             "pattern %zu of the pre-tokenizer may match no text at all", i + 1);
+    }
     return OK;
 }
 
 void pretokenizer_close(struct pretokenizer *pretokenizer)
 {
-    pcre2_code_free(pretokenizer->code);
+    for (uint32_t i = 0; i < PRETOKENIZER_CUTS_MAX; i++)
+        pcre2_code_free(pretokenizer->steps[i].code);
     memset(pretokenizer, 0, sizeof(*pretokenizer));
 }
 
@@ -133,37 +164,103 @@ void word_cursor_start(struct word_cursor *cursor, const char *text, size_t byte
     cursor->text = text;
     cursor->bytes = bytes;
     cursor->at = 0;
-    cursor->valid_end = 0;
+    cursor->level = 0;
+    cursor->levels[0] = (struct word_level){.text = text};
     /* One step back over a run of spaces costs one; no pattern steps back over the same twice. */
     pcre2_set_match_limit(cursor->match_context, (uint32_t)(100000 + 8 * bytes));
 }
 
-status word_cursor_next(struct word_cursor *cursor, const char **word_out, size_t *bytes_out)
+/* Find the next match of a level's step at or after its place; none: one of no bytes at the end. */
+static status level_match(struct word_cursor *cursor, const struct pretokenizer_step *step,
+                          struct word_level *level)
 {
-    *word_out = cursor->text + cursor->at;
-    *bytes_out = 0;
-    if (cursor->at == cursor->bytes)
+    uint32_t options = PCRE2_NO_UTF_CHECK;
+    int matches;
+    do {
+        matches = pcre2_match(step->code, (PCRE2_SPTR)level->text, level->bytes, level->at, options,
+                              cursor->match_data, cursor->match_context);
+        options |= PCRE2_NO_JIT; /* its stack is small: again, slower */
+    } while (matches == PCRE2_ERROR_JIT_STACKLIMIT);
+    level->matched = true;
+    level->match_start = level->match_end = level->bytes;
+    if (matches == PCRE2_ERROR_NOMATCH && !step->covers)
         return OK;
-    if (cursor->at == cursor->valid_end) {
-        cursor->valid_end += utf8_valid_prefix((const uint8_t *)cursor->text + cursor->at,
-                                               cursor->bytes - cursor->at);
-        if (cursor->at == cursor->valid_end) {
-            cursor->at++;
-            cursor->valid_end++;
-            *bytes_out = 1;
-            return OK;
-        }
-    }
-    int matches =
-        pcre2_match(cursor->pretokenizer->code, (PCRE2_SPTR)cursor->text, cursor->valid_end,
-                    cursor->at, PCRE2_NO_UTF_CHECK, cursor->match_data, cursor->match_context);
     if (matches < 0)
         return error_set(ERR_BAD_INPUT,
                          "the pre-tokenizer gave up at byte %zu of the text (PCRE2 error %d)",
-                         cursor->at, matches);
-    size_t end = pcre2_get_ovector_pointer(cursor->match_data)[1];
-    assert(end > cursor->at && end <= cursor->valid_end);
-    *bytes_out = end - cursor->at;
-    cursor->at = end;
+                         (size_t)(level->text - cursor->text) + level->at, matches);
+    const size_t *found = pcre2_get_ovector_pointer(cursor->match_data);
+    level->match_start = found[0];
+    level->match_end = found[1];
+    assert(found[0] >= level->at && found[1] > found[0] && found[1] <= level->bytes);
     return OK;
+}
+
+/* The next piece of a level: what lies before the next match, or that; of no bytes when a gap is
+ * dropped. */
+static status level_cut(struct word_cursor *cursor, uint32_t index, struct word_level *piece_out)
+{
+    struct word_level *level = &cursor->levels[index];
+    const struct pretokenizer_step *step = &cursor->pretokenizer->steps[index];
+    status code = level->matched ? OK : level_match(cursor, step, level);
+    if (code != OK)
+        return code;
+    bool gap = level->match_start > level->at;
+    size_t end = gap ? level->match_start : level->match_end;
+    *piece_out = (struct word_level){.text = level->text + level->at, .bytes = end - level->at};
+    if (gap && step->drop_gaps)
+        piece_out->bytes = 0;
+    level->at = end;
+    level->matched = gap && end < level->bytes;
+    return OK;
+}
+
+/* The next valid UTF-8 of the text into levels[0]; false when a byte that is none comes first. */
+static bool text_refill(struct word_cursor *cursor)
+{
+    size_t valid =
+        utf8_valid_prefix((const uint8_t *)cursor->text + cursor->at, cursor->bytes - cursor->at);
+    cursor->levels[0] = (struct word_level){.text = cursor->text + cursor->at, .bytes = valid};
+    cursor->at += valid > 0 ? valid : 1;
+    return valid > 0;
+}
+
+status word_cursor_next(struct word_cursor *cursor, const char **word_out, size_t *bytes_out)
+{
+    uint32_t steps = cursor->pretokenizer->step_count;
+    *word_out = cursor->text + cursor->at;
+    *bytes_out = 0;
+    for (;;) {
+        struct word_level *level = &cursor->levels[cursor->level], piece;
+        if (level->at == level->bytes && cursor->level > 0) {
+            cursor->level--;
+            continue;
+        }
+        if (level->at == level->bytes) {
+            if (cursor->at == cursor->bytes)
+                return OK;
+            *word_out = cursor->text + cursor->at;
+            if (!text_refill(cursor)) {
+                *bytes_out = 1;
+                return OK;
+            }
+        }
+        if (steps == 0) {
+            *word_out = level->text;
+            *bytes_out = level->bytes;
+            level->at = level->bytes;
+            return OK;
+        }
+        status code = level_cut(cursor, cursor->level, &piece);
+        if (code != OK)
+            return code;
+        if (piece.bytes == 0)
+            continue;
+        if (cursor->level + 1 == steps) {
+            *word_out = piece.text;
+            *bytes_out = piece.bytes;
+            return OK;
+        }
+        cursor->levels[++cursor->level] = piece;
+    }
 }

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 /* Byte order; what is a beginning of another comes first; of equals the lower id. */
 static int spelling_order(const void *a, const void *b)
 {
@@ -76,6 +78,41 @@ static const struct special_spelling *longest_at(const struct special_set *set, 
     return found;
 }
 
+/* Unicode White_Space. */
+static bool is_space(uint32_t point)
+{
+    return (point >= 9 && point <= 13) || point == ' ' || point == 0x85 || point == 0xa0 ||
+           point == 0x1680 || (point >= 0x2000 && point <= 0x200a) || point == 0x2028 ||
+           point == 0x2029 || point == 0x202f || point == 0x205f || point == 0x3000;
+}
+
+/* Bytes of the space at the start of text, or 0. */
+static unsigned space_at(const uint8_t *text, size_t left)
+{
+    enum utf8_kind kind = UTF8_BROKEN;
+    unsigned step = left > 0 ? utf8_take(text, left, &kind) : 0;
+    return kind == UTF8_WHOLE && is_space(utf8_code_point(text, step)) ? step : 0;
+}
+
+static void match_strip(const struct special_spelling *found, const uint8_t *text, size_t bytes,
+                        size_t from, struct special_match *match)
+{
+    while ((found->strip & TOKEN_STRIP_LEFT) != 0 && match->start > from) {
+        size_t start = match->start - 1;
+        while (start > from && (text[start] & 0xc0) == 0x80)
+            start--;
+        if (space_at(text + start, match->start - start) != match->start - start)
+            break;
+        match->start = start;
+    }
+    while ((found->strip & TOKEN_STRIP_RIGHT) != 0) {
+        unsigned space = space_at(text + match->end, bytes - match->end);
+        if (space == 0)
+            break;
+        match->end += space;
+    }
+}
+
 bool special_find(const struct special_set *set, const char *text, size_t bytes, size_t from,
                   struct special_match *match_out)
 {
@@ -88,6 +125,7 @@ bool special_find(const struct special_set *set, const char *text, size_t bytes,
         const struct special_spelling *found = longest_at(set, at + i, bytes - i);
         if (found != NULL) {
             *match_out = (struct special_match){i, i + found->bytes, found->id};
+            match_strip(found, at, bytes, from, match_out);
             return true;
         }
     }

@@ -17,6 +17,7 @@ struct special_spelling {
     const uint8_t *text;
     uint32_t bytes; /* > 0 */
     uint32_t id;
+    uint8_t strip; /* TOKEN_STRIP_LEFT, TOKEN_STRIP_RIGHT */
 };
 
 struct special_set {
@@ -34,7 +35,8 @@ struct special_match {
 void special_open(struct special_spelling *spellings, uint32_t count, struct special_set *set_out);
 void special_close(struct special_set *set);
 
-/* The leftmost spelling at or after from; of several that begin there the longest. */
+/* The leftmost spelling at or after from; of several that begin there the longest. The match
+ * includes the spaces that the token strips, back to from. */
 bool special_find(const struct special_set *set, const char *text, size_t bytes, size_t from,
                   struct special_match *match_out);
 

@@ -45,6 +45,9 @@ status spm_open(const struct tokenizer_spec *spec, const struct vocabulary *voca
     spm_out->vocabulary = vocabulary;
     spm_out->rules.pair = spm_pair;
     spm_out->unknown_id = spec->unknown_id;
+    spm_out->ranked = spec->by_rank;
+    if (spm_out->ranked)
+        return bpe_open(spec, vocabulary, true, &spm_out->ranks);
     if (spec->scores == NULL)
         return error_set(ERR_BAD_INPUT, "a llama tokenizer needs a score for each token, the file "
                                         "has none (tokenizer.ggml.scores)");
@@ -62,6 +65,7 @@ status spm_open(const struct tokenizer_spec *spec, const struct vocabulary *voca
 void spm_close(struct spm *spm)
 {
     free(spm->order);
+    bpe_close(&spm->ranks);
     memset(spm, 0, sizeof(*spm));
 }
 
@@ -140,7 +144,7 @@ status spm_encode(const struct spm *spm, const char *marked, size_t bytes,
     if (code != OK)
         return code;
     size_t count = cut_characters(spm, marked, bytes, scratch->symbols);
-    merge_run(scratch, count, &spm->rules, marked);
+    merge_run(scratch, count, spm->ranked ? &spm->ranks.rules : &spm->rules, marked);
     bool unknown = false;
     for (uint32_t at = 0; at != MERGE_NONE && code == OK; at = scratch->symbols[at].next) {
         const struct merge_symbol *symbol = &scratch->symbols[at];

@@ -2,7 +2,8 @@
  *
  *     "Hello 中"  ->  ▁ H e l l o ▁ 中  ->  ▁Hello ▁ <0xE4> <0xB8> <0xAD>
  *
- * Any two neighbours whose text together is a normal token may join, the higher score first. What
+ * Any two neighbours whose text together is a normal token may join, the higher score first; a
+ * tokenizer.json has merges instead of scores, and those join by rank (bpe.h). What
  * is then no token becomes its bytes' tokens, or, in a vocabulary without those, one unknown token
  * for a run of such characters. Bytes that are not valid UTF-8 stay apart, each a byte token.
  *
@@ -11,13 +12,16 @@
 #ifndef MODEL_SPM_H
 #define MODEL_SPM_H
 
+#include "model/bpe.h"
 #include "model/merge.h"
 #include "model/vocabulary.h"
 
 struct spm {
     const struct vocabulary *vocabulary;
     struct merge_rules rules;
-    uint32_t *order; /* [tokens] ascending with falling score */
+    uint32_t *order;  /* [tokens] ascending with falling score */
+    struct bpe ranks; /* with merges: its rules are used */
+    bool ranked;
     uint32_t unknown_id;
 };
 

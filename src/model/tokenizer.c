@@ -22,8 +22,10 @@ struct tokenizer {
     struct pretokenizer pretokenizer; /* gpt2 */
     struct bpe bpe;                   /* gpt2 */
     struct spm spm;                   /* llama */
-    struct special_set user_defined;  /* always found */
-    struct special_set all;           /* with control tokens: TOKENIZER_PARSE_SPECIAL */
+    /* Tokens that are spelled out in text: before it is normalised, and in what is left of it after
+     * that; [1] with control tokens: TOKENIZER_PARSE_SPECIAL. */
+    struct special_set early[2], late[2];
+    enum space_prefix space_prefix;
     uint32_t *end_ids;
     struct tokenizer_facts facts;
 };
@@ -31,6 +33,7 @@ struct tokenizer {
 /* What one encode needs. */
 struct encoding {
     const struct tokenizer *tokenizer;
+    bool parse_special;
     struct word_cursor words;
     struct merge_scratch scratch;
     size_t limit_tokens;
@@ -43,7 +46,6 @@ static const char *const end_spellings[] = {
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>",
 };
 #define END_SPELLINGS (sizeof(end_spellings) / sizeof(end_spellings[0]))
-#define END_IDS_MAX (END_SPELLINGS + 3)
 
 static bool text_equals(const struct token_text *text, const char *word)
 {
@@ -64,6 +66,11 @@ static status check_ids(const struct tokenizer_spec *spec)
             return error_set(ERR_BAD_INPUT, "the %s token is %u, but there are %zu tokens",
                              ids[i].name, ids[i].id, spec->token_count);
     }
+    for (size_t i = 0; i < spec->end_count; i++) {
+        if (spec->end_ids[i] >= spec->token_count)
+            return error_set(ERR_BAD_INPUT, "an end token is %u, but there are %zu tokens",
+                             spec->end_ids[i], spec->token_count);
+    }
     return OK;
 }
 
@@ -75,8 +82,18 @@ static int id_order(const void *a, const void *b)
 
 static status find_ends(struct tokenizer *t, const struct tokenizer_spec *spec)
 {
-    uint32_t ids[END_IDS_MAX] = {spec->eos_id, spec->eot_id, spec->eom_id};
-    size_t count = 3;
+    const uint32_t named[] = {spec->eos_id, spec->eot_id, spec->eom_id};
+    size_t count = 0, kept = 0;
+    uint32_t *ids = calloc(END_SPELLINGS + 3 + spec->end_count, sizeof(*ids));
+    t->end_ids = ids;
+    if (ids == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for the end tokens");
+    for (size_t i = 0; i < 3; i++) {
+        if (named[i] != TOKEN_NONE)
+            ids[count++] = named[i];
+    }
+    for (size_t i = 0; i < spec->end_count; i++)
+        ids[count++] = spec->end_ids[i];
     for (size_t i = 0; i < END_SPELLINGS; i++) {
         uint32_t id =
             vocabulary_find_text(&t->vocabulary, end_spellings[i], strlen(end_spellings[i]));
@@ -84,38 +101,67 @@ static status find_ends(struct tokenizer *t, const struct tokenizer_spec *spec)
             ids[count++] = id;
     }
     qsort(ids, count, sizeof(ids[0]), id_order);
-    t->end_ids = calloc(END_IDS_MAX, sizeof(*t->end_ids));
-    if (t->end_ids == NULL)
-        return error_set(ERR_NO_MEMORY, "no memory for the end tokens");
-    uint32_t kept = 0;
     for (size_t i = 0; i < count; i++) {
-        if (ids[i] != TOKEN_NONE && (kept == 0 || t->end_ids[kept - 1] != ids[i]))
-            t->end_ids[kept++] = ids[i];
+        if (kept == 0 || ids[kept - 1] != ids[i])
+            ids[kept++] = ids[i];
     }
     t->facts.end_ids = t->end_ids;
-    t->facts.end_count = kept;
+    t->facts.end_count = (uint32_t)kept;
     return OK;
 }
 
+/* Is a token found in text before it is normalised (or late, after that)? */
+static bool is_spelled_out(const struct vocabulary *v, const struct tokenizer_spec *spec,
+                           uint32_t id, bool control, bool late)
+{
+    bool normalized = spec->flags != NULL && (spec->flags[id] & TOKEN_NORMALIZED) != 0;
+    return (v->types[id] == TOKEN_USER_DEFINED || (control && v->types[id] == TOKEN_CONTROL)) &&
+           normalized == late;
+}
+
 /* The spellings of user-defined tokens (as they decode), and of control tokens with control. */
-static status open_specials(const struct vocabulary *v, bool control, struct special_set *set_out)
+static status open_specials(const struct vocabulary *v, const struct tokenizer_spec *spec,
+                            bool control, bool late, struct special_set *set_out)
 {
     uint32_t count = 0;
     for (uint32_t id = 0; id < v->count; id++)
-        count += v->types[id] == TOKEN_USER_DEFINED || (control && v->types[id] == TOKEN_CONTROL);
+        count += is_spelled_out(v, spec, id, control, late);
     struct special_spelling *spellings = calloc(count + 1u, sizeof(*spellings));
     if (spellings == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for %u special tokens", count);
     uint32_t at = 0;
     for (uint32_t id = 0; id < v->count; id++) {
-        bool wanted =
-            v->types[id] == TOKEN_USER_DEFINED || (control && v->types[id] == TOKEN_CONTROL);
-        if (wanted && v->bytes[id].bytes > 0)
+        if (is_spelled_out(v, spec, id, control, late) && v->bytes[id].bytes > 0)
             spellings[at++] = (struct special_spelling){
-                .text = v->decoded + v->bytes[id].offset, .bytes = v->bytes[id].bytes, .id = id};
+                .text = v->decoded + v->bytes[id].offset,
+                .bytes = v->bytes[id].bytes,
+                .id = id,
+                .strip = spec->flags != NULL ? spec->flags[id] : 0,
+            };
     }
     special_open(spellings, at, set_out);
     return OK;
+}
+
+static status open_all_specials(struct tokenizer *t, const struct tokenizer_spec *spec)
+{
+    status code = OK;
+    for (int control = 0; control < 2 && code == OK; control++) {
+        code = open_specials(&t->vocabulary, spec, control != 0, false, &t->early[control]);
+        if (code == OK)
+            code = open_specials(&t->vocabulary, spec, control != 0, true, &t->late[control]);
+    }
+    return code;
+}
+
+static status open_pretokenizer(struct tokenizer *t, const struct tokenizer_spec *spec)
+{
+    if (!spec->cuts_given)
+        return pretokenizer_open(&spec->pre, &t->pretokenizer);
+    status code = pretokenizer_open_cuts(spec->cuts, spec->cut_count, &t->pretokenizer);
+    t->pretokenizer.compose = spec->compose;
+    t->pretokenizer.ignore_merges = spec->ignore_merges;
+    return code;
 }
 
 static void set_facts(struct tokenizer *t, const struct tokenizer_spec *spec)
@@ -149,6 +195,7 @@ status tokenizer_open(const struct tokenizer_spec *spec, struct tokenizer **toke
     if (t == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for a tokenizer");
     t->model = spm ? MODEL_SPM : MODEL_GPT2;
+    t->space_prefix = spec->space_prefix;
     status code = check_ids(spec);
     if (code == OK)
         code =
@@ -156,13 +203,11 @@ status tokenizer_open(const struct tokenizer_spec *spec, struct tokenizer **toke
     if (code == OK && spm)
         code = spm_open(spec, &t->vocabulary, &t->spm);
     if (code == OK && !spm)
-        code = pretokenizer_open(&spec->pre, &t->pretokenizer);
+        code = open_pretokenizer(t, spec);
     if (code == OK && !spm)
         code = bpe_open(spec, &t->vocabulary, t->pretokenizer.ignore_merges, &t->bpe);
     if (code == OK)
-        code = open_specials(&t->vocabulary, false, &t->user_defined);
-    if (code == OK)
-        code = open_specials(&t->vocabulary, true, &t->all);
+        code = open_all_specials(t, spec);
     if (code == OK) {
         set_facts(t, spec);
         code = find_ends(t, spec);
@@ -179,8 +224,10 @@ void tokenizer_close(struct tokenizer *tokenizer)
 {
     if (tokenizer == NULL)
         return;
-    special_close(&tokenizer->all);
-    special_close(&tokenizer->user_defined);
+    for (int control = 0; control < 2; control++) {
+        special_close(&tokenizer->early[control]);
+        special_close(&tokenizer->late[control]);
+    }
     bpe_close(&tokenizer->bpe);
     spm_close(&tokenizer->spm);
     pretokenizer_close(&tokenizer->pretokenizer);
@@ -210,58 +257,103 @@ static status encode_words(struct encoding *e, const char *text, size_t bytes)
     return code;
 }
 
-/* Text between special tokens. prefix: it is where a llama text gets its space. */
+/* A fragment: text between tokens that are spelled out. prefix: it gets a space, if it is llama's.
+ */
+typedef status (*encode_call)(struct encoding *e, const char *text, size_t bytes, bool prefix);
+
+static status encode_plain(struct encoding *e, const char *text, size_t bytes, bool prefix)
+{
+    (void)prefix;
+    return bytes > 0 ? encode_words(e, text, bytes) : OK;
+}
+
+static bool prefix_after(const struct tokenizer *t, uint32_t id)
+{
+    switch (t->space_prefix) {
+    case SPACE_PREFIX_SENTENCEPIECE:
+        return t->vocabulary.types[id] == TOKEN_CONTROL;
+    case SPACE_PREFIX_FIRST:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* Cut out the tokens of a set; what is between them goes to fragment. */
+static status encode_spelled_out(struct encoding *e, const struct special_set *set,
+                                 encode_call fragment, const char *text, size_t bytes)
+{
+    const struct tokenizer *t = e->tokenizer;
+    status code = OK;
+    size_t at = 0;
+    bool prefix = true;
+    struct special_match match;
+    while (code == OK && special_find(set, text, bytes, at, &match)) {
+        /* SentencePiece: a text's space goes before its first character, also when that begins a
+         * user-defined token, and again after each control token. */
+        bool alone = t->space_prefix == SPACE_PREFIX_SENTENCEPIECE && prefix &&
+                     t->vocabulary.types[match.id] != TOKEN_CONTROL;
+        if (match.start > at || alone)
+            code = fragment(e, text + at, match.start - at, prefix);
+        if (code == OK)
+            code = token_list_push(e->list, e->limit_tokens, match.id);
+        prefix = prefix_after(t, match.id);
+        at = match.end;
+    }
+    if (code == OK && at < bytes)
+        code = fragment(e, text + at, bytes - at, prefix);
+    return code;
+}
+
+/* Does a llama text begin with a space, or with what stands for one? */
+static bool has_space(const char *text, size_t bytes)
+{
+    return bytes > 0 && (text[0] == ' ' || (bytes >= 3 && memcmp(text, "\xe2\x96\x81", 3) == 0));
+}
+
+static status encode_spm(struct encoding *e, const char *text, size_t bytes, bool prefix)
+{
+    const struct tokenizer *t = e->tokenizer;
+    char *marked;
+    size_t marked_bytes;
+    prefix = prefix && t->facts.add_space_prefix;
+    if (t->space_prefix == SPACE_PREFIX_FIRST || t->space_prefix == SPACE_PREFIX_ALWAYS)
+        prefix = prefix && !has_space(text, bytes);
+    if (bytes == 0 && !prefix)
+        return OK;
+    status code = spm_mark_spaces(text, bytes, prefix, &marked, &marked_bytes);
+    if (code != OK)
+        return code;
+    code = spm_encode(&t->spm, marked, marked_bytes, &e->scratch, e->limit_tokens, e->list);
+    free(marked);
+    return code;
+}
+
+/* Normalised text: tokens that are looked for here, then words. */
+static status encode_normal(struct encoding *e, const char *text, size_t bytes)
+{
+    const struct special_set *late = &e->tokenizer->late[e->parse_special];
+    if (late->count == 0)
+        return encode_words(e, text, bytes);
+    return encode_spelled_out(e, late, encode_plain, text, bytes);
+}
+
 static status encode_fragment(struct encoding *e, const char *text, size_t bytes, bool prefix)
 {
     const struct tokenizer *t = e->tokenizer;
-    if (t->model == MODEL_SPM) {
-        prefix = prefix && t->facts.add_space_prefix;
-        if (bytes == 0 && !prefix)
-            return OK;
-        char *marked;
-        size_t marked_bytes;
-        status code = spm_mark_spaces(text, bytes, prefix, &marked, &marked_bytes);
-        if (code != OK)
-            return code;
-        code = spm_encode(&t->spm, marked, marked_bytes, &e->scratch, e->limit_tokens, e->list);
-        free(marked);
-        return code;
-    }
+    if (t->model == MODEL_SPM)
+        return encode_spm(e, text, bytes, prefix);
     if (bytes == 0)
         return OK;
     if (!t->pretokenizer.compose || nfc_is_sure(text, bytes))
-        return encode_words(e, text, bytes);
+        return encode_normal(e, text, bytes);
     char *composed;
     size_t composed_bytes;
     status code = nfc_compose(text, bytes, &composed, &composed_bytes);
     if (code != OK)
         return code;
-    code = encode_words(e, composed, composed_bytes);
+    code = encode_normal(e, composed, composed_bytes);
     free(composed);
-    return code;
-}
-
-static status encode_text(struct encoding *e, const char *text, size_t bytes, bool parse_special)
-{
-    const struct tokenizer *t = e->tokenizer;
-    const struct special_set *specials = parse_special ? &t->all : &t->user_defined;
-    status code = OK;
-    size_t at = 0;
-    /* A llama text's space goes before its first character, also when that begins a user-defined
-     * token, and again after each control token. */
-    bool prefix = true;
-    struct special_match match;
-    while (code == OK && special_find(specials, text, bytes, at, &match)) {
-        bool control = t->vocabulary.types[match.id] == TOKEN_CONTROL;
-        if (match.start > at || (prefix && !control))
-            code = encode_fragment(e, text + at, match.start - at, prefix);
-        if (code == OK)
-            code = token_list_push(e->list, e->limit_tokens, match.id);
-        prefix = control;
-        at = match.end;
-    }
-    if (code == OK && at < bytes)
-        code = encode_fragment(e, text + at, bytes - at, prefix);
     return code;
 }
 
@@ -282,8 +374,11 @@ status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, siz
         return error_set(ERR_BAD_INPUT, "a text of %zu bytes; at most %u are taken", bytes,
                          TOKENIZER_TEXT_BYTES_MAX);
     size_t before = list_out->count;
-    struct encoding e = {.tokenizer = tokenizer, .limit_tokens = limit_tokens, .list = list_out};
     bool parse = (flags & TOKENIZER_PARSE_SPECIAL) != 0;
+    struct encoding e = {.tokenizer = tokenizer,
+                         .parse_special = parse,
+                         .limit_tokens = limit_tokens,
+                         .list = list_out};
     bool bos = (flags & TOKENIZER_ADD_BOS) != 0 && facts->add_bos &&
                !(parse && bytes > 0 && starts_with_token(tokenizer, text, bytes, facts->bos_id));
 
@@ -293,7 +388,7 @@ status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, siz
     if (code == OK && bos)
         code = token_list_push(list_out, limit_tokens, facts->bos_id);
     if (code == OK && bytes > 0)
-        code = encode_text(&e, text, bytes, parse);
+        code = encode_spelled_out(&e, &tokenizer->early[parse], encode_fragment, text, bytes);
     bool eos = (flags & TOKENIZER_ADD_BOS) != 0 && facts->add_eos &&
                (list_out->count == before || list_out->ids[list_out->count - 1] != facts->eos_id);
     if (code == OK && eos)

@@ -1,11 +1,11 @@
-/* model/tokenizer.h - text to token ids and back, from what a GGUF file says about its tokenizer.
+/* model/tokenizer.h - text to token ids and back, from what a GGUF file or a tokenizer.json says.
  *
  *     text -> [special tokens cut out] -> fragments -> pieces -> merges -> ids
  *
  *     model gpt2:  the pattern of the pre-tokenizer cuts a fragment into words (pretokenize.h),
  *                  a word's bytes are merged by rank (bpe.h)
  *     model llama: a fragment gets its space prefix, spaces become U+2581, characters are merged by
- *                  score, what has no token becomes byte tokens (spm.h)
+ *                  score (tokenizer.json: by rank), what has no token becomes byte tokens (spm.h)
  *
  * Any bytes may be encoded. Valid UTF-8 gives the ids that the model's own tokenizer gives. A byte
  * that is not part of valid UTF-8 belongs to no word: it becomes the token of that byte alone, so
@@ -52,7 +52,29 @@ struct token_text {
     size_t bytes;
 };
 
-/* What a tokenizer is made from: the tokenizer.ggml.* metadata as arrays. */
+/* How an added token of a tokenizer.json is found in text. */
+enum token_flags {
+    TOKEN_STRIP_LEFT = 1, /* takes the spaces before it away */
+    TOKEN_STRIP_RIGHT = 2,
+    TOKEN_NORMALIZED = 4, /* looked for after the text was normalised, in what is left of it */
+};
+
+/* One pattern that cuts text into words. */
+struct tokenizer_cut {
+    const char *pattern; /* PCRE2, NUL-terminated */
+    bool drop_gaps;      /* what lies between matches is left out */
+};
+
+/* Which pieces of a llama text get a space in front. */
+enum space_prefix {
+    SPACE_PREFIX_SENTENCEPIECE, /* the text, and what follows a control token */
+    SPACE_PREFIX_EACH,          /* every piece between tokens that are spelled out */
+    SPACE_PREFIX_FIRST,         /* the text's beginning, unless there is one */
+    SPACE_PREFIX_ALWAYS,        /* every piece, unless there is one */
+};
+
+/* What a tokenizer is made from: the tokenizer.ggml.* metadata as arrays, and what tokenizer.json
+ * says beyond that. */
 struct tokenizer_spec {
     struct token_text model; /* "gpt2" or "llama" */
     struct token_text pre;   /* gpt2: "smollm", "llama-bpe", "qwen2", "gpt-2", or aliases */
@@ -61,9 +83,20 @@ struct tokenizer_spec {
     const float *scores;             /* [token_count]; llama only */
     const int32_t *types;            /* [token_count] of enum token_type; NULL: all normal */
     size_t merge_count;
-    const struct token_text *merges; /* [merge_count] "left right"; gpt2 only */
+    const struct token_text *merges; /* [merge_count] "left right"; gpt2, and llama by rank */
     uint32_t bos_id, eos_id, eot_id, eom_id, unknown_id, padding_id; /* TOKEN_NONE: not given */
     int add_bos, add_eos, add_space_prefix; /* 0, 1, or -1: not given, the model's default */
+
+    /* tokenizer.json; a GGUF file leaves all of it zero. */
+    bool cuts_given; /* gpt2: the cuts are these, whatever pre */
+    const struct tokenizer_cut *cuts;
+    size_t cut_count;
+    bool compose, ignore_merges;
+    bool by_rank; /* llama: characters merge by the merges, not by score */
+    enum space_prefix space_prefix;
+    const uint8_t *flags;    /* [token_count] enum token_flags; NULL: none */
+    const uint32_t *end_ids; /* [end_count] beside eos, eot and eom */
+    size_t end_count;
 };
 
 /* A spec with nothing in it: no ids, no flags. */
@@ -79,9 +112,9 @@ struct tokenizer_spec {
                              .add_space_prefix = -1})
 
 struct tokenizer_facts {
-    const char *model;                               /* "gpt2" or "llama" */
-    const char *pre;                                 /* "smollm", ...; "" for llama */
-    uint32_t vocabulary;                             /* ids are 0 .. vocabulary - 1 */
+    const char *model;   /* "gpt2" or "llama" */
+    const char *pre;     /* "smollm", ..., "tokenizer.json"; "" for llama */
+    uint32_t vocabulary; /* ids are 0 .. vocabulary - 1 */
     uint32_t bos_id, eos_id, unknown_id, padding_id; /* TOKEN_NONE: there is none */
     bool add_bos; /* the model wants bos before a prompt that is no chat template's */
     bool add_eos;

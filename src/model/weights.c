@@ -1,15 +1,17 @@
 #include "model/weights.h"
 
-#include <math.h>
 #include <sodium.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "model/gguf.h"
+#include "model/source.h"
+#include "model/tokenizer.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "tensors are used where they lie in the file, which is little-endian"
@@ -22,8 +24,6 @@
 #define HEAD_DIM_MAX 1024u
 #define VOCABULARY_MAX (1u << 24)
 #define CONTEXT_TOKENS_MAX (1u << 28)
-
-#define KEY_BYTES 128
 
 /* A tensor up to whole bytes is hashed whole, a longer one at SAMPLES evenly spread places. */
 #define FINGERPRINT_WHOLE_BYTES 65536u
@@ -43,275 +43,240 @@ static const struct architecture architectures[] = {
     [MODEL_QWEN3] = {"qwen3", true, false, true},
 };
 #define ARCHITECTURES "llama, qwen2, qwen3"
-#define TENSOR_TYPES "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K"
 
 /* A model while it is read. */
 struct weights {
-    struct gguf *gguf;
+    struct source *source;
     struct model *model;
     const struct architecture *architecture;
-    bool *used; /* [tensors in the file] */
 };
 
-static status weights_error(const struct weights *weights, status code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static status weights_error(const struct weights *weights, status code, const char *format, ...)
+status source_error(const struct source *source, status code, const char *format, ...)
 {
     char text[ERROR_TEXT_BYTES];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    return error_set(code, "%s: %s", gguf_path(weights->gguf), text);
+    return error_set(code, "%s: %s", source->path, text);
 }
 
-/* As much of string as fits into text, NUL-terminated; what is not printable ASCII becomes '?'. */
-static void text_copy(struct gguf_string string, char *text, size_t text_bytes)
-{
-    size_t bytes = string.bytes < text_bytes - 1 ? string.bytes : text_bytes - 1;
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char c = (unsigned char)string.text[i];
-        text[i] = (char)(c >= 0x20 && c <= 0x7e ? c : '?');
-    }
-    text[bytes] = '\0';
-}
+/* The numbers of the shape. */
 
-static bool string_equals(struct gguf_string string, const char *text)
-{
-    return string.bytes == strlen(text) && memcmp(string.text, text, string.bytes) == 0;
-}
-
-/* Hyper-parameters: "<architecture>.<name>" in the metadata. */
-
-static void key_build(const struct weights *weights, const char *name, char key_out[KEY_BYTES])
-{
-    snprintf(key_out, KEY_BYTES, "%s.%s", weights->architecture->name, name);
-}
-
-static status number_read(const struct weights *weights, const char *name, uint32_t min,
+static status number_read(const struct weights *weights, enum source_number number, uint32_t min,
                           uint32_t max, uint32_t *value_out)
 {
-    char key[KEY_BYTES];
-    key_build(weights, name, key);
+    const struct source *source = weights->source;
+    char name[SOURCE_NAME_BYTES];
+    source->calls->number_name(source, number, name);
     uint32_t value = 0;
-    status code = gguf_read_u32(weights->gguf, key, &value);
+    status code = source->calls->read_u32(source, number, &value);
     if (code == ERR_NOT_FOUND)
-        return weights_error(weights, ERR_BAD_INPUT, "metadata %s is missing", key);
+        return source_error(source, ERR_BAD_INPUT, "%s is missing", name);
     if (code != OK)
         return code;
     if (value < min || value > max)
-        return weights_error(weights, ERR_BAD_INPUT, "metadata %s is %u (expected %u to %u)", key,
-                             value, min, max);
+        return source_error(source, ERR_BAD_INPUT, "%s is %u (expected %u to %u)", name, value, min,
+                            max);
     *value_out = value;
     return OK;
 }
 
-/* value_out keeps the default that it holds when the key is not there. */
-static status number_read_optional(const struct weights *weights, const char *name, uint32_t min,
-                                   uint32_t max, uint32_t *value_out)
+/* value_out keeps the default that it holds when the number is not given. */
+static status number_read_optional(const struct weights *weights, enum source_number number,
+                                   uint32_t min, uint32_t max, uint32_t *value_out)
 {
-    char key[KEY_BYTES];
-    key_build(weights, name, key);
-    if (!gguf_has(weights->gguf, key))
+    uint32_t value;
+    if (weights->source->calls->read_u32(weights->source, number, &value) == ERR_NOT_FOUND)
         return OK;
-    return number_read(weights, name, min, max, value_out);
+    return number_read(weights, number, min, max, value_out);
 }
 
-static status float_read(const struct weights *weights, const char *name, bool optional, float min,
-                         float max, float *value_out)
+static status float_read(const struct weights *weights, enum source_number number, bool optional,
+                         float min, float max, float *value_out)
 {
-    char key[KEY_BYTES];
-    key_build(weights, name, key);
-    if (!gguf_has(weights->gguf, key)) {
-        if (optional)
-            return OK;
-        return weights_error(weights, ERR_BAD_INPUT, "metadata %s is missing", key);
-    }
+    const struct source *source = weights->source;
+    char name[SOURCE_NAME_BYTES];
+    source->calls->number_name(source, number, name);
     float value = 0;
-    status code = gguf_read_f32(weights->gguf, key, &value);
+    status code = source->calls->read_f32(source, number, &value);
+    if (code == ERR_NOT_FOUND && optional)
+        return OK;
+    if (code == ERR_NOT_FOUND)
+        return source_error(source, ERR_BAD_INPUT, "%s is missing", name);
     if (code != OK)
         return code;
     if (!(value >= min && value <= max))
-        return weights_error(weights, ERR_BAD_INPUT, "metadata %s is %g (expected %g to %g)", key,
-                             (double)value, (double)min, (double)max);
+        return source_error(source, ERR_BAD_INPUT, "%s is %g (expected %g to %g)", name,
+                            (double)value, (double)min, (double)max);
     *value_out = value;
     return OK;
 }
 
 static status read_architecture(struct weights *weights)
 {
-    struct gguf_string found = {0};
-    status code = gguf_read_string(weights->gguf, "general.architecture", &found);
-    if (code == ERR_NOT_FOUND)
-        return weights_error(weights, ERR_BAD_INPUT,
-                             "metadata general.architecture is missing: not a model file");
+    char word[SOURCE_WORD_BYTES];
+    struct source *source = weights->source;
+    status code = source->calls->architecture(source, word);
     if (code != OK)
         return code;
     for (size_t i = 0; i < sizeof(architectures) / sizeof(architectures[0]); i++) {
-        if (string_equals(found, architectures[i].name)) {
+        if (strcmp(word, architectures[i].name) == 0) {
             weights->architecture = &architectures[i];
             weights->model->architecture = (enum model_architecture)i;
-            weights->model->rope_halves = architectures[i].rope_halves;
+            weights->model->rope_halves = source->rope_halves || architectures[i].rope_halves;
             return OK;
         }
     }
-    char text[64];
-    text_copy(found, text, sizeof(text));
-    return weights_error(weights, ERR_UNSUPPORTED,
-                         "architecture \"%s\" is not supported (supported: " ARCHITECTURES ")",
-                         text);
-}
-
-/* Things that change the arithmetic and are not built are refused by name, never ignored. */
-static status refuse_unbuilt(const struct weights *weights)
-{
-    uint32_t experts = 0, window = 0, parts = 0;
-    status code = number_read_optional(weights, "expert_count", 0, UINT32_MAX, &experts);
-    if (code == OK)
-        code = number_read_optional(weights, "attention.sliding_window", 0, UINT32_MAX, &window);
-    if (code == OK && gguf_has(weights->gguf, "split.count"))
-        code = gguf_read_u32(weights->gguf, "split.count", &parts);
-    if (code != OK)
-        return code;
-    if (experts > 0)
-        return weights_error(weights, ERR_UNSUPPORTED,
-                             "a mixture of %u experts is not supported (supported: dense models)",
-                             experts);
-    if (window > 0 && window < weights->model->context_tokens)
-        return weights_error(weights, ERR_UNSUPPORTED,
-                             "a sliding attention window of %u tokens is not supported "
-                             "(supported: full attention)",
-                             window);
-    if (parts > 1)
-        return weights_error(weights, ERR_UNSUPPORTED,
-                             "one of %u parts of a split model (supported: one file); merge the "
-                             "parts",
-                             parts);
-    return OK;
+    return source_error(source, ERR_UNSUPPORTED,
+                        "architecture \"%s\" is not supported (supported: " ARCHITECTURES ")",
+                        word);
 }
 
 static status read_heads(struct weights *weights)
 {
     struct model *model = weights->model;
-    status code = number_read(weights, "attention.head_count", 1, HEADS_MAX, &model->head_count);
+    const struct source *source = weights->source;
+    status code = number_read(weights, NUMBER_HEADS, 1, HEADS_MAX, &model->head_count);
     if (code != OK)
         return code;
     model->kv_head_count = model->head_count;
-    code = number_read_optional(weights, "attention.head_count_kv", 1, HEADS_MAX,
-                                &model->kv_head_count);
+    code = number_read_optional(weights, NUMBER_KV_HEADS, 1, HEADS_MAX, &model->kv_head_count);
     if (code != OK)
         return code;
     if (model->head_count % model->kv_head_count != 0)
-        return weights_error(weights, ERR_BAD_INPUT,
-                             "%u query heads are not a multiple of %u key-value heads",
-                             model->head_count, model->kv_head_count);
+        return source_error(source, ERR_BAD_INPUT,
+                            "%u query heads are not a multiple of %u key-value heads",
+                            model->head_count, model->kv_head_count);
 
     model->head_dim = model->width / model->head_count;
-    code = number_read_optional(weights, "attention.key_length", 2, HEAD_DIM_MAX, &model->head_dim);
+    code = number_read_optional(weights, NUMBER_KEY_DIM, 2, HEAD_DIM_MAX, &model->head_dim);
     uint32_t value_dim = model->head_dim;
     if (code == OK)
-        code = number_read_optional(weights, "attention.value_length", 2, HEAD_DIM_MAX, &value_dim);
+        code = number_read_optional(weights, NUMBER_VALUE_DIM, 2, HEAD_DIM_MAX, &value_dim);
     model->rope_dims = model->head_dim;
     if (code == OK)
-        code = number_read_optional(weights, "rope.dimension_count", 2, HEAD_DIM_MAX,
-                                    &model->rope_dims);
+        code = number_read_optional(weights, NUMBER_ROPE_DIMS, 2, HEAD_DIM_MAX, &model->rope_dims);
     if (code != OK)
         return code;
     if (model->head_dim < 2 || model->head_dim > HEAD_DIM_MAX || model->head_dim % 2 != 0)
-        return weights_error(weights, ERR_BAD_INPUT,
-                             "heads of %u dimensions (expected an even number from 2 to %u)",
-                             model->head_dim, HEAD_DIM_MAX);
+        return source_error(source, ERR_BAD_INPUT,
+                            "heads of %u dimensions (expected an even number from 2 to %u)",
+                            model->head_dim, HEAD_DIM_MAX);
     if (value_dim != model->head_dim)
-        return weights_error(weights, ERR_UNSUPPORTED,
-                             "values of %u dimensions beside keys of %u are not supported "
-                             "(supported: equal)",
-                             value_dim, model->head_dim);
+        return source_error(source, ERR_UNSUPPORTED,
+                            "values of %u dimensions beside keys of %u are not supported "
+                            "(supported: equal)",
+                            value_dim, model->head_dim);
     if (model->rope_dims > model->head_dim || model->rope_dims % 2 != 0)
-        return weights_error(weights, ERR_BAD_INPUT,
-                             "%u rotated dimensions of a head of %u (expected an even number, at "
-                             "most the head's)",
-                             model->rope_dims, model->head_dim);
+        return source_error(source, ERR_BAD_INPUT,
+                            "%u rotated dimensions of a head of %u (expected an even number, at "
+                            "most the head's)",
+                            model->rope_dims, model->head_dim);
     return OK;
 }
 
 static status read_numbers(struct weights *weights)
 {
     struct model *model = weights->model;
-    status code = number_read(weights, "block_count", 1, LAYERS_MAX, &model->layer_count);
+    status code = number_read(weights, NUMBER_LAYERS, 1, LAYERS_MAX, &model->layer_count);
     if (code == OK)
-        code = number_read(weights, "embedding_length", 1, WIDTH_MAX, &model->width);
+        code = number_read(weights, NUMBER_WIDTH, 1, WIDTH_MAX, &model->width);
     if (code == OK)
-        code = number_read(weights, "feed_forward_length", 1, WIDTH_MAX, &model->ffn_width);
+        code = number_read(weights, NUMBER_FFN_WIDTH, 1, WIDTH_MAX, &model->ffn_width);
     if (code == OK)
-        code =
-            number_read(weights, "context_length", 1, CONTEXT_TOKENS_MAX, &model->context_tokens);
+        code = number_read(weights, NUMBER_CONTEXT, 1, CONTEXT_TOKENS_MAX, &model->context_tokens);
     if (code == OK)
-        code = float_read(weights, "attention.layer_norm_rms_epsilon", false, 0.0f, 1.0f,
-                          &model->norm_epsilon);
+        code = float_read(weights, NUMBER_EPSILON, false, 0.0f, 1.0f, &model->norm_epsilon);
     model->rope_theta = 10000.0f;
     if (code == OK)
-        code = float_read(weights, "rope.freq_base", true, 1.0f, 1e12f, &model->rope_theta);
+        code = float_read(weights, NUMBER_ROPE_THETA, true, 1.0f, 1e12f, &model->rope_theta);
     if (code == OK)
         code = read_heads(weights);
     if (code == OK)
-        code = refuse_unbuilt(weights);
+        code = weights->source->calls->refuse_unbuilt(weights->source, model);
     return code;
 }
 
 /* Tensors. */
 
-static status tensor_check(struct weights *weights, const struct gguf_tensor *found, bool vector,
+/* The shape as its format writes it. */
+static void shape_text(const struct source *source, const struct source_tensor *tensor,
+                       uint32_t rows, uint32_t columns, char text[SOURCE_NAME_BYTES])
+{
+    const uint64_t *d = tensor->dimensions;
+    if (source->rows_first)
+        snprintf(text, SOURCE_NAME_BYTES,
+                 "[%llu, %llu, %llu, %llu] (expected [%u, %u] from the "
+                 "configuration)",
+                 (unsigned long long)d[3], (unsigned long long)d[2], (unsigned long long)d[1],
+                 (unsigned long long)d[0], rows, columns);
+    else
+        snprintf(text, SOURCE_NAME_BYTES,
+                 "[%llu, %llu, %llu, %llu] (expected [%u, %u] from the "
+                 "metadata)",
+                 (unsigned long long)d[0], (unsigned long long)d[1], (unsigned long long)d[2],
+                 (unsigned long long)d[3], columns, rows);
+}
+
+static status tensor_check(const struct weights *weights, const struct source_tensor *found,
                            uint32_t rows, uint32_t columns)
 {
-    if (!dtype_known(found->type)) {
-        const char *name = gguf_tensor_type_name(found->type);
+    const struct source *source = weights->source;
+    if (!found->type_known) {
         char number[32];
-        snprintf(number, sizeof(number), "number %u", found->type);
-        return weights_error(weights, ERR_UNSUPPORTED,
-                             "tensor %s has type %s (supported: " TENSOR_TYPES ")", found->name,
-                             name != NULL ? name : number);
+        snprintf(number, sizeof(number), "number %u", found->type_number);
+        return source_error(source, ERR_UNSUPPORTED, "tensor %s has type %s (supported: %s)",
+                            found->name, found->type_name != NULL ? found->type_name : number,
+                            source->tensor_types);
     }
-    if (vector && found->type != DTYPE_F32)
-        return weights_error(weights, ERR_UNSUPPORTED, "vector %s has type %s (supported: F32)",
-                             found->name, dtype_name((enum dtype)found->type));
-    uint64_t rows_found = found->dimensions[1];
+    bool vector = found->dimension_count == 1 && rows == 1;
+    if (vector && found->type != DTYPE_F32 && !source->vector_types_any)
+        return source_error(source, ERR_UNSUPPORTED, "vector %s has type %s (supported: F32)",
+                            found->name, dtype_name(found->type));
     bool flat = found->dimensions[2] == 1 && found->dimensions[3] == 1;
-    if (found->dimensions[0] != columns || rows_found != rows || !flat)
-        return weights_error(weights, ERR_BAD_INPUT,
-                             "tensor %s has shape [%llu, %llu, %llu, %llu] (expected [%u, %u] from "
-                             "the metadata)",
-                             found->name, (unsigned long long)found->dimensions[0],
-                             (unsigned long long)found->dimensions[1],
-                             (unsigned long long)found->dimensions[2],
-                             (unsigned long long)found->dimensions[3], columns, rows);
+    if (found->dimensions[0] != columns || found->dimensions[1] != rows || !flat) {
+        char text[SOURCE_NAME_BYTES];
+        shape_text(source, found, rows, columns, text);
+        return source_error(source, ERR_BAD_INPUT, "tensor %s has shape %s", found->name, text);
+    }
     return OK;
 }
 
-/* name's tensor, which must be rows x columns; a vector has rows = 1. */
-static status tensor_read(struct weights *weights, const char *name, uint32_t rows,
-                          uint32_t columns, struct model_tensor *tensor_out)
+/* The tensor of a role, which must be rows x columns; a vector has rows = 1. */
+static status tensor_read(struct weights *weights, enum source_role role, uint32_t layer,
+                          uint32_t rows, uint32_t columns, struct model_tensor *tensor_out)
 {
-    const struct gguf_tensor *found = gguf_tensor_find(weights->gguf, name);
-    if (found == NULL)
-        return weights_error(weights, ERR_BAD_INPUT, "tensor %s is missing", name);
-    bool vector = found->dimension_count == 1 && rows == 1;
-    status code = tensor_check(weights, found, vector, rows, columns);
+    struct source *source = weights->source;
+    struct source_tensor found;
+    if (!source->calls->tensor_find(source, role, layer, rows, columns, &found)) {
+        char name[SOURCE_NAME_BYTES];
+        source->calls->tensor_name(source, role, layer, name);
+        return source_error(source, ERR_BAD_INPUT, "tensor %s is missing", name);
+    }
+    status code = tensor_check(weights, &found, rows, columns);
     if (code != OK)
         return code;
-    *tensor_out = (struct model_tensor){.name = found->name,
-                                        .type = (enum dtype)found->type,
+    *tensor_out = (struct model_tensor){.name = found.name,
+                                        .type = found.type,
                                         .rows = rows,
                                         .columns = columns,
-                                        .data = found->data};
-    weights->model->weight_bytes += found->bytes;
-    weights->used[found - gguf_tensor_at(weights->gguf, 0)] = true;
+                                        .data = found.data,
+                                        .synthetic = found.synthetic};
+    weights->model->weight_bytes += found.bytes;
     return OK;
 }
 
-/* What a layer's tensor is called, what shape it has, and where it goes. */
+static bool tensor_there(struct weights *weights, enum source_role role, uint32_t layer,
+                         uint32_t rows, uint32_t columns)
+{
+    struct source_tensor found;
+    return weights->source->calls->tensor_find(weights->source, role, layer, rows, columns, &found);
+}
+
+/* What shape a layer's tensor has, and where it goes. */
 struct layer_tensor {
-    const char *name;
+    enum source_role role;
     uint32_t rows, columns;
     bool needed;
     struct model_tensor *tensor;
@@ -326,144 +291,137 @@ static status read_layer(struct weights *weights, uint32_t index)
     uint32_t q = model->head_count * model->head_dim, kv = model->kv_head_count * model->head_dim;
     bool bias = architecture->bias_required, norm = architecture->head_norm;
     const struct layer_tensor wanted[] = {
-        {"attn_norm.weight", 1, width, true, &layer->attention_norm},
-        {"attn_q.weight", q, width, true, &layer->wq},
-        {"attn_k.weight", kv, width, true, &layer->wk},
-        {"attn_v.weight", kv, width, true, &layer->wv},
-        {"attn_q.bias", 1, q, bias, &layer->bq},
-        {"attn_k.bias", 1, kv, bias, &layer->bk},
-        {"attn_v.bias", 1, kv, bias, &layer->bv},
-        {"attn_output.weight", width, q, true, &layer->wo},
-        {"ffn_norm.weight", 1, width, true, &layer->ffn_norm},
-        {"ffn_gate.weight", ffn, width, true, &layer->w_gate},
-        {"ffn_up.weight", ffn, width, true, &layer->w_up},
-        {"ffn_down.weight", width, ffn, true, &layer->w_down},
-        {"attn_q_norm.weight", 1, model->head_dim, norm, norm ? &layer->q_norm : NULL},
-        {"attn_k_norm.weight", 1, model->head_dim, norm, norm ? &layer->k_norm : NULL},
+        {ROLE_ATTENTION_NORM, 1, width, true, &layer->attention_norm},
+        {ROLE_Q, q, width, true, &layer->wq},
+        {ROLE_K, kv, width, true, &layer->wk},
+        {ROLE_V, kv, width, true, &layer->wv},
+        {ROLE_Q_BIAS, 1, q, bias, &layer->bq},
+        {ROLE_K_BIAS, 1, kv, bias, &layer->bk},
+        {ROLE_V_BIAS, 1, kv, bias, &layer->bv},
+        {ROLE_ATTENTION_OUTPUT, width, q, true, &layer->wo},
+        {ROLE_FFN_NORM, 1, width, true, &layer->ffn_norm},
+        {ROLE_GATE, ffn, width, true, &layer->w_gate},
+        {ROLE_UP, ffn, width, true, &layer->w_up},
+        {ROLE_DOWN, width, ffn, true, &layer->w_down},
+        {ROLE_Q_NORM, 1, model->head_dim, norm, norm ? &layer->q_norm : NULL},
+        {ROLE_K_NORM, 1, model->head_dim, norm, norm ? &layer->k_norm : NULL},
     };
     for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-        char name[GGUF_NAME_BYTES_MAX + 1];
-        snprintf(name, sizeof(name), "blk.%u.%s", index, wanted[i].name);
+        const struct layer_tensor *want = &wanted[i];
         /* A tensor that stays unread here is found by refuse_unread. */
-        if (wanted[i].tensor == NULL ||
-            (!wanted[i].needed && gguf_tensor_find(weights->gguf, name) == NULL))
+        if (want->tensor == NULL ||
+            (!want->needed && !tensor_there(weights, want->role, index, want->rows, want->columns)))
             continue;
         status code =
-            tensor_read(weights, name, wanted[i].rows, wanted[i].columns, wanted[i].tensor);
+            tensor_read(weights, want->role, index, want->rows, want->columns, want->tensor);
         if (code != OK)
             return code;
     }
     return OK;
+}
+
+/* model->vocabulary: the rows of the embedding, which must be those that the numbers say. */
+static status read_vocabulary(struct weights *weights)
+{
+    struct source *source = weights->source;
+    struct model *model = weights->model;
+    char embedding[SOURCE_NAME_BYTES], name[SOURCE_NAME_BYTES];
+    struct source_tensor table;
+    uint32_t declared = 0;
+    size_t tokens = 0;
+    source->calls->tensor_name(source, ROLE_EMBEDDING, 0, embedding);
+    status code = number_read_optional(weights, NUMBER_VOCABULARY, 1, VOCABULARY_MAX, &declared);
+    if (code != OK)
+        return code;
+    if (!source->calls->tensor_find(source, ROLE_EMBEDDING, 0, declared, model->width, &table))
+        return source_error(source, ERR_BAD_INPUT, "tensor %s is missing", embedding);
+    if (table.dimensions[1] > VOCABULARY_MAX)
+        return source_error(source, ERR_BAD_INPUT, "tensor %s has %llu rows (expected at most %u)",
+                            embedding, (unsigned long long)table.dimensions[1], VOCABULARY_MAX);
+    model->vocabulary = (uint32_t)table.dimensions[1];
+    source->calls->number_name(source, NUMBER_VOCABULARY, name);
+    if (declared != 0 && declared != model->vocabulary)
+        return source_error(source, ERR_BAD_INPUT, "%s is %u, but %s has %u rows", name, declared,
+                            embedding, model->vocabulary);
+    /* Every token id that a tokenizer may give must have its row. */
+    code = source->calls->token_count(source, &tokens);
+    if (code == OK && tokens > model->vocabulary)
+        return source_error(source, ERR_BAD_INPUT,
+                            "tokenizer.ggml.tokens has %zu tokens, but %s has %u rows", tokens,
+                            embedding, model->vocabulary);
+    return code;
 }
 
 static status read_embedding(struct weights *weights)
 {
     struct model *model = weights->model;
-    const struct gguf_tensor *table = gguf_tensor_find(weights->gguf, "token_embd.weight");
-    if (table == NULL)
-        return weights_error(weights, ERR_BAD_INPUT, "tensor token_embd.weight is missing");
-    if (table->dimensions[1] > VOCABULARY_MAX)
-        return weights_error(weights, ERR_BAD_INPUT,
-                             "tensor token_embd.weight has %llu rows (expected at most %u)",
-                             (unsigned long long)table->dimensions[1], VOCABULARY_MAX);
-    model->vocabulary = (uint32_t)table->dimensions[1];
-
-    uint32_t declared = model->vocabulary;
-    status code = number_read_optional(weights, "vocab_size", 1, VOCABULARY_MAX, &declared);
-    if (code != OK)
-        return code;
-    if (declared != model->vocabulary)
-        return weights_error(weights, ERR_BAD_INPUT,
-                             "metadata %s.vocab_size is %u, but token_embd.weight has %u rows",
-                             weights->architecture->name, declared, model->vocabulary);
-    /* Every token id that a tokenizer may give must have its row. */
-    if (gguf_has(weights->gguf, "tokenizer.ggml.tokens")) {
-        struct gguf_strings tokens = {0};
-        code = gguf_read_strings(weights->gguf, "tokenizer.ggml.tokens", &tokens);
-        if (code != OK)
-            return code;
-        if (tokens.count > model->vocabulary)
-            return weights_error(weights, ERR_BAD_INPUT,
-                                 "tokenizer.ggml.tokens has %zu tokens, but token_embd.weight has "
-                                 "%u rows",
-                                 tokens.count, model->vocabulary);
-    }
-
-    code = tensor_read(weights, "token_embd.weight", model->vocabulary, model->width,
-                       &model->embedding);
+    status code = read_vocabulary(weights);
     if (code == OK)
-        code = tensor_read(weights, "output_norm.weight", 1, model->width, &model->output_norm);
+        code = tensor_read(weights, ROLE_EMBEDDING, 0, model->vocabulary, model->width,
+                           &model->embedding);
+    if (code == OK)
+        code = tensor_read(weights, ROLE_OUTPUT_NORM, 0, 1, model->width, &model->output_norm);
     if (code != OK)
         return code;
-    if (gguf_tensor_find(weights->gguf, "output.weight") != NULL)
-        return tensor_read(weights, "output.weight", model->vocabulary, model->width,
+    if (weights->source->head_required ||
+        tensor_there(weights, ROLE_OUTPUT, 0, model->vocabulary, model->width))
+        return tensor_read(weights, ROLE_OUTPUT, 0, model->vocabulary, model->width,
                            &model->output);
     model->output = model->embedding;
+    model->tied = true;
     return OK;
 }
 
-/* rope.scaling.*: none, or linear, which divides every frequency by one factor. */
-static status read_rope_scaling(const struct weights *weights, float *factor_out)
+/* Llama-3's tensor of divisors, or NULL. */
+static status read_rope_table(struct weights *weights, const float **table_out)
 {
-    char key[KEY_BYTES], text[64];
-    struct gguf_string type = {0};
-    *factor_out = 1.0f;
-    status code = float_read(weights, "rope.scale_linear", true, 1e-3f, 1e6f, factor_out);
+    uint32_t count = weights->model->rope_dims / 2;
+    struct model_tensor tensor = {0};
+    *table_out = NULL;
+    if (!tensor_there(weights, ROLE_ROPE_FACTORS, 0, 1, count))
+        return OK;
+    status code = tensor_read(weights, ROLE_ROPE_FACTORS, 0, 1, count, &tensor);
     if (code != OK)
         return code;
-    key_build(weights, "rope.scaling.type", key);
-    if (!gguf_has(weights->gguf, key))
-        return OK;
-    code = gguf_read_string(weights->gguf, key, &type);
-    if (code != OK)
-        return code;
-    if (string_equals(type, "none"))
-        return OK;
-    if (string_equals(type, "linear"))
-        return float_read(weights, "rope.scaling.factor", true, 1e-3f, 1e6f, factor_out);
-    text_copy(type, text, sizeof(text));
-    return weights_error(weights, ERR_UNSUPPORTED,
-                         "rope scaling \"%s\" is not supported (supported: none, linear, and "
-                         "Llama-3's rope_freqs.weight)",
-                         text);
+    if (tensor.type != DTYPE_F32)
+        return source_error(weights->source, ERR_UNSUPPORTED, "%s has type %s (supported: F32)",
+                            tensor.name, dtype_name(tensor.type));
+    const float *table = tensor.data;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!(table[i] >= 1e-3f && table[i] <= 1e6f))
+            return source_error(weights->source, ERR_BAD_INPUT,
+                                "%s[%u] is %g (expected 0.001 to 1000000)", tensor.name, i,
+                                (double)table[i]);
+    }
+    *table_out = table;
+    return OK;
 }
 
-/* The divisors of the frequencies: Llama-3's tensor, the linear factor, or their product. */
+/* The divisors of the frequencies: Llama-3's tensor, what scaling asks for, or their product. */
 static status read_rope_factors(struct weights *weights)
 {
     struct model *model = weights->model;
-    float linear = 1.0f;
-    status code = read_rope_scaling(weights, &linear);
-    if (code != OK)
-        return code;
     uint32_t count = model->rope_dims / 2;
     const float *table = NULL;
-    if (gguf_tensor_find(weights->gguf, "rope_freqs.weight") != NULL) {
-        struct model_tensor tensor = {0};
-        code = tensor_read(weights, "rope_freqs.weight", 1, count, &tensor);
-        if (code != OK)
-            return code;
-        if (tensor.type != DTYPE_F32)
-            return weights_error(weights, ERR_UNSUPPORTED,
-                                 "rope_freqs.weight has type %s (supported: F32)",
-                                 dtype_name(tensor.type));
-        table = tensor.data;
-    }
-    for (uint32_t i = 0; table != NULL && i < count; i++) {
-        if (!(table[i] >= 1e-3f && table[i] <= 1e6f))
-            return weights_error(weights, ERR_BAD_INPUT,
-                                 "rope_freqs.weight[%u] is %g (expected 0.001 to 1000000)", i,
-                                 (double)table[i]);
-    }
-    model->rope_factors = table;
-    if (linear >= 1.0f && linear <= 1.0f)
-        return OK;
-
+    status code = read_rope_table(weights, &table);
+    if (code != OK)
+        return code;
     float *factors = malloc(count * sizeof(*factors));
     if (factors == NULL)
-        return weights_error(weights, ERR_NO_MEMORY, "no memory for %u rope factors", count);
+        return source_error(weights->source, ERR_NO_MEMORY, "no memory for %u rope factors", count);
     for (uint32_t i = 0; i < count; i++)
-        factors[i] = linear * (table != NULL ? table[i] : 1.0f);
+        factors[i] = 1.0f;
+    code = weights->source->calls->scale_rope(weights->source, model, factors);
+    bool scaled = false;
+    for (uint32_t i = 0; i < count; i++) {
+        scaled = scaled || !(factors[i] >= 1.0f && factors[i] <= 1.0f);
+        factors[i] *= table != NULL ? table[i] : 1.0f;
+    }
+    if (code != OK || !scaled) {
+        free(factors);
+        model->rope_factors = table;
+        return code;
+    }
     model->rope_factors = factors;
     model->rope_factors_own = factors;
     return OK;
@@ -472,29 +430,27 @@ static status read_rope_factors(struct weights *weights)
 /* A tensor that nothing reads means arithmetic that is not built. */
 static status refuse_unread(const struct weights *weights)
 {
-    for (size_t i = 0; i < gguf_tensor_count(weights->gguf); i++) {
-        if (!weights->used[i])
-            return weights_error(weights, ERR_UNSUPPORTED,
-                                 "tensor %s is not part of a %s model of %u layers as it is built "
-                                 "here",
-                                 gguf_tensor_at(weights->gguf, i)->name,
-                                 weights->architecture->name, weights->model->layer_count);
-    }
-    return OK;
+    const char *name = weights->source->calls->tensor_unread(weights->source);
+    if (name == NULL)
+        return OK;
+    return source_error(weights->source, ERR_UNSUPPORTED,
+                        "tensor %s is not part of a %s model of %u layers as it is built here",
+                        name, weights->architecture->name, weights->model->layer_count);
 }
 
 static status read_tensors(struct weights *weights)
 {
     struct model *model = weights->model;
-    size_t count = gguf_tensor_count(weights->gguf);
+    size_t count = weights->source->tensor_count;
     /* A hostile layer count allocates nothing: every layer has tensors in the file. */
     if (model->layer_count > count)
-        return weights_error(weights, ERR_BAD_INPUT, "%u layers, but only %zu tensors in the file",
-                             model->layer_count, count);
+        return source_error(weights->source, ERR_BAD_INPUT,
+                            "%u layers, but only %zu tensors in the file", model->layer_count,
+                            count);
     model->layers = calloc(model->layer_count, sizeof(*model->layers));
-    weights->used = calloc(count, sizeof(*weights->used));
-    if (model->layers == NULL || weights->used == NULL)
-        return weights_error(weights, ERR_NO_MEMORY, "no memory for %u layers", model->layer_count);
+    if (model->layers == NULL)
+        return source_error(weights->source, ERR_NO_MEMORY, "no memory for %u layers",
+                            model->layer_count);
     status code = read_embedding(weights);
     for (uint32_t i = 0; code == OK && i < model->layer_count; i++)
         code = read_layer(weights, i);
@@ -505,100 +461,141 @@ static status read_tensors(struct weights *weights)
     return code;
 }
 
-/* Name and fingerprint. */
-
-static void name_model(struct weights *weights)
-{
-    struct model *model = weights->model;
-    struct gguf_string name = {0};
-    if (gguf_has(weights->gguf, "general.name") &&
-        gguf_read_string(weights->gguf, "general.name", &name) == OK && name.bytes > 0) {
-        text_copy(name, model->name, sizeof(model->name));
-        return;
-    }
-    const char *path = gguf_path(weights->gguf);
-    const char *slash = strrchr(path, '/');
-    name.text = slash != NULL ? slash + 1 : path;
-    name.bytes = strlen(name.text);
-    if (name.bytes > 5 && strcmp(name.text + name.bytes - 5, ".gguf") == 0)
-        name.bytes -= 5;
-    text_copy(name, model->name, sizeof(model->name));
-}
-
-/* BLAKE2b-256 over a version word, the header (metadata and tensor table), and each tensor in the
- * file's order: its size, then all of it or, when it is long, pieces spread over it, the first and
- * the last bytes among them. So a 100 GB model costs a few dozen MB of reads, and a model that was
- * trained further or quantised anew differs in nearly every piece. */
+/* BLAKE2b-256 over a version word, what the source says about the model (GGUF: metadata and tensor
+ * table), and each tensor in the source's order: its size, then all of it or, when it is long,
+ * pieces spread over it, the first and the last bytes among them. So a 100 GB model costs a few
+ * dozen MB of reads, and a model that was trained further or quantised anew differs in nearly every
+ * piece. Generated values are named by their seeds, which the source says. */
 static void fingerprint_model(struct weights *weights)
 {
     static const char version[] = "baton model fingerprint 1";
+    const struct source *source = weights->source;
+    struct source_tensor tensor;
     crypto_generichash_state hash;
     crypto_generichash_init(&hash, NULL, 0, MODEL_FINGERPRINT_BYTES);
     crypto_generichash_update(&hash, (const unsigned char *)version, sizeof(version));
-
-    size_t header_bytes;
-    const uint8_t *header = gguf_header(weights->gguf, &header_bytes);
-    crypto_generichash_update(&hash, header, header_bytes);
-    for (size_t i = 0; i < gguf_tensor_count(weights->gguf); i++) {
-        const struct gguf_tensor *tensor = gguf_tensor_at(weights->gguf, i);
+    source->calls->identify(source, &hash);
+    for (size_t i = 0; source->calls->tensor_at(source, i, &tensor); i++) {
+        const uint8_t *data = tensor.data;
         uint8_t size[8];
-        store_u64(size, tensor->bytes);
+        store_u64(size, tensor.bytes);
         crypto_generichash_update(&hash, size, sizeof(size));
-        if (tensor->bytes <= FINGERPRINT_WHOLE_BYTES) {
-            crypto_generichash_update(&hash, tensor->data, tensor->bytes);
+        if (tensor.bytes <= FINGERPRINT_WHOLE_BYTES) {
+            crypto_generichash_update(&hash, data, tensor.bytes);
             continue;
         }
-        size_t last = tensor->bytes - FINGERPRINT_SAMPLE_BYTES;
+        size_t last = tensor.bytes - FINGERPRINT_SAMPLE_BYTES;
         size_t stride = last / (FINGERPRINT_SAMPLES - 1);
         for (size_t s = 0; s < FINGERPRINT_SAMPLES; s++) {
             size_t at = s + 1 < FINGERPRINT_SAMPLES ? s * stride : last;
-            crypto_generichash_update(&hash, tensor->data + at, FINGERPRINT_SAMPLE_BYTES);
+            crypto_generichash_update(&hash, data + at, FINGERPRINT_SAMPLE_BYTES);
         }
     }
     crypto_generichash_final(&hash, weights->model->fingerprint, MODEL_FINGERPRINT_BYTES);
 }
 
-status weights_read(struct gguf *gguf, struct model **model_out)
+/* source belongs to the call: it is closed when the call fails, and with the model when not. */
+static status model_read(struct source *source, struct model **model_out)
 {
     struct model *model = calloc(1, sizeof(*model));
     if (model == NULL || sodium_init() < 0) {
         free(model);
-        gguf_close(gguf);
+        source->calls->close(source);
         return error_set(ERR_NO_MEMORY, "no memory for a model");
     }
-    model->gguf = gguf;
-    struct weights weights = {.gguf = gguf, .model = model};
+    model->source = source;
+    struct weights weights = {.source = source, .model = model};
     status code = read_architecture(&weights);
     if (code == OK)
         code = read_numbers(&weights);
     if (code == OK)
         code = read_tensors(&weights);
-    free(weights.used);
     if (code != OK) {
         weights_close(model);
         return code;
     }
-    name_model(&weights);
+    source->calls->name(source, model->name, sizeof(model->name));
     fingerprint_model(&weights);
     *model_out = model;
     return OK;
 }
 
-status weights_open(const char *path, struct model **model_out)
+status weights_read(struct gguf *gguf, struct model **model_out)
 {
-    struct gguf *gguf = NULL;
-    status code = gguf_open(path, &gguf);
+    struct source *source = NULL;
+    status code = source_gguf_open(gguf, &source);
     if (code != OK)
         return code;
-    return weights_read(gguf, model_out);
+    return model_read(source, model_out);
+}
+
+status weights_open(const char *path, struct model **model_out)
+{
+    struct stat facts;
+    struct source *source = NULL;
+    struct gguf *gguf = NULL;
+    status code;
+    if (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode)) {
+        code = source_directory_open(path, &source);
+        return code == OK ? model_read(source, model_out) : code;
+    }
+    code = gguf_open(path, &gguf);
+    return code == OK ? weights_read(gguf, model_out) : code;
+}
+
+status weights_choose(const char *path, const char *dummy_weights, struct model **model_out)
+{
+    struct source *source = NULL;
+    if (dummy_weights == NULL && path == NULL)
+        return error_set(ERR_BAD_INPUT, "no model: expected a GGUF file, a directory with "
+                                        "config.json, or --dummy-weights");
+    if (dummy_weights == NULL)
+        return weights_open(path, model_out);
+    status code = source_dummy_open(dummy_weights, path, &source);
+    return code == OK ? model_read(source, model_out) : code;
 }
 
 void weights_close(struct model *model)
 {
     if (model == NULL)
         return;
-    gguf_close(model->gguf);
+    model->source->calls->close(model->source);
     free(model->rope_factors_own);
     free(model->layers);
     free(model);
+}
+
+void weights_forget(const struct model *model)
+{
+    model->source->calls->forget(model->source);
+}
+
+const char *weights_file(const struct model *model)
+{
+    return model->source->file;
+}
+
+/* Text. */
+
+status model_tokenizer_open(const struct model *model, struct tokenizer **tokenizer_out)
+{
+    const struct source *source = model->source;
+    struct tokenizer *tokenizer = NULL;
+    status code = source->calls->tokenizer_open(source, model->vocabulary, &tokenizer);
+    if (code != OK)
+        return code;
+    uint32_t tokens = tokenizer_facts(tokenizer)->vocabulary;
+    if (tokens > model->vocabulary) {
+        tokenizer_close(tokenizer);
+        return source_error(source, ERR_BAD_INPUT,
+                            "the tokenizer has %u tokens, the embedding only %u", tokens,
+                            model->vocabulary);
+    }
+    *tokenizer_out = tokenizer;
+    return OK;
+}
+
+status model_chat_template(const struct model *model, char **text_out, size_t *bytes_out)
+{
+    return model->source->calls->chat_template(model->source, text_out, bytes_out);
 }

@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "http/keys.h"
-#include "model/gguf.h"
 #include "router/request.h"
 
 #define TICK_MS 100
@@ -89,21 +88,16 @@ static void router_token_text(const struct router *router, uint32_t id, char *te
 
 static status router_open_template(struct router *router)
 {
-    struct gguf_string source;
-    if (!gguf_has(router->model->gguf, "tokenizer.chat_template")) {
+    status st =
+        model_chat_template(router->model, &router->template_source, &router->template_bytes);
+    if (st == ERR_NOT_FOUND) {
         log_warn("no chat template", "effect=\"only /v1/completions works\"");
         return OK;
     }
-    status st = gguf_read_string(router->model->gguf, "tokenizer.chat_template", &source);
     if (st != OK)
         return st;
-    router->template_source = malloc(source.bytes + 1);
-    if (router->template_source == NULL)
-        return error_set(ERR_NO_MEMORY, "no memory for the chat template");
-    memcpy(router->template_source, source.text, source.bytes);
-    router->template_source[source.bytes] = '\0';
-    router->template_bytes = source.bytes;
-    st = chat_template_open(source.text, source.bytes, &router->chat_template);
+    st =
+        chat_template_open(router->template_source, router->template_bytes, &router->chat_template);
     if (st == ERR_NO_MEMORY)
         return st;
     if (st != OK)
@@ -114,17 +108,14 @@ static status router_open_template(struct router *router)
 
 static status router_open_model(struct router *router, const char *path)
 {
-    status st = weights_open(path, &router->model);
+    status st = weights_choose(path, router->options->dummy_weights, &router->model);
     if (st == OK)
-        st = tokenizer_open_gguf(router->model->gguf, &router->tokenizer);
+        st = model_tokenizer_open(router->model, &router->tokenizer);
     if (st == OK)
         st = router_open_template(router);
     if (st != OK)
         return st;
     const struct tokenizer_facts *facts = tokenizer_facts(router->tokenizer);
-    if (facts->vocabulary > router->model->vocabulary)
-        return error_set(ERR_BAD_INPUT, "the tokenizer has %u tokens, the embedding only %u",
-                         facts->vocabulary, router->model->vocabulary);
     router_token_text(router, facts->bos_id, router->bos_text, sizeof(router->bos_text));
     router_token_text(router, facts->eos_id, router->eos_text, sizeof(router->eos_text));
     router->model_name =

@@ -21,8 +21,9 @@ struct router_options {
     const char *config;
     const char *host;
     uint32_t port;
-    const char *workers;    /* address where workers connect */
-    const char *model_name; /* as clients see it; NULL: from the model file */
+    const char *workers;       /* address where workers connect */
+    const char *dummy_weights; /* NULL, or the shape of random weights (model/weights.h) */
+    const char *model_name;    /* as clients see it; NULL: from the model file */
     const char *api_key;
     const char *api_key_file;
     const char *log_level;

@@ -16,7 +16,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "model/gguf.h"
 #include "model/weights.h"
 #include "transfer/transfer.h"
 #include "worker/compute.h"
@@ -90,10 +89,11 @@ static status worker_open_engine(struct worker *worker)
         .kernels = options->kernels,
     };
     struct backend_cpu_weights weights = {.path = path,
-                                          .model_path = gguf_path(worker->model->gguf),
+                                          .model_path = weights_file(worker->model),
                                           .bytes_max = 2 * plan.weight_bytes + (64u << 20)};
     memcpy(weights.key, worker->model->fingerprint, sizeof(weights.key));
-    if (packed_path_choose(options->packed_weights, weights.model_path, weights.key, path))
+    if (weights.model_path != NULL &&
+        packed_path_choose(options->packed_weights, weights.model_path, weights.key, path))
         cpu.weights = &weights;
     struct backend *backend;
     st = backend_cpu_open(&plan.shape, &plan.limits, &cpu, &backend);
@@ -102,7 +102,7 @@ static status worker_open_engine(struct worker *worker)
         return st;
     }
     st = engine_open(worker->model, &plan, backend, &worker->engine);
-    gguf_forget(worker->model->gguf);
+    weights_forget(worker->model);
     return st;
 }
 
@@ -449,7 +449,7 @@ static status worker_start(struct worker *worker, const char *model_path)
     if (st == OK)
         st = worker_choose_cpus(worker);
     if (st == OK)
-        st = weights_open(model_path, &worker->model);
+        st = weights_choose(model_path, options->dummy_weights, &worker->model);
     if (st == OK)
         st = worker_open_loop(worker);
     if (st != OK)

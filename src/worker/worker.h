@@ -33,6 +33,7 @@ struct worker_options {
     const char *kv_dtype;           /* "auto", "f16", "f32" */
     const char *packed_weights;     /* "auto", "off", or a folder */
     const char *cpus;               /* NULL: all it may use */
+    const char *dummy_weights;      /* NULL, or the shape of random weights (model/weights.h) */
     const char *log_level;
     uint32_t threads; /* 0: one per core */
     uint32_t ctx;     /* 0: the model's */

@@ -151,7 +151,10 @@ static status cpu_tensor_open(struct backend *backend, const struct backend_weig
         tensor->vector = cpu_take(cpu, weight->columns * sizeof(float));
         if (tensor->vector == NULL)
             return error_set(ERR_NO_MEMORY, "%s: no memory", weight->name);
-        dequant_row(weight->type, weight->data, weight->columns, tensor->vector);
+        if (weight->data == NULL)
+            synthetic_fill(&weight->synthetic, DTYPE_F32, 0, weight->columns, tensor->vector);
+        else
+            dequant_row(weight->type, weight->data, weight->columns, tensor->vector);
     } else if (!weight->lookup_only) {
         result = tensor_pack(cpu, weight, tensor);
         if (result == OK && cpu->int8 && dtype_group(weight->type) > 1)
@@ -259,6 +262,11 @@ static void embed_row(const struct rows_job *job, uint32_t row)
     uint32_t token = job->cpu->step->token_ids[row];
     assert(token < table->rows);
     const uint8_t *from = table->data;
+    if (from == NULL) {
+        synthetic_fill(&table->synthetic, DTYPE_F32, (uint64_t)token * table->columns,
+                       table->columns, buffer_row(job->y, row));
+        return;
+    }
     dequant_row(table->type, from + token * dtype_row_bytes(table->type, table->columns),
                 table->columns, buffer_row(job->y, row));
 }

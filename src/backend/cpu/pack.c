@@ -7,6 +7,8 @@
 #include "base/bytes.h"
 #include "base/error.h"
 
+#define SYNTHETIC_PIECE 512u /* values made at a time */
+
 /* One group of a file's row, taken apart. */
 struct group {
     uint8_t values[256]; /* unsigned as stored; Q8_0 plus 128 */
@@ -183,20 +185,43 @@ static void pack_column(const struct packed *p, const uint8_t *row, uint32_t col
     }
 }
 
+/* A row of plain numbers into its column of a panel, which interleaves PANEL_COLUMNS of them. */
+static void spread_row(const uint8_t *row, size_t count, uint32_t bytes, uint8_t *to)
+{
+    for (size_t k = 0; k < count; k++)
+        memcpy(to + k * PANEL_COLUMNS * bytes, row + k * bytes, bytes);
+}
+
+/* The same for a row that has no bytes: made a piece at a time. */
+static void spread_synthetic(const struct backend_weight *weight, uint32_t row, uint32_t bytes,
+                             uint8_t *to)
+{
+    uint8_t piece[SYNTHETIC_PIECE * 4];
+    for (uint32_t k = 0; k < weight->columns; k += SYNTHETIC_PIECE) {
+        uint32_t left = weight->columns - k;
+        uint32_t count = left < SYNTHETIC_PIECE ? left : SYNTHETIC_PIECE;
+        synthetic_fill(&weight->synthetic, weight->type, (uint64_t)row * weight->columns + k, count,
+                       piece);
+        spread_row(piece, count, bytes, to + (size_t)k * PANEL_COLUMNS * bytes);
+    }
+}
+
 void pack_panel(const struct backend_weight *weight, const struct packed *packed, uint32_t panel,
                 uint8_t *to)
 {
     memset(to, 0, packed->panel_bytes);
     size_t row_bytes = dtype_row_bytes(packed->type, packed->columns);
     uint32_t first = panel * PANEL_COLUMNS;
+    uint32_t number_bytes = dtype_group_bytes(packed->type);
     for (uint32_t column = 0; column < PANEL_COLUMNS && first + column < packed->rows; column++) {
-        const uint8_t *row = (const uint8_t *)weight->data + (first + column) * row_bytes;
-        if (dtype_group(packed->type) > 1) {
-            pack_column(packed, row, column, to);
+        if (weight->data == NULL) {
+            spread_synthetic(weight, first + column, number_bytes, to + column * number_bytes);
             continue;
         }
-        uint32_t bytes = dtype_group_bytes(packed->type);
-        for (size_t k = 0; k < packed->columns; k++)
-            memcpy(to + (k * PANEL_COLUMNS + column) * bytes, row + k * bytes, bytes);
+        const uint8_t *row = (const uint8_t *)weight->data + (first + column) * row_bytes;
+        if (dtype_group(packed->type) > 1)
+            pack_column(packed, row, column, to);
+        else
+            spread_row(row, packed->columns, number_bytes, to + column * number_bytes);
     }
 }
