@@ -94,8 +94,9 @@ class Server:
     def __enter__(self):
         # A live worker under a sanitizer, on a busy machine, has been silent for a second.
         patience = ["--silence", f"{SLOW}s"] if SLOW > 1 else []
+        model = [] if self.model is None else [self.model]  # --dummy-weights needs none
         self.process = Process("serve", [self.binary, "serve", "--port", str(self.port),
-                                         *patience, *self.options, self.model])
+                                         *patience, *self.options, *model])
         self.process.wait_for(r"ready: http://")
         return self
 

@@ -3,18 +3,34 @@
 
 #define TOP_SHARE 0.98 /* of the faster classes, of equal top tokens */
 
-static const char *const models[] = {
-    "llama-f32-tied",  "llama-q4_0", "llama-q4_1-tied", "llama3-f16", "llama3-q4_k",
-    "qwen2-bf16-tied", "qwen2-q5_k", "qwen3-q6_k-tied", "qwen3-q8_0",
+/* GGUF files and directories. The golden of a directory whose vectors are F32 is the GGUF file's.
+ */
+static const struct {
+    const char *path, *golden;
+} models[] = {
+    {"models/llama-f32-tied.gguf", "llama-f32-tied"},
+    {"models/llama-q4_0.gguf", "llama-q4_0"},
+    {"models/llama-q4_1-tied.gguf", "llama-q4_1-tied"},
+    {"models/llama3-f16.gguf", "llama3-f16"},
+    {"models/llama3-q4_k.gguf", "llama3-q4_k"},
+    {"models/qwen2-bf16-tied.gguf", "qwen2-bf16-tied"},
+    {"models/qwen2-q5_k.gguf", "qwen2-q5_k"},
+    {"models/qwen3-q6_k-tied.gguf", "qwen3-q6_k-tied"},
+    {"models/qwen3-q8_0.gguf", "qwen3-q8_0"},
+    {"directories/llama-f32-tied", "llama-f32-tied"},
+    {"directories/llama3-f16", "llama3-f16.dir"},
+    {"directories/qwen2-bf16-tied", "qwen2-bf16-tied.dir"},
+    {"directories/qwen3-f32", "qwen3-q8_0"},
 };
 #define MODEL_COUNT (sizeof(models) / sizeof(models[0]))
 
-static void compare_model(struct logits_report *report, const char *name, const char *kernels,
+static void compare_model(struct logits_report *report, size_t index, const char *kernels,
                           enum engine_kv kv)
 {
     char model[512], golden[512];
-    snprintf(model, sizeof(model), "%s/vectors/models/%s.gguf", TEST_DATA_DIR, name);
-    snprintf(golden, sizeof(golden), "%s/vectors/logits/%s.golden", TEST_DATA_DIR, name);
+    snprintf(model, sizeof(model), "%s/vectors/%s", TEST_DATA_DIR, models[index].path);
+    snprintf(golden, sizeof(golden), "%s/vectors/logits/%s.golden", TEST_DATA_DIR,
+             models[index].golden);
     const struct fixture_config config = {
         .path = model, .kernels = kernels, .rows_max = 64, .kv = kv};
     compare_file(report, golden, &config, strcmp(kernels, "float") == 0, UINT32_MAX);
@@ -24,8 +40,8 @@ static void compare_float(enum engine_kv kv, double bound)
 {
     for (size_t i = 0; i < MODEL_COUNT; i++) {
         struct logits_report report = {.worst = 0.0};
-        compare_model(&report, models[i], "float", kv);
-        print_message("%-16s %u positions, largest difference %.6f (%s)\n", models[i],
+        compare_model(&report, i, "float", kv);
+        print_message("%-28s %u positions, largest difference %.6f (%s)\n", models[i].path,
                       report.positions, report.worst, report.where);
         assert_true(report.positions > 60);
         assert_true(report.worst <= bound);
@@ -50,10 +66,10 @@ static void int8_class_picks_the_same_tokens(void **state)
     uint32_t equal = 0, positions = 0;
     for (size_t i = 0; i < MODEL_COUNT; i++) {
         struct logits_report report = {.worst = 0.0};
-        compare_model(&report, models[i], "int8", ENGINE_KV_F16);
-        print_message("%-16s %u of %u top tokens equal, difference %.4f root mean square, %.4f at "
+        compare_model(&report, i, "int8", ENGINE_KV_F16);
+        print_message("%-28s %u of %u top tokens equal, difference %.4f root mean square, %.4f at "
                       "most (%s)\n",
-                      models[i], report.top_equal, report.positions,
+                      models[i].path, report.top_equal, report.positions,
                       sqrt(report.square_sum / (double)report.compared), report.worst,
                       report.where);
         equal += report.top_equal;

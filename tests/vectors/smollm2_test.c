@@ -83,7 +83,7 @@ static void says_where_paris_is(void **state)
     struct run run;
     uint32_t said[8], said_count = 0;
     fixture_open(&fixture, &int8_config);
-    ASSERT_OK(tokenizer_open_gguf(fixture.model->gguf, &tokenizer));
+    ASSERT_OK(model_tokenizer_open(fixture.model, &tokenizer));
     ASSERT_OK(tokenizer_encode(tokenizer, prompt, strlen(prompt), TOKENIZER_ADD_BOS, 64, &tokens));
     sampling_defaults(&sampling);
     run_open(&run, &fixture);

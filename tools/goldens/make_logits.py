@@ -183,23 +183,27 @@ def write_golden(path, vocabulary, sequences, full):
     print(path, path.stat().st_size)
 
 
+def write_small(name, model, path):
+    """The golden of one small model."""
+    rng = np.random.Generator(np.random.PCG64(7))
+    rows = model.config.vocab_size
+    sequences = []
+    for label, count, first, follow in (("random", 48, 0, 16), ("single", 1, 0, 0),
+                                        ("repeat", 12, 0, 16), ("far", 300, 292, 0)):
+        ids = [int(i) for i in rng.integers(3, rows, count)]
+        if label == "repeat":
+            ids = ids[:4] * 3
+        greedy = continue_greedily(model, ids, follow, ())
+        logits = logits_of(model, ids)
+        print(name, label, "deviation %.2f" % logits.std(), "greedy", len(greedy))
+        sequences.append(packed_sequence(rng, label, "", ids, first, logits, greedy, "", True))
+    write_golden(path, rows, sequences, True)
+
+
 def make_small(models_folder, out_folder):
     for name, facts in MODELS.items():
         _, model = load_model(models_folder / f"{name}.gguf", facts.get("llama3", False))
-        rng = np.random.Generator(np.random.PCG64(7))
-        rows = model.config.vocab_size
-        sequences = []
-        for label, count, first, follow in (("random", 48, 0, 16), ("single", 1, 0, 0),
-                                            ("repeat", 12, 0, 16), ("far", 300, 292, 0)):
-            ids = [int(i) for i in rng.integers(3, rows, count)]
-            if label == "repeat":
-                ids = ids[:4] * 3
-            greedy = continue_greedily(model, ids, follow, ())
-            logits = logits_of(model, ids)
-            print(name, label, "deviation %.2f" % logits.std(), "greedy", len(greedy))
-            sequences.append(
-                packed_sequence(rng, label, "", ids, first, logits, greedy, "", True))
-        write_golden(out_folder / f"{name}.golden", rows, sequences, True)
+        write_small(name, model, out_folder / f"{name}.golden")
 
 
 def make_smollm2(path, out_folder):
