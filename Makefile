@@ -17,8 +17,8 @@ override PROMPT := $(value PROMPT)
 export PROMPT FUZZ_SECONDS DESTDIR MODEL ARGS URL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-serve model build serve run check asan tsan fuzz bench lint format install \
-        clean
+.PHONY: help setup setup-serve model build serve run check asan tsan fuzz chaos bench lint format \
+        install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -67,6 +67,9 @@ tsan: setup model ## the same under ThreadSanitizer
 fuzz: ## run each fuzz target for FUZZ_SECONDS
 	@tools/setup serve check fuzz
 	@tools/fuzz
+
+chaos: build ## kill each process in each phase of a request, 50 times (hours)
+	@BATON_CHAOS=50 tools/flow-python tests/flow/fault_test.py build/release/baton
 
 bench: build $(wanted_model) ## measure baton serve (or the server at URL)
 	@tools/bench

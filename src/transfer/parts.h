@@ -50,6 +50,7 @@ enum call_kind {
     CALL_RECEIVE,
     CALL_CANCEL,
     CALL_DROP_PEER,
+    CALL_RENEW,
     CALL_STOP,
 };
 

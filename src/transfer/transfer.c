@@ -169,12 +169,17 @@ static void transfer_drop(struct transfer *transfer, uint64_t incarnation)
     }
 }
 
+static void transfer_close_peers(struct transfer *transfer, status cause)
+{
+    while (transfer->peers != NULL)
+        peer_close(transfer->peers, cause);
+}
+
 static void transfer_stop(struct transfer *transfer)
 {
     receiver_stop(transfer);
     holder_stop(transfer);
-    while (transfer->peers != NULL)
-        peer_close(transfer->peers, error_set(ERR_CANCELLED, "the worker stops"));
+    transfer_close_peers(transfer, error_set(ERR_CANCELLED, "the worker stops"));
     loop_stop(transfer->loop);
 }
 
@@ -210,6 +215,10 @@ static void transfer_on_call(void *ctx, struct mail *mail)
     }
     case CALL_DROP_PEER:
         transfer_drop(transfer, call->is.incarnation);
+        break;
+    case CALL_RENEW:
+        transfer->hello.incarnation = call->is.incarnation;
+        transfer_close_peers(transfer, error_set(ERR_CLOSED, "this is another incarnation now"));
         break;
     case CALL_STOP:
         transfer_stop(transfer);
@@ -401,15 +410,26 @@ status transfer_receive(struct transfer *transfer, const struct transfer_wish *w
     return OK;
 }
 
-void transfer_drop_peer(struct transfer *transfer, uint64_t incarnation)
+static void transfer_call_incarnation(struct transfer *transfer, uint32_t kind,
+                                      uint64_t incarnation)
 {
-    struct call *call = call_take(transfer, CALL_DROP_PEER);
+    struct call *call = call_take(transfer, kind);
     if (call == NULL) {
         log_error("call lost", "cause=\"%s\"", error_text());
         return;
     }
     call->is.incarnation = incarnation;
     mailbox_post(transfer->calls, &call->mail);
+}
+
+void transfer_drop_peer(struct transfer *transfer, uint64_t incarnation)
+{
+    transfer_call_incarnation(transfer, CALL_DROP_PEER, incarnation);
+}
+
+void transfer_renew(struct transfer *transfer, uint64_t incarnation)
+{
+    transfer_call_incarnation(transfer, CALL_RENEW, incarnation);
 }
 
 void transfer_report_free(struct transfer_report *report)

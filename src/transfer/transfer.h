@@ -155,6 +155,10 @@ void transfer_receive_cancel(struct transfer *transfer, const struct lease_id *l
  * Its receives fail with ERR_CLOSED, its leases end as if the receiver were gone. */
 void transfer_drop_peer(struct transfer *transfer, uint64_t incarnation);
 
+/* This process may have been declared dead: from now on it is that incarnation to all whom it
+ * meets, and every connection of the old one is closed, with what is still under way there. */
+void transfer_renew(struct transfer *transfer, uint64_t incarnation);
+
 /* ---- reports ---- */
 
 enum transfer_report_kind {

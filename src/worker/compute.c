@@ -25,6 +25,7 @@ struct compute {
     uint64_t stats_ns; /* when the last stats went out */
     uint64_t handoffs, handoff_bytes, handoff_ns, handoff_exposed_ns;
     bool stopping;
+    uint64_t renewing; /* the incarnation to be, once everything is cancelled; 0: none */
 };
 
 struct worker_mail *worker_mail_new(enum worker_mail_kind kind)
@@ -245,7 +246,8 @@ static void compute_take(struct compute *compute, struct mail *taken)
         prefill_cancel_all(compute->prefill);
         decode_cancel_all(compute->decode);
         break;
-    case WORKER_CANCEL_ALL:
+    case WORKER_RENEW:
+        compute->renewing = mail->incarnation;
         prefill_cancel_all(compute->prefill);
         decode_cancel_all(compute->decode);
         break;
@@ -351,6 +353,18 @@ static bool compute_step(struct compute *compute)
     return true;
 }
 
+/* What the old incarnation had is gone, its leases and receives too: be the new one. */
+static void compute_renew(struct compute *compute)
+{
+    struct worker_mail *mail = worker_mail_new(WORKER_RENEWED);
+    assert(mail != NULL);
+    mail->incarnation = compute->renewing;
+    if (compute->setup.transfer != NULL)
+        transfer_renew(compute->setup.transfer, compute->renewing);
+    compute->renewing = 0;
+    mailbox_post(compute->setup.out, &mail->mail);
+}
+
 void compute_run(struct compute *compute)
 {
     compute_send_stats(compute, false);
@@ -361,8 +375,11 @@ void compute_run(struct compute *compute)
             compute_take(compute, mail);
             mail = next;
         }
-        if (compute->stopping && prefill_idle(compute->prefill) && decode_idle(compute->decode))
+        bool idle = prefill_idle(compute->prefill) && decode_idle(compute->decode);
+        if (compute->stopping && idle)
             break;
+        if (compute->renewing != 0 && idle)
+            compute_renew(compute);
         bool worked = compute_step(compute);
         if (!worked || clock_ns() - compute->stats_ns > STATS_INTERVAL_NS)
             compute_send_stats(compute, worked);

@@ -19,9 +19,12 @@
 
 struct control {
     struct control_setup setup;
+    struct hello hello;                /* ours, of this incarnation */
+    struct wire_register registration; /* likewise */
     struct address router;
     struct link *link;
-    bool ready; /* the handshake is over */
+    bool ready;    /* the handshake is over */
+    bool renewing; /* the old incarnation's work is being cancelled: no connection until then */
     bool leaving;
     bool refused;
     bool told;            /* "cannot reach" was logged for this outage */
@@ -34,6 +37,26 @@ struct control {
 
 static const struct link_calls control_calls;
 
+/* The router is lost, or has given this worker up: to it, and to the peers that it tells, this
+ * incarnation is dead. What it has is cancelled, and then it registers as another one. */
+static void control_renew(struct control *control)
+{
+    struct worker_mail *mail = worker_mail_new(WORKER_RENEW);
+    assert(mail != NULL);
+    control->ready = false;
+    control->renewing = true;
+    mail->incarnation = hello_incarnation_random();
+    mailbox_post(control->setup.compute, &mail->mail);
+}
+
+static void control_renewed(struct control *control, uint64_t incarnation)
+{
+    control->renewing = false;
+    control->hello.incarnation = control->registration.incarnation = incarnation;
+    log_info("another incarnation", "incarnation=%016llx", (unsigned long long)incarnation);
+    loop_timer_start(control->reconnect, RECONNECT_MS);
+}
+
 /* End the connection and begin another: requests of this one are cancelled here, and the router
  * gives them to somebody else. */
 static void control_break(struct control *control, const char *reason)
@@ -41,11 +64,7 @@ static void control_break(struct control *control, const char *reason)
     log_warn("router lost", "reason=\"%s\"", reason);
     link_close(control->link);
     control->link = NULL;
-    control->ready = false;
-    struct worker_mail *mail = worker_mail_new(WORKER_CANCEL_ALL);
-    assert(mail != NULL);
-    mailbox_post(control->setup.compute, &mail->mail);
-    loop_timer_start(control->reconnect, RECONNECT_MS);
+    control_renew(control);
 }
 
 static void control_send(struct control *control, uint16_t type, const void *data, size_t bytes)
@@ -68,7 +87,7 @@ static void control_connect(void *ctx)
     struct link_setup setup = {
         .calls = &control_calls,
         .ctx = control,
-        .hello = control->setup.hello,
+        .hello = &control->hello,
         .key = control->setup.key,
         .limits = {.payload_bytes_max = FRAME_BYTES_MAX,
                    .pending_bytes_max = PENDING_BYTES_MAX,
@@ -103,7 +122,7 @@ static void control_on_ready(void *ctx, const struct hello *peer)
     control->told = false;
     log_info("router reached", "router=%s name=%s", control->router.text, peer->name);
     wire_frame_reset(&control->frame);
-    wire_register_encode(&control->frame, control->setup.registration);
+    wire_register_encode(&control->frame, &control->registration);
     control_send(control, WIRE_REGISTER, control->frame.data, control->frame.bytes);
     if (control->leaving)
         control_send(control, WIRE_LEAVING, NULL, 0);
@@ -132,12 +151,10 @@ static void control_on_close(void *ctx, status cause)
                  "router=%s cause=\"%s\" reason=\"%s\"", control->router.text, status_name(cause),
                  error_text());
     control->told = true;
-    if (was_ready) {
-        struct worker_mail *mail = worker_mail_new(WORKER_CANCEL_ALL);
-        assert(mail != NULL);
-        mailbox_post(control->setup.compute, &mail->mail);
-    }
-    loop_timer_start(control->reconnect, RECONNECT_MS);
+    if (was_ready)
+        control_renew(control);
+    else if (!control->renewing)
+        loop_timer_start(control->reconnect, RECONNECT_MS);
 }
 
 /* The sampler's parameters from the wire's, checked. */
@@ -257,6 +274,8 @@ status control_open(const struct control_setup *setup, struct control **control_
     if (control == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for the router's connection");
     control->setup = *setup;
+    control->hello = *setup->hello;
+    control->registration = *setup->registration;
     status st = address_parse(setup->router, 8001, &control->router);
     if (st == OK)
         st = loop_timer_open(setup->loop, control_connect, control, &control->reconnect);
@@ -289,6 +308,8 @@ void control_take(struct control *control, struct mail *taken)
         control_send(control, mail->type, mail->frame.data, mail->frame.bytes);
     else if (taken->kind == WORKER_STATS)
         control->stats = mail->heartbeat;
+    else if (taken->kind == WORKER_RENEWED)
+        control_renewed(control, mail->incarnation);
     worker_mail_free(mail);
 }
 

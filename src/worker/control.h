@@ -2,7 +2,8 @@
  *
  * Connects, registers, turns frames into mail for the compute thread and the compute thread's mail
  * into frames; heartbeats; and connects again for as long as the process lives. When the router is
- * lost, its requests are cancelled: nobody is there to take their tokens.
+ * lost, its requests are cancelled, as nobody is there to take their tokens, and the worker comes
+ * back as another incarnation: the router may have declared the old one dead while it was stopped.
  *
  * Threads: the loop's. Memory: owns link and timers.
  */
@@ -19,7 +20,7 @@ struct control;
 struct control_setup {
     struct loop *loop;
     const char *router;            /* address */
-    const struct hello *hello;     /* ours */
+    const struct hello *hello;     /* ours; copied, as the registration is */
     const struct cluster_key *key; /* NULL: none */
     const struct wire_register *registration;
     uint64_t heartbeat_ms;

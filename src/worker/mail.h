@@ -17,11 +17,12 @@ enum worker_mail_kind {
     WORKER_PLACE,       /* place */
     WORKER_CANCEL,      /* cancel */
     WORKER_PEER_LOST,   /* incarnation */
-    WORKER_CANCEL_ALL,  /* the router is gone */
+    WORKER_RENEW,       /* incarnation: cancel everything, then be that one */
     WORKER_STOP,        /* cancel everything, then end the thread */
     /* compute to loop */
     WORKER_FRAME,   /* type, frame: for the router */
     WORKER_STATS,   /* heartbeat */
+    WORKER_RENEWED, /* incarnation: nothing of the old one is left */
     WORKER_STOPPED, /* the thread has ended */
 };
 

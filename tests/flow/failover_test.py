@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 
-from baton import SLOW, SMALL, Server, main, together
+from baton import SLOW, SMALL, Failed, Server, main, together
 
 PROMPT = list(range(5, 60))
 SMALL_KV = ["--ctx", "512", "--kv-bytes", "8M"]
@@ -112,7 +112,10 @@ def all_kinds(server, ask, disturb):
 
 def workers_are_back(server, prefill, decode):
     def there():
-        health = server.call("GET", "/health")
+        try:
+            health = server.call("GET", "/health")
+        except Failed as none:
+            health = none.body
         return (health["prefill_workers"], health["decode_workers"]) == (prefill, decode)
     server.wait_until(there, 20, "all workers")
 
