@@ -125,10 +125,31 @@ bool http_keys_match(const struct http_keys *keys, const char *candidate, size_t
     return found != 0;
 }
 
-bool http_keys_match_authorization(const struct http_keys *keys, const char *value)
+/* The key in an Authorization header; NULL: there is none. */
+static const char *keys_of_authorization(const char *value)
 {
     if (value == NULL || strncasecmp(value, "Bearer ", 7) != 0)
-        return false;
-    const char *key = value + 7 + strspn(value + 7, " ");
-    return http_keys_match(keys, key, strlen(key));
+        return NULL;
+    return value + 7 + strspn(value + 7, " ");
+}
+
+bool http_keys_match_authorization(const struct http_keys *keys, const char *value)
+{
+    const char *key = keys_of_authorization(value);
+    return key != NULL && http_keys_match(keys, key, strlen(key));
+}
+
+void http_keys_tenant(const struct http_keys *keys, const char *value,
+                      uint8_t tenant_out[HTTP_TENANT_BYTES])
+{
+    static const char label[] = "baton tenant 1";
+    const char *key = http_keys_count(keys) > 0 ? keys_of_authorization(value) : NULL;
+    memset(tenant_out, 0, HTTP_TENANT_BYTES);
+    if (key == NULL)
+        return;
+    crypto_generichash_state state;
+    crypto_generichash_init(&state, NULL, 0, HTTP_TENANT_BYTES);
+    crypto_generichash_update(&state, (const unsigned char *)label, sizeof(label));
+    crypto_generichash_update(&state, (const unsigned char *)key, strlen(key));
+    crypto_generichash_final(&state, tenant_out, HTTP_TENANT_BYTES);
 }

@@ -37,6 +37,13 @@ uint32_t http_keys_count(const struct http_keys *keys);
 /* candidate is bytes long and need not end in NUL. Always compares with all keys. */
 bool http_keys_match(const struct http_keys *keys, const char *candidate, size_t bytes);
 
+#define HTTP_TENANT_BYTES 16
+
+/* Whose request bears this Authorization header, which has matched: equal for equal keys, on every
+ * server and after every start. All zeros when nobody needs a key. */
+void http_keys_tenant(const struct http_keys *keys, const char *value,
+                      uint8_t tenant_out[HTTP_TENANT_BYTES]);
+
 /* The value of an Authorization header ("Bearer KEY"; the scheme in any case), or NULL for none. */
 bool http_keys_match_authorization(const struct http_keys *keys, const char *value);
 

@@ -295,6 +295,7 @@ static void accept_answer(struct router *router, struct http_request *http, enum
     answer->http = http;
     answer->kind = kind;
     answer->arrived_ns = http->started_ns;
+    http_keys_tenant(router->keys, http_request_header(http, "authorization"), answer->tenant);
     answer->context_tokens = router->context_tokens;
     answer->body = http_request_take_body(http, &answer->body_bytes);
     answer->task.run = answer_run;
@@ -324,6 +325,20 @@ static void on_chat(void *ctx, struct http_request *http)
 static void on_completion(void *ctx, struct http_request *http)
 {
     accept_answer(ctx, http, OPENAI_COMPLETION);
+}
+
+/* What separates tenants in the prefix cache: the API key and what the request says. */
+static void request_fill_salt(struct request *request, const struct answer *answer)
+{
+    const struct openai_string *salt = &answer->openai->cache_salt;
+    if (salt->bytes == 0 && sodium_is_zero(answer->tenant, sizeof(answer->tenant)))
+        return;
+    crypto_generichash_state state;
+    crypto_generichash_init(&state, NULL, 0, sizeof(request->wire.salt));
+    crypto_generichash_update(&state, answer->tenant, sizeof(answer->tenant));
+    if (salt->bytes > 0)
+        crypto_generichash_update(&state, (const unsigned char *)salt->data, salt->bytes);
+    crypto_generichash_final(&state, request->wire.salt, sizeof(request->wire.salt));
 }
 
 /* The workers' form of one prompt of the answer. */
@@ -393,10 +408,7 @@ static status request_open(struct answer *answer, uint32_t number)
                      .stop_ids = request->stop_ids}};
     if (!openai->has_seed)
         randombytes_buf(&request->wire.sampling.seed, sizeof(request->wire.sampling.seed));
-    if (openai->cache_salt.bytes > 0)
-        crypto_generichash(request->wire.salt, sizeof(request->wire.salt),
-                           (const unsigned char *)openai->cache_salt.data, openai->cache_salt.bytes,
-                           NULL, 0);
+    request_fill_salt(request, answer);
     request_track(router, request);
     return route_prefill(router, request);
 }

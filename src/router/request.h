@@ -128,6 +128,7 @@ struct answer {
     char *body;                /* taken from the HTTP request */
     size_t body_bytes;
     enum openai_kind kind;
+    uint8_t tenant[HTTP_TENANT_BYTES]; /* of its API key */
     bool in_pool;
     uint32_t context_tokens; /* the router's, when it arrived */
     status read;             /* what the pool found */

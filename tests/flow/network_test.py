@@ -2,8 +2,12 @@
 hides behind the prefill. Hosts are network namespaces, so this needs root."""
 import os
 import random
-
+import socket
+import struct
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 from baton import MODEL, SLOW, SMALL, Failed, Process, Server, main, together
@@ -20,18 +24,19 @@ class Cluster(Server):
     """The router on the first host, a worker on each that is named prefillN or decodeN.
 
     options: of all workers; more: {host: further ones}. A worker listens on all its addresses and
-    advertises the one of its data link."""
+    advertises the one of its data link. Without a cluster key (a file) they trust the network."""
 
-    def __init__(self, net, binary, model, workers, options, more=None, router=()):
+    def __init__(self, net, binary, model, workers, options, more=None, router=(), cluster_key=None):
         super().__init__(binary, model, *options)
         self.net, self.workers, self.more, self.router = net, workers, more or {}, router
+        self.access = ["--cluster-key", cluster_key] if cluster_key else ["--trust-network"]
         self.children = {}
 
     def __enter__(self):
         self.net.enter("router")
         self.process = Process("router", [
             self.binary, "router", "--port", str(self.port), "--workers",
-            f"{self.net.address('router', 'control')}:{WORKERS_PORT}", "--trust-network",
+            f"{self.net.address('router', 'control')}:{WORKERS_PORT}", *self.access,
             "--expect-workers", str(len(self.workers)), "--log-level", "debug", *self.router,
             self.model])
         self.process.wait_for('event="listening"')
@@ -47,7 +52,7 @@ class Cluster(Server):
             f"{self.net.address('router', 'control')}:{WORKERS_PORT}",
             "--transfer", f"unix:/tmp/{self.net.prefix}{host}.sock",
             "--transfer-tcp", f"0.0.0.0:{TRANSFER_PORT}", "--transfer-advertise", advertised,
-            "--trust-network", "--log-level", "debug", *self.options, *self.more.get(host, []),
+            *self.access, "--log-level", "debug", *self.options, *self.more.get(host, []),
             self.model])
 
     def __exit__(self, kind, *_):
@@ -260,6 +265,72 @@ def overlap(binary):
                 server.assert_all_free()
 
 
+class Sniffer:
+    """All packets that come to and go from a host, until the with block ends: .bytes."""
+
+    def __init__(self, net, host):
+        net.enter(host)
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        net.enter("router")
+        self.socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        self.socket.settimeout(0.1)
+        self.packets, self.over = [], False
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        while True:
+            try:
+                self.packets.append(self.socket.recv(1 << 17))
+            except TimeoutError:
+                if self.over:
+                    return
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        time.sleep(0.2)
+        self.over = True
+        self.thread.join()
+        self.socket.close()
+        self.bytes = b"".join(self.packets)
+
+
+def encrypted(binary):
+    """What a listener in the network sees: without a cluster key the prompt's tokens and the keys and
+    values; with it neither. The answers are the same."""
+    body = body_of(400)
+    tokens = struct.pack("<8I", *body["prompt"][100:108])
+    hosts = ["router", "prefill0", "decode0"]
+
+    def seen(net, cluster_key):
+        with Cluster(net, binary, SMALL, hosts[1:], SMALL_SIZE, cluster_key=cluster_key) as server:
+            with Sniffer(net, "prefill0") as sniffer:
+                outcomes = outcome(server.complete(**body))
+                server.wait_until(lambda: server.sum("baton_handoffs_total", carrier="tcp") == 1, 3,
+                                  "one handoff over tcp")
+        return outcomes, sniffer.bytes
+
+    with Network(hosts) as net, tempfile.TemporaryDirectory() as folder:
+        key = os.path.join(folder, "key")
+        subprocess.run([binary, "key", "--out", key], check=True)
+        plain, first = seen(net, None)
+        again, second = seen(net, None)
+        sealed, third = seen(net, key)
+        assert plain == again == sealed
+        # Keys and values: what two plain runs have in common, in pieces without long runs.
+        pieces = [p for p in (first[at:at + 24] for at in range(0, len(first) - 24, 1500))
+                  if len(set(p)) > 12 and p in second]
+        print(f"      {len(first)}, {len(second)}, {len(third)} bytes seen, "
+              f"{len(pieces)} pieces known")
+        assert len(pieces) > 20, len(pieces)
+        assert tokens in first and tokens in second
+        assert len(third) > 0.8 * len(first)
+        assert tokens not in third
+        assert not any(p in third for p in pieces)
+
+
 if __name__ == "__main__":
     skip_unless_possible()
-    main([equals_colocated, link_cut, host_cut, wrong_address, overlap], sys.argv)
+    main([equals_colocated, encrypted, link_cut, host_cut, wrong_address, overlap], sys.argv)

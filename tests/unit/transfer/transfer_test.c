@@ -302,6 +302,56 @@ static void revoked_expired_and_never_opened(void **state)
     worker_close(&holder);
 }
 
+/* Two ask for one lease, or it is over before it is asked for: one gets it, the others a reason. */
+static void a_lease_is_for_one(void **state)
+{
+    (void)state;
+    struct shape shape = shape_even(2, 8, 500);
+    struct worker holder, first, second;
+    uint32_t ids[4] = {0, 1, 2, 3};
+    worker_open(&holder, "holder", &shape);
+    worker_open(&first, "first", &shape);
+    worker_open(&second, "second", &shape);
+    blocks_fill(&holder, ids, 4);
+    for (int round = 0; round < 4; round++) {
+        enum transfer_carrier carrier = round % 2 == 0 ? TRANSFER_SHM : TRANSFER_TCP;
+        struct lease_id lease;
+        struct transfer_report *report;
+        lease_id_random(&lease);
+        struct transfer_wish wish = wish_of(&holder, &lease, carrier, ids, 4);
+        if (round < 2) {
+            memset(second.pool.host, POISON, shape.block_bytes * 8);
+            transfer_lease_open(holder.transfer, &lease, 9, 3, 20000);
+            transfer_receive(first.transfer, &wish);
+            offer_all(&holder, &lease, ids, 2);
+            usleep(50000);
+            transfer_receive(second.transfer, &wish);
+            report = worker_expect(&second, TRANSFER_FAILED, ERR_REFUSED);
+            assert_non_null(strstr(report->text, "has a receiver already: \"first\""));
+            transfer_report_free(report);
+            assert_int_equal(block_at(&second, 0)[0], POISON);
+            transfer_lease_close(holder.transfer, &lease);
+            worker_expect_free(&first, TRANSFER_FAILED, ERR_CANCELLED);
+            worker_expect_free(&holder, TRANSFER_HOLDER_DONE, ERR_CANCELLED);
+        } else {
+            transfer_lease_open(holder.transfer, &lease, 9, 3, 50);
+            offer_all(&holder, &lease, ids, 4);
+            transfer_complete(holder.transfer, &lease, 4, NULL, 0);
+            worker_expect_free(&holder, TRANSFER_HOLDER_DONE, ERR_TIMEOUT);
+            wish.deadline_ms = 200;
+            transfer_receive(second.transfer, &wish);
+            report = worker_report(&second, 3000);
+            assert_non_null(report);
+            assert_int_equal(report->mail.kind, TRANSFER_FAILED);
+            assert_non_null(strstr(report->text, "lease"));
+            transfer_report_free(report);
+        }
+    }
+    worker_close(&second);
+    worker_close(&first);
+    worker_close(&holder);
+}
+
 static void a_worker_stops_in_the_middle(void **state)
 {
     (void)state;
@@ -471,6 +521,7 @@ int main(void)
         cmocka_unit_test(a_hole_is_not_complete),
         cmocka_unit_test(cancel_in_the_middle),
         cmocka_unit_test(revoked_expired_and_never_opened),
+        cmocka_unit_test(a_lease_is_for_one),
         cmocka_unit_test(a_worker_stops_in_the_middle),
         cmocka_unit_test(the_wrong_peer_is_refused_by_name),
         cmocka_unit_test(the_other_address_is_tried),
