@@ -302,6 +302,19 @@ static void revoked_expired_and_never_opened(void **state)
     worker_close(&holder);
 }
 
+/* Until the receiver's block has the bytes of the holder's. */
+static void wait_for_block(const struct worker *receiver, const struct worker *holder,
+                           uint32_t block)
+{
+    for (int i = 0; i < 5000; i++) {
+        if (memcmp(block_at(receiver, block), block_at(holder, block),
+                   receiver->shape.block_bytes) == 0)
+            return;
+        usleep(1000);
+    }
+    fail_msg("block %u did not come within 5 s", block);
+}
+
 /* Two ask for one lease, or it is over before it is asked for: one gets it, the others a reason. */
 static void a_lease_is_for_one(void **state)
 {
@@ -320,11 +333,12 @@ static void a_lease_is_for_one(void **state)
         lease_id_random(&lease);
         struct transfer_wish wish = wish_of(&holder, &lease, carrier, ids, 4);
         if (round < 2) {
+            memset(first.pool.host, POISON, shape.block_bytes * 8);
             memset(second.pool.host, POISON, shape.block_bytes * 8);
             transfer_lease_open(holder.transfer, &lease, 9, 3, 20000);
             transfer_receive(first.transfer, &wish);
             offer_all(&holder, &lease, ids, 2);
-            usleep(50000);
+            wait_for_block(&first, &holder, 1);
             transfer_receive(second.transfer, &wish);
             report = worker_expect(&second, TRANSFER_FAILED, ERR_REFUSED);
             assert_non_null(strstr(report->text, "has a receiver already: \"first\""));
