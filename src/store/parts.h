@@ -56,7 +56,7 @@ struct store_calls {
     void (*give_up)(void *client, struct store_job *job, status cause, const char *text);
 };
 
-extern const struct store_calls store_remote;
+extern const struct store_calls store_remote, store_redis;
 
 struct store {
     const struct store_calls *calls;

@@ -23,6 +23,8 @@ static const struct {
     const char *scheme;
     const struct store_calls *calls;
 } kinds[] = {
+    {"redis://", &store_redis},
+    {"redis-cluster://", &store_redis},
     {"", &store_remote},
 };
 

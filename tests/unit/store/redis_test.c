@@ -1,0 +1,559 @@
+/* store/store.h over redis.c, against real Redis processes: one, a cluster of six, and what goes
+ * wrong with them.
+ */
+#include "store/store.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "redis_rig.h"
+#include "store/redis_slots.h"
+#include "store/redis_url.h"
+#include "store/redis_value.h"
+
+#define BLOCK_BYTES 65536
+#define POOL_BLOCKS 512
+
+struct store_rig {
+    struct store *store;
+    struct mailbox *reports;
+    uint8_t *pool;
+    struct hello hello;
+};
+
+static void fill(uint8_t *block, uint32_t number)
+{
+    uint64_t x = number * 0x9e3779b97f4a7c15ull + 1;
+    for (size_t i = 0; i < BLOCK_BYTES; i += sizeof(x)) {
+        x = x * 6364136223846793005ull + 1442695040888963407ull;
+        memcpy(block + i, &x, sizeof(x));
+    }
+}
+
+static bool is_filled(const uint8_t *block, uint32_t number)
+{
+    static uint8_t wanted[BLOCK_BYTES];
+    fill(wanted, number);
+    return memcmp(block, wanted, BLOCK_BYTES) == 0;
+}
+
+static struct block_key key_of(uint32_t number)
+{
+    struct block_key key = {.bytes = {1, 2, 3}};
+    memcpy(key.bytes + 4, &number, sizeof(number));
+    return key;
+}
+
+static void rig_open_at(struct store_rig *rig, const char *address, uint32_t queue)
+{
+    *rig = (struct store_rig){.hello.fingerprint = {9}};
+    rig->pool = calloc(POOL_BLOCKS, BLOCK_BYTES);
+    assert_non_null(rig->pool);
+    assert_int_equal(mailbox_open(&rig->reports), OK);
+    struct store_options options = {
+        .address = address,
+        .hello = &rig->hello,
+        .pool = {.host = rig->pool, .block_count = POOL_BLOCKS, .block_bytes = BLOCK_BYTES},
+        .reports = rig->reports,
+        .queue_blocks_max = queue,
+        .connect_ms = 1000};
+    assert_int_equal(store_open(&options, &rig->store), OK);
+}
+
+static bool wait_up(struct store_rig *rig, bool up, int timeout_ms)
+{
+    for (int i = 0; i < timeout_ms / 5 && store_is_up(rig->store) != up; i++)
+        rig_sleep_ms(5);
+    return store_is_up(rig->store) == up;
+}
+
+static void rig_open(struct store_rig *rig, const struct redis_server *server)
+{
+    char address[128];
+    snprintf(address, sizeof(address), "redis://127.0.0.1:%d", server->port);
+    rig_open_at(rig, address, 0);
+    assert_true(wait_up(rig, true, 5000));
+}
+
+static void rig_close(struct store_rig *rig)
+{
+    store_close(rig->store);
+    for (struct mail *m = mailbox_take_all(rig->reports), *next; m != NULL; m = next) {
+        next = m->next;
+        store_report_free((struct store_report *)m);
+    }
+    mailbox_close(rig->reports);
+    free(rig->pool);
+}
+
+static struct store_report take(struct store_rig *rig, int timeout_ms)
+{
+    assert_true(mailbox_wait(rig->reports, timeout_ms));
+    struct mail *mail = mailbox_take_all(rig->reports);
+    struct store_report report = *(struct store_report *)mail;
+    assert_null(mail->next);
+    store_report_free((struct store_report *)mail);
+    return report;
+}
+
+/* Blocks first .. first + count as a chain, from pool places at. */
+static struct store_report add(struct store_rig *rig, uint32_t first, uint32_t count, block_id at,
+                               uint32_t expiry_ms)
+{
+    struct store_block *blocks = calloc(count, sizeof(*blocks));
+    for (uint32_t i = 0; i < count; i++) {
+        fill(rig->pool + (size_t)(at + i) * BLOCK_BYTES, first + i);
+        blocks[i] = (struct store_block){
+            .key = key_of(first + i), .is_first = first + i == 0, .id = at + i};
+        if (first + i > 0)
+            blocks[i].parent = key_of(first + i - 1);
+    }
+    assert_int_equal(store_add(rig->store, 7, blocks, count, expiry_ms), OK);
+    free(blocks);
+    struct store_report report = take(rig, 40000);
+    assert_int_equal(report.mail.kind, STORE_ADDED);
+    assert_int_equal(report.ticket, 7);
+    return report;
+}
+
+static void ask(struct store_rig *rig, bool get, uint32_t first, uint32_t count, block_id at,
+                uint32_t deadline_ms)
+{
+    struct block_key keys[POOL_BLOCKS];
+    block_id ids[POOL_BLOCKS];
+    for (uint32_t i = 0; i < count; i++) {
+        keys[i] = key_of(first + i);
+        ids[i] = at + i;
+    }
+    if (get)
+        memset(rig->pool + (size_t)at * BLOCK_BYTES, 0xee, (size_t)count * BLOCK_BYTES);
+    assert_int_equal(get ? store_get(rig->store, 8, keys, ids, count, deadline_ms)
+                         : store_find(rig->store, 8, keys, count, deadline_ms),
+                     OK);
+}
+
+/* Get, and check that exactly the reported leading blocks are whole. */
+static struct store_report get(struct store_rig *rig, uint32_t first, uint32_t count, block_id at)
+{
+    ask(rig, true, first, count, at, 15000);
+    struct store_report report = take(rig, 20000);
+    assert_int_equal(report.mail.kind, STORE_GOT);
+    for (uint32_t i = 0; i < report.count; i++)
+        assert_true(is_filled(rig->pool + (size_t)(at + i) * BLOCK_BYTES, first + i));
+    return report;
+}
+
+static uint32_t find(struct store_rig *rig, uint32_t first, uint32_t count)
+{
+    ask(rig, false, first, count, 0, 5000);
+    struct store_report report = take(rig, 10000);
+    assert_int_equal(report.mail.kind, STORE_FOUND);
+    assert_int_equal(report.status, OK);
+    return report.count;
+}
+
+/* ---- parts ---- */
+
+static void test_slots(void **state)
+{
+    (void)state;
+    assert_int_equal(redis_slot("123456789", 9), 12739);
+    assert_int_equal(redis_slot("foo", 3), 12182);
+    assert_int_equal(redis_slot("bar", 3), 5061);
+    assert_int_equal(redis_slot("x{foo}y", 7), 12182);
+    assert_int_equal(redis_slot("{}foo", 5), redis_slot("{}foo", 5));
+    assert_int_not_equal(redis_slot("{}foo", 5), 12182);
+}
+
+static void test_urls(void **state)
+{
+    (void)state;
+    struct redis_url url;
+    static const char *const bad[] = {
+        "redis://",          "redis://127.0.0.1:0",       "redis://127.0.0.1:99999",
+        "redis://u@1.2.3.4", "redis://:p%zz@127.0.0.1",   "redis://127.0.0.1/x",
+        "redis://1.1.1.1,,", "redis-cluster://1.1.1.1/3", "redis://127.0.0.1/5000",
+        "http://127.0.0.1",  "redis://:%00@127.0.0.1",
+    };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        if (redis_url_parse(bad[i], &url) != ERR_BAD_INPUT)
+            fail_msg("%s is taken", bad[i]);
+        assert_true(error_text()[0] != '\0');
+    }
+    assert_int_equal(redis_url_parse("rediss://127.0.0.1", &url), ERR_UNSUPPORTED);
+    assert_non_null(strstr(error_text(), "rediss://"));
+    assert_int_equal(redis_url_parse("redis://ann:s%40%25crt@127.0.0.1,127.0.0.2:7000/3", &url),
+                     OK);
+    assert_string_equal(url.user, "ann");
+    assert_string_equal(url.password, "s@%crt");
+    assert_int_equal(url.seed_count, 2);
+    assert_int_equal(address_port(&url.seeds[0]), 6379);
+    assert_int_equal(address_port(&url.seeds[1]), 7000);
+    assert_int_equal(url.database, 3);
+    assert_false(url.must_be_cluster);
+}
+
+/* Every flipped bit of 10,000, anywhere in the value, is caught. */
+static void test_flips(void **state)
+{
+    (void)state;
+    enum { BYTES = 2048, ALL = REDIS_VALUE_HEAD_BYTES + BYTES };
+    uint8_t block[BYTES], value[ALL], to[BYTES];
+    struct block_key key = key_of(3), parent = key_of(2);
+    for (size_t i = 0; i < BYTES; i++)
+        block[i] = (uint8_t)(i * 37 + (i >> 8));
+    redis_value_write(&key, &parent, block, BYTES, value);
+    assert_int_equal(redis_value_land(value, ALL, &key, to, BYTES), OK);
+    assert_memory_equal(block, to, BYTES);
+    for (uint32_t i = 0; i < 10000; i++) {
+        size_t bit = (size_t)(i * 2654435761u) % (ALL * 8);
+        if (bit / 8 >= 32 && bit / 8 < 48)
+            continue; /* the parent's name: for operators, not for the block */
+        value[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        assert_int_not_equal(redis_value_land(value, ALL, &key, to, BYTES), OK);
+        value[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    for (size_t bytes = 0; bytes < ALL; bytes += 61)
+        assert_int_equal(redis_value_land(value, bytes, &key, to, BYTES), ERR_BAD_INPUT);
+    assert_int_equal(redis_value_land(value, ALL, &parent, to, BYTES), ERR_CORRUPT);
+}
+
+/* ---- one Redis ---- */
+
+static void test_single(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    rig_server_start(&server, false, "");
+    rig_open(&rig, &server);
+
+    struct store_report report = add(&rig, 0, 40, 0, 0);
+    assert_int_equal(report.status, OK);
+    assert_int_equal(report.count, 40);
+    assert_int_equal(report.bytes, 40 * BLOCK_BYTES);
+    assert_int_equal(find(&rig, 0, 60), 40);
+    assert_int_equal(find(&rig, 50, 3), 0);
+    report = get(&rig, 0, 60, 100);
+    assert_int_equal(report.status, OK);
+    assert_int_equal(report.count, 40);
+
+    /* Adding twice is one copy and moves nothing. */
+    report = add(&rig, 0, 40, 0, 0);
+    assert_int_equal(report.count, 40);
+    assert_int_equal(report.bytes, 0);
+    assert_int_equal(atoi(rig_cli(&server, "dbsize")), 40 + 40); /* blocks and their links */
+    assert_string_equal(rig_cli(&server, "scard baton:r:09000000000000000000000000000000"), "1\n");
+
+    /* One that is missing in between ends the leading run. */
+    rig_cli(&server, "del baton:b:01020300140000000000000000000000");
+    assert_int_equal(get(&rig, 0, 40, 100).count, 20);
+    assert_int_equal(find(&rig, 0, 40), 20);
+
+    /* A block with a short life. */
+    add(&rig, 200, 1, 0, 300);
+    assert_int_equal(get(&rig, 200, 1, 100).count, 1);
+    rig_sleep_ms(500);
+    assert_int_equal(get(&rig, 200, 1, 100).count, 0);
+
+    struct store_counters counters;
+    store_count(rig.store, &counters);
+    assert_int_equal(counters.queued_blocks, 0);
+    assert_int_equal(counters.dropped_blocks, 0);
+    assert_int_equal(counters.connects, 1);
+    rig_close(&rig);
+    rig_server_stop(&server);
+}
+
+static void test_damaged_at_rest(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    rig_server_start(&server, false, "");
+    rig_open(&rig, &server);
+    add(&rig, 0, 8, 0, 0);
+    rig_cli(&server, "setrange baton:b:01020300050000000000000000000000 30000 xyzzy");
+    struct store_report report = get(&rig, 0, 8, 100);
+    assert_int_equal(report.status, ERR_CORRUPT);
+    assert_int_equal(report.count, 5);
+    /* It is gone, and the next add puts a good one there. */
+    assert_int_equal(find(&rig, 0, 8), 5);
+    add(&rig, 0, 8, 0, 0);
+    assert_int_equal(get(&rig, 0, 8, 100).count, 8);
+    struct store_counters counters;
+    store_count(rig.store, &counters);
+    assert_int_equal(counters.checksum_failures, 1);
+    rig_close(&rig);
+    rig_server_stop(&server);
+}
+
+static void test_password(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    char address[128];
+    rig_server_start(&server, false, "--requirepass open%sesame");
+    snprintf(address, sizeof(address), "redis://:open%%25sesame@127.0.0.1:%d", server.port);
+    rig_open_at(&rig, address, 0);
+    assert_true(wait_up(&rig, true, 5000));
+    assert_int_equal(add(&rig, 0, 3, 0, 0).count, 3);
+    rig_close(&rig);
+    /* Without it, and with a wrong one: never up, calls are refused at once. */
+    for (int i = 0; i < 2; i++) {
+        struct block_key key = key_of(0);
+        snprintf(address, sizeof(address),
+                 i == 0 ? "redis://127.0.0.1:%d" : "redis://:x@127.0.0.1:%d", server.port);
+        rig_open_at(&rig, address, 0);
+        rig_sleep_ms(400);
+        assert_false(store_is_up(rig.store));
+        assert_int_equal(store_find(rig.store, 1, &key, 1, 100), ERR_CLOSED);
+        rig_close(&rig);
+    }
+    rig_server_stop(&server);
+}
+
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    rig_server_start(&server, false, "--maxmemory 4mb --maxmemory-policy noeviction");
+    rig_open(&rig, &server);
+    struct store_report report = add(&rig, 0, 200, 0, 0);
+    assert_int_equal(report.status, ERR_FULL);
+    assert_non_null(strstr(report.text, "memory"));
+    assert_true(report.count > 0 && report.count < 200);
+    /* What is there can be read all the same. */
+    assert_true(get(&rig, 0, 10, 300).count > 0);
+    rig_close(&rig);
+    rig_server_stop(&server);
+}
+
+static void test_killed_and_back(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    rig_server_start(&server, false, "");
+    rig_open(&rig, &server);
+    add(&rig, 0, 10, 0, 0);
+    rig_server_kill(&server);
+    assert_true(wait_up(&rig, false, 2000));
+    struct store_block block = {.key = key_of(1)};
+    assert_int_equal(store_add(rig.store, 1, &block, 1, 0), ERR_CLOSED);
+    struct store_counters counters;
+    store_count(rig.store, &counters);
+    assert_int_equal(counters.dropped_blocks, 1);
+    rig_server_run(&server);
+    assert_true(wait_up(&rig, true, 5000));
+    assert_int_equal(get(&rig, 0, 10, 100).count, 0); /* it kept nothing, and says so */
+    assert_int_equal(add(&rig, 0, 10, 0, 0).count, 10);
+    assert_int_equal(get(&rig, 0, 10, 100).count, 10);
+    rig_close(&rig);
+    rig_server_stop(&server);
+}
+
+/* A Redis that is stopped answers nobody: every call ends by its deadline. */
+static void test_stopped(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    rig_server_start(&server, false, "");
+    rig_open(&rig, &server);
+    add(&rig, 0, 10, 0, 0);
+    kill(server.pid, SIGSTOP);
+    uint64_t start = clock_ns();
+    ask(&rig, true, 0, 10, 100, 700);
+    struct store_report report = take(&rig, 5000);
+    double waited = (double)(clock_ns() - start) / 1e9;
+    assert_int_equal(report.status, ERR_TIMEOUT);
+    assert_int_equal(report.count, 0);
+    assert_true(waited > 0.6 && waited < 1.7);
+    /* After the silence the connection is given up; when it is awake it is found again. */
+    assert_true(wait_up(&rig, false, 6000));
+    kill(server.pid, SIGCONT);
+    assert_true(wait_up(&rig, true, 5000));
+    assert_int_equal(get(&rig, 0, 10, 100).count, 10);
+    rig_close(&rig);
+    rig_server_stop(&server);
+}
+
+static void test_queue_and_cancel(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    char address[64];
+    rig_server_start(&server, false, "");
+    snprintf(address, sizeof(address), "redis://127.0.0.1:%d", server.port);
+    rig_open_at(&rig, address, 16);
+    assert_true(wait_up(&rig, true, 5000));
+    kill(server.pid, SIGSTOP);
+    struct store_block blocks[17];
+    for (uint32_t i = 0; i < 17; i++)
+        blocks[i] = (struct store_block){.key = key_of(i), .is_first = true, .id = i};
+    assert_int_equal(store_add(rig.store, 1, blocks, 17, 0), ERR_FULL);
+    assert_int_equal(store_add(rig.store, 1, blocks, 16, 0), OK);
+    assert_int_equal(store_add(rig.store, 2, blocks, 1, 0), ERR_FULL);
+    ask(&rig, true, 0, 4, 100, 10000);
+    store_cancel(rig.store, 8);
+    struct store_report report = take(&rig, 1000);
+    assert_int_equal(report.mail.kind, STORE_GOT);
+    assert_int_equal(report.status, ERR_CANCELLED);
+    struct store_counters counters;
+    store_count(rig.store, &counters);
+    assert_int_equal(counters.queued_blocks, 16);
+    assert_int_equal(counters.dropped_blocks, 18);
+    kill(server.pid, SIGCONT);
+    report = take(&rig, 10000);
+    assert_int_equal(report.mail.kind, STORE_ADDED);
+    assert_int_equal(report.count, 16);
+    /* What was cancelled is not landed afterwards. */
+    for (size_t i = 0; i < BLOCK_BYTES; i++)
+        assert_int_equal(rig.pool[100 * BLOCK_BYTES + i], 0xee);
+    /* Closing with calls under way reports them. */
+    kill(server.pid, SIGSTOP);
+    ask(&rig, false, 0, 4, 0, 10000);
+    struct mailbox *reports = rig.reports;
+    store_close(rig.store);
+    struct mail *mail = mailbox_take_all(reports);
+    assert_non_null(mail);
+    assert_int_equal(((struct store_report *)mail)->status, ERR_CANCELLED);
+    store_report_free((struct store_report *)mail);
+    mailbox_close(reports);
+    free(rig.pool);
+    rig_server_stop(&server);
+}
+
+static void test_no_cluster(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    char address[64];
+    rig_server_start(&server, false, "");
+    snprintf(address, sizeof(address), "redis-cluster://127.0.0.1:%d", server.port);
+    rig_open_at(&rig, address, 0);
+    rig_sleep_ms(500);
+    assert_false(store_is_up(rig.store));
+    rig_close(&rig);
+    rig_server_stop(&server);
+}
+
+/* ---- a cluster of six ---- */
+
+static int primary_of(struct redis_server *servers, const char *address_part)
+{
+    for (int i = 0; i < REDIS_RIG_NODES; i++) {
+        char port[32];
+        snprintf(port, sizeof(port), ":%d@", servers[i].port);
+        if (strstr(address_part, port) != NULL)
+            return i;
+    }
+    return -1;
+}
+
+static void cluster_ids(struct redis_server *servers, int primaries[3], char ids[3][41])
+{
+    char *rest = strdup(rig_cli(&servers[0], "cluster nodes")), *text = rest;
+    int count = 0;
+    for (char *line = strsep(&rest, "\n"); line != NULL && count < 3; line = strsep(&rest, "\n")) {
+        if (strstr(line, "master") == NULL || strlen(line) < 60)
+            continue;
+        memcpy(ids[count], line, 40);
+        ids[count][40] = '\0';
+        char *end = strchr(line + 41, ' ');
+        *end = '\0';
+        primaries[count++] = primary_of(servers, line + 41);
+    }
+    free(text);
+    assert_int_equal(count, 3);
+}
+
+static void test_cluster(void **state)
+{
+    (void)state;
+    struct redis_server servers[REDIS_RIG_NODES];
+    struct store_rig rig;
+    char address[128];
+    int primaries[3];
+    char ids[3][41];
+    assert_true(rig_cluster_start(servers));
+    /* The first seed is dead: the second one answers. */
+    snprintf(address, sizeof(address), "redis-cluster://127.0.0.1:%d,127.0.0.1:%d", rig_free_port(),
+             servers[4].port);
+    rig_open_at(&rig, address, 0);
+    assert_true(wait_up(&rig, true, 10000));
+    assert_int_equal(add(&rig, 0, 200, 0, 0).count, 200);
+    assert_int_equal(find(&rig, 0, 201), 200);
+    assert_int_equal(get(&rig, 0, 200, 250).count, 200);
+    cluster_ids(servers, primaries, ids);
+
+    /* Slots move while blocks are read: MOVED and ASK, and nothing is missed. */
+    pid_t mover = fork();
+    if (mover == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        rig_cli(&servers[0],
+                "--cluster reshard 127.0.0.1:%d --cluster-from %s --cluster-to %s "
+                "--cluster-slots 200 --cluster-yes",
+                servers[0].port, ids[0], ids[1]);
+        _exit(0);
+    }
+    int rounds = 0;
+    for (bool moving = true; moving || rounds < 3; rounds++) {
+        assert_int_equal(get(&rig, 0, 200, 250).count, 200);
+        moving = moving && waitpid(mover, NULL, WNOHANG) == 0;
+    }
+    assert_int_equal(get(&rig, 0, 200, 250).count, 200);
+
+    /* A primary dies. Replication is asynchronous: what it has not passed on would be lost. */
+    for (int i = 0; i < REDIS_RIG_NODES; i++) {
+        for (int k = 0; k < 100; k++) {
+            const char *info = rig_cli(&servers[i], "info replication");
+            if (strstr(info, "role:master") != NULL || strstr(info, "link_status:up") != NULL)
+                break;
+            rig_sleep_ms(100);
+        }
+    }
+    rig_sleep_ms(1000);
+    rig_server_kill(&servers[primaries[1]]);
+    struct store_report report = get(&rig, 0, 200, 250); /* waits for the replica, at most 15 s */
+    assert_int_equal(report.status, OK);
+    assert_int_equal(report.count, 200);
+    assert_int_equal(add(&rig, 300, 100, 0, 0).count, 100);
+    assert_int_equal(get(&rig, 300, 100, 250).count, 100);
+
+    /* It comes back as a replica. */
+    rig_server_run(&servers[primaries[1]]);
+    assert_int_equal(get(&rig, 300, 100, 250).count, 100);
+    rig_close(&rig);
+    for (int i = 0; i < REDIS_RIG_NODES; i++)
+        rig_server_stop(&servers[i]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_slots),           cmocka_unit_test(test_urls),
+        cmocka_unit_test(test_flips),           cmocka_unit_test(test_single),
+        cmocka_unit_test(test_damaged_at_rest), cmocka_unit_test(test_password),
+        cmocka_unit_test(test_out_of_memory),   cmocka_unit_test(test_killed_and_back),
+        cmocka_unit_test(test_stopped),         cmocka_unit_test(test_queue_and_cancel),
+        cmocka_unit_test(test_no_cluster),      cmocka_unit_test(test_cluster),
+    };
+    if (!rig_has_redis()) {
+        printf("skipped: redis-server or redis-cli is not installed\n");
+        return 77;
+    }
+    srand((unsigned)getpid());
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
