@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/options_value.h"
 #include "cli/cluster_options.h"
 #include "cli/commands.h"
 #include "cli/model_options.h"
@@ -32,6 +33,9 @@ struct serve_options {
     uint32_t prefill_workers, decode_workers, colocated;
     const char *cpus;
     const char *cluster_key, *dummy_weights; /* handed on to all */
+    const char *store;                       /* size of a store of ours, or address of another's */
+    const char *disk;
+    uint64_t disk_bytes, memory_bytes; /* of a store of ours */
     /* Handed on to the router. */
     const char *host, *model_name, *api_key, *api_key_file;
     uint32_t port, queue;
@@ -53,6 +57,13 @@ static const struct option_spec serve_rows[] = {
      "workers that generate answers"},
     {"colocated", OPTION_UINT, "N", "0", 0, 64, offsetof(T, colocated),
      "workers that do both; with it, the other two are 0 unless they are given"},
+    {"store", OPTION_TEXT, "SIZE|ADDR", NULL, 0, 0, offsetof(T, store),
+     "central store of KV blocks: a size (such as 2G) starts one with so much memory, an address "
+     "uses one that runs; unset: none"},
+    {"store-disk", OPTION_TEXT, "FOLDER", NULL, 0, 0, offsetof(T, disk),
+     "folder for blocks of the store that --store SIZE starts; unset: memory only"},
+    {"store-disk-bytes", OPTION_BYTES, "BYTES", "8G", 4096, 1e15, offsetof(T, disk_bytes),
+     "most bytes of that folder's files"},
     {"cpus", OPTION_TEXT, "LIST", NULL, 0, 0, offsetof(T, cpus),
      "cores to share out among the workers; unset: all that the process may use"},
     WORKER_SIZE_ROWS(T),
@@ -180,6 +191,30 @@ static status serve_add_router(struct serve *serve, int keep_fd)
     return st;
 }
 
+/* The store ends last: workers still give it blocks while they drain. */
+static status serve_add_store(struct serve *serve)
+{
+    const struct serve_options *options = serve->options;
+    struct serve_args *args = calloc(1, sizeof(*args));
+    if (args == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for the store's arguments");
+    args_add(args, "baton");
+    args_add(args, "store");
+    args_add(args, "--listen=unix:%s/store.sock", serve->folder.path);
+    args_add(args, "--transfer=unix:%s/store-transfer.sock", serve->folder.path);
+    args_add(args, "--carrier=%s", options->carrier);
+    args_add(args, "--memory-bytes=%llu", (unsigned long long)options->memory_bytes);
+    if (options->disk != NULL) {
+        args_add(args, "--disk=%s", options->disk);
+        args_add(args, "--disk-bytes=%llu", (unsigned long long)options->disk_bytes);
+    }
+    args_hand_on(args, options, &cluster_key_row);
+    args_add(args, "--log-level=%s", options->log_level);
+    status st = serve_add(serve, "store", 2, args, -1);
+    free(args);
+    return st;
+}
+
 static status serve_add_worker(struct serve *serve, const char *command, const char *role,
                                uint32_t number, uint32_t part)
 {
@@ -198,6 +233,10 @@ static status serve_add_worker(struct serve *serve, const char *command, const c
     args_add(args, "--name=%s", name);
     args_add(args, "--cpus=%s", cpus_text);
     args_add(args, "--transfer=unix:%s/%s.sock", serve->folder.path, name);
+    if (serve->options->memory_bytes > 0)
+        args_add(args, "--store=unix:%s/store.sock", serve->folder.path);
+    else if (serve->options->store != NULL)
+        args_add(args, "--store=%s", serve->options->store);
     if (strcmp(role, "colocated") == 0)
         args_add(args, "--colocated");
     args_hand_on_all(args, serve->options, worker_rows,
@@ -213,6 +252,8 @@ static status serve_add_all(struct serve *serve, int keep_fd)
     const struct serve_options *options = serve->options;
     uint32_t part = 0;
     status st = serve_add_router(serve, keep_fd);
+    if (st == OK && options->memory_bytes > 0)
+        st = serve_add_store(serve);
     for (uint32_t i = 0; st == OK && i < options->prefill_workers; i++)
         st = serve_add_worker(serve, "prefill", "prefill", i, part++);
     for (uint32_t i = 0; st == OK && i < options->decode_workers; i++)
@@ -325,21 +366,23 @@ static status serve_check_memory(struct serve_options *options, uint32_t workers
         return st;
     engine_plan_close(&plan);
     uint64_t left = plan.available_bytes - plan.weight_bytes - plan.activation_bytes;
+    left -= options->memory_bytes < left ? options->memory_bytes : left;
     if (options->kv_bytes == 0 && plan.pool_bytes > left / 2 / workers) {
         options->kv_bytes = left / 2 / workers;
         plan.pool_bytes = options->kv_bytes;
     }
-    double sum = (double)plan.weight_bytes +
+    double sum = (double)plan.weight_bytes + (double)options->memory_bytes +
                  (double)workers * ((double)plan.pool_bytes + (double)plan.activation_bytes);
     if (sum <= (double)plan.available_bytes)
         return OK;
     return error_set(
         ERR_NO_MEMORY,
         "the workers do not fit in memory together: weights %.1f MiB + %u x (KV pool %.1f "
-        "MiB + activations %.1f MiB) = %.1f MiB of %.1f MiB available; use fewer workers "
-        "or a smaller model, context or KV pool",
+        "MiB + activations %.1f MiB) + store %.1f MiB = %.1f MiB of %.1f MiB available; use "
+        "fewer workers or a smaller model, context, KV pool or store",
         (double)plan.weight_bytes / MIB, workers, (double)plan.pool_bytes / MIB,
-        (double)plan.activation_bytes / MIB, sum / MIB, (double)plan.available_bytes / MIB);
+        (double)plan.activation_bytes / MIB, (double)options->memory_bytes / MIB, sum / MIB,
+        (double)plan.available_bytes / MIB);
 }
 
 /* The model is looked at once here, so that its faults are told once and before anything starts. */
@@ -352,6 +395,17 @@ static status serve_check_model(const struct serve *serve, struct serve_options 
     st = serve_check_memory(options, serve->worker_count, model);
     weights_close(model);
     return st;
+}
+
+/* --store: what begins with a digit and has no colon is a size. */
+static status serve_read_store(struct serve_options *options)
+{
+    static const struct option_spec size = {
+        "store", OPTION_BYTES, "SIZE", NULL, 1 << 20, 1e15, offsetof(T, memory_bytes), NULL};
+    const char *text = options->store;
+    if (text == NULL || text[0] < '0' || text[0] > '9' || strchr(text, ':') != NULL)
+        return OK;
+    return option_value_parse(&size, text, options);
 }
 
 static int serve_run(const void *options_given, const char *const *operands, uint32_t operand_count)
@@ -371,6 +425,8 @@ static int serve_run(const void *options_given, const char *const *operands, uin
     if (serve.worker_count == 0)
         st = error_set(ERR_BAD_INPUT, "no workers: expected at least one of --prefill-workers, "
                                       "--decode-workers, --colocated above 0");
+    if (st == OK)
+        st = serve_read_store(&options);
     if (st == OK)
         st = serve_check_model(&serve, &options);
     if (st == OK && options.cpus != NULL)

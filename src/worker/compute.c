@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "model/weights.h"
+#include "store/store.h"
 #include "transfer/transfer.h"
 #include "worker/mail.h"
 
@@ -214,6 +215,10 @@ static void compute_take_report(struct compute *compute, struct transfer_report 
 
 static void compute_take(struct compute *compute, struct mail *taken)
 {
+    if (taken->kind >= STORE_ADDED) {
+        store_report_free((struct store_report *)taken);
+        return;
+    }
     if (taken->kind >= TRANSFER_HOLDER_DONE) {
         compute_take_report(compute, (struct transfer_report *)taken);
         return;

@@ -16,6 +16,7 @@
 #include "prefill/prefill.h"
 #include "worker/worker.h"
 
+struct store;
 struct transfer;
 struct compute;
 
@@ -25,6 +26,7 @@ struct compute_setup {
     struct engine *engine;
     struct prefix_tree *tree;
     struct transfer *transfer;
+    struct store *store; /* reports come to in; NULL: none */
     struct mailbox *in;  /* from the loop thread and from the transfer thread */
     struct mailbox *out; /* to the loop thread */
 };

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "model/weights.h"
+#include "store/store.h"
 #include "transfer/transfer.h"
 #include "worker/compute.h"
 #include "worker/control.h"
@@ -38,6 +39,7 @@ struct worker {
     struct engine *engine;
     struct prefix_tree *tree;
     struct transfer *transfer;
+    struct store *store;
     struct compute *compute;
     struct mailbox *to_compute, *to_loop;
     struct cpu_limits limits;
@@ -247,6 +249,30 @@ static status worker_fill_registration(struct worker *worker)
     return worker_advertise(worker, r->transfer_tcp, sizeof(r->transfer_tcp));
 }
 
+/* The central store fetches what is added where peers fetch too. */
+static status worker_open_store(struct worker *worker)
+{
+    const struct wire_register *r = &worker->registration;
+    const struct backend_pool *pool = engine_pool(worker->engine);
+    if (worker->options->store == NULL)
+        return OK;
+    const struct store_options options = {
+        .address = worker->options->store,
+        .hello = &worker->hello,
+        .layout = engine_layout(worker->engine),
+        .transfer = worker->transfer,
+        .pool = {.host = pool->host,
+                 .fd = pool->fd,
+                 .block_count = pool->block_count,
+                 .block_bytes = engine_layout(worker->engine)->block_bytes},
+        .transfer_unix = r->transfer_unix[0] != '\0' ? r->transfer_unix : NULL,
+        .transfer_tcp = r->transfer_tcp[0] != '\0' ? r->transfer_tcp : NULL,
+        .key = worker->key,
+        .reports = worker->to_compute,
+    };
+    return store_open(&options, &worker->store);
+}
+
 static status worker_open_device(struct worker *worker)
 {
     uint64_t start_ns = clock_ns();
@@ -263,6 +289,8 @@ static status worker_open_device(struct worker *worker)
     if (st != OK)
         return st;
     st = worker_fill_registration(worker);
+    if (st == OK)
+        st = worker_open_store(worker);
     if (st != OK)
         return st;
     struct compute_setup setup = {.options = worker->options,
@@ -270,6 +298,7 @@ static status worker_open_device(struct worker *worker)
                                   .engine = worker->engine,
                                   .tree = worker->tree,
                                   .transfer = worker->transfer,
+                                  .store = worker->store,
                                   .in = worker->to_compute,
                                   .out = worker->to_loop};
     st = compute_open(&setup, &worker->compute);
@@ -284,13 +313,16 @@ static status worker_open_device(struct worker *worker)
 
 static void worker_close_device(struct worker *worker)
 {
+    store_close(worker->store);
     if (worker->transfer != NULL)
         transfer_close(worker->transfer);
     /* What came in after the thread had ended, and the transfer's last reports. */
     struct mail *mail = mailbox_take_all(worker->to_compute);
     while (mail != NULL) {
         struct mail *next = mail->next;
-        if (mail->kind >= TRANSFER_HOLDER_DONE)
+        if (mail->kind >= STORE_ADDED)
+            store_report_free((struct store_report *)mail);
+        else if (mail->kind >= TRANSFER_HOLDER_DONE)
             transfer_report_free((struct transfer_report *)mail);
         else
             worker_mail_free((struct worker_mail *)mail);
