@@ -158,10 +158,11 @@ static status store_command_open(struct store_command *command,
     if (st == OK && options->metrics_port != 0) {
         char text[32];
         struct address address;
+        const struct http_server_options defaults = {0};
         snprintf(text, sizeof(text), "127.0.0.1:%u", options->metrics_port);
         st = address_parse(text, 0, &address);
         if (st == OK)
-            st = http_server_open(command->loop, &address, NULL, store_routes, 1, command,
+            st = http_server_open(command->loop, &address, &defaults, store_routes, 1, command,
                                   &command->http);
     }
     return st;

@@ -4,6 +4,7 @@
 
 #include "unit/transfer/worker_sample.h"
 
+#include <sys/prctl.h>
 #include <sys/stat.h>
 
 #include "base/loop.h"
@@ -46,6 +47,7 @@ static inline pid_t rig_store(struct keeper_options options)
             usleep(1000);
         return pid;
     }
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves no process */
     struct loop *loop;
     struct loop_watch *watch;
     struct keeper *keeper;

@@ -201,6 +201,24 @@ static void store_lease_against_in_flight_read(void **state)
     rig_kill(pid, SIGTERM);
 }
 
+/* Until so many blocks, of 28 KiB each with their heads, are in the folder's files. */
+static void wait_on_disk(const char *disk, uint32_t blocks)
+{
+    for (int i = 0; i < 20000; i++) {
+        off_t bytes = 0;
+        for (uint32_t number = 0; number < 100; number++) {
+            char path[256];
+            struct stat about;
+            snprintf(path, sizeof(path), "%s/segment-%08u", disk, number);
+            bytes += stat(path, &about) == 0 ? about.st_size - 4096 + 4095 : 0;
+        }
+        if (bytes >= (off_t)blocks * 28672)
+            return;
+        usleep(1000);
+    }
+    fail_msg("%u blocks were not on disk within 20 s", blocks);
+}
+
 /* What was written to disk is there after kill -9. */
 static void killed_and_found_again(void **state)
 {
@@ -220,7 +238,7 @@ static void killed_and_found_again(void **state)
     blocks_fill(&a.worker, ids, 20);
     user_add(&a, 1, ids, 20, 0);
     user_add(&a, 2, ids, 20, 60000); /* not for the disk */
-    usleep(300000);
+    wait_on_disk(disk, 20);
     rig_kill(pid, SIGKILL);
     size_t bytes = 20 * a.worker.pool.block_bytes;
     uint8_t *kept = malloc(bytes);
@@ -256,7 +274,7 @@ static void disk_gives_back_what_memory_evicted(void **state)
     blocks_fill(&a.worker, ids, 40);
     for (uint64_t chain = 1; chain <= 5; chain++) {
         user_add(&a, chain, ids, 40, 0);
-        usleep(200000); /* the disk is written in the background */
+        wait_on_disk(disk, (uint32_t)chain * 40);
     }
     for (uint64_t chain = 1; chain <= 5; chain++) {
         memset(block_at(&a.worker, 64), POISON, 40 * a.worker.pool.block_bytes);
