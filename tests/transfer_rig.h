@@ -24,6 +24,9 @@ struct transfer_rig {
     struct address unix_address, tcp_address;
 };
 
+/* A test switch for the next transfers that are opened. */
+static uint32_t transfer_rig_flip_offered;
+
 static inline void transfer_rig_open(struct transfer_rig *rig, const struct station *station,
                                      const struct model *model, const char *folder,
                                      uint32_t carriers)
@@ -64,6 +67,7 @@ static inline void transfer_rig_open(struct transfer_rig *rig, const struct stat
         .layer_count = layout->shape.layer_count,
         .carriers = carriers,
         .reports = rig->reports,
+        .test_flip_offered = transfer_rig_flip_offered,
     };
     ASSERT_OK(transfer_open(&options, &rig->transfer));
     if (carriers != TRANSFER_SHM)

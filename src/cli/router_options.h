@@ -56,6 +56,14 @@
          65536,                                                                                    \
          offsetof(T, queue),                                                                       \
          "most requests that wait for their first token; more are answered 429"},                  \
+        {"local-tokens",                                                                           \
+         OPTION_UINT,                                                                              \
+         "TOKENS",                                                                                 \
+         "0",                                                                                      \
+         0,                                                                                        \
+         1048576,                                                                                  \
+         offsetof(T, local_tokens),                                                                \
+         "most of a prompt that is computed on the decode worker that holds the rest of it"},      \
         {"body-bytes",                                                                             \
          OPTION_BYTES,                                                                             \
          "BYTES",                                                                                  \

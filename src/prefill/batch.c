@@ -51,6 +51,37 @@ static bool prefill_take_local(struct prefill *prefill, struct prefill_request *
     return !goes_on || r->local_taken;
 }
 
+/* False: there is no room for it now. */
+static bool prefill_start_gather(struct prefill *prefill, struct prefill_request *r)
+{
+    if (r->gather != PREFILL_UNGATHERED)
+        return true;
+    if (!prefill_take_local(prefill, r))
+        return false;
+    if (prefill_gather(prefill, r) == OK)
+        return true;
+    prefill_drop_local(prefill, r);
+    return false;
+}
+
+/* The running batch is nearly done: blocks of those that come next begin to move. Who has no source
+ * gathers when it starts, from what the tree has by then. */
+static void prefill_start_gathers(struct prefill *prefill)
+{
+    if (prefill->batch.head == NULL || prefill_batch_left(prefill) > prefill->options.chunk_tokens)
+        return;
+    uint64_t tokens = 0;
+    for (struct prefill_request *r = prefill->waiting.head; r != NULL; r = r->next) {
+        if (r->state != PREFILL_PLACED)
+            continue;
+        if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
+            return;
+        tokens += r->wire->prompt_tokens;
+        if (r->wire->source_count > 0 && !prefill_start_gather(prefill, r))
+            return;
+    }
+}
+
 /* Form a batch from the oldest requests that have a place, as far as budget and blocks go. */
 static void prefill_batch_form(struct prefill *prefill)
 {
@@ -62,12 +93,10 @@ static void prefill_batch_form(struct prefill *prefill)
             continue;
         if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
             break;
-        if (!prefill_take_local(prefill, r))
-            break;
-        if (prefill_gather(prefill, r) != OK) {
-            prefill_drop_local(prefill, r);
+        if (!prefill_start_gather(prefill, r))
             break; /* The oldest first: it waits until blocks are back. */
-        }
+        if (r->gather == PREFILL_GATHERING)
+            continue; /* Its blocks are on their way. */
         tokens += r->wire->prompt_tokens - r->cached_tokens;
         prefill_list_remove(&prefill->waiting, r);
         r->state = PREFILL_RUNNING;
@@ -123,6 +152,7 @@ uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t seque
     if (prefill->batch.head == NULL)
         prefill_batch_form(prefill);
     prefill_ask_places(prefill);
+    prefill_start_gathers(prefill);
 
     uint32_t rows_left =
         rows_max < prefill->options.chunk_tokens ? rows_max : prefill->options.chunk_tokens;
@@ -147,12 +177,29 @@ uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t seque
         outputs_left -= engine_outputs_of(&sequences[count]);
         count++;
     }
+    prefill->planned_ns = clock_ns();
     return count;
+}
+
+/* What computing costs here of late, with all else that the steps do. */
+static void prefill_measure(struct prefill *prefill, uint32_t tokens)
+{
+    uint64_t ns = clock_ns() - prefill->planned_ns;
+    if (tokens == 0 || ns == 0)
+        return;
+    double rate = tokens * 1e9 / (double)ns;
+    prefill->tokens_per_s =
+        prefill->tokens_per_s > 0 ? 0.75 * prefill->tokens_per_s + 0.25 * rate : rate;
+    prefill->counters.compute_ns += ns;
 }
 
 void prefill_stepped(struct prefill *prefill, const char *failure)
 {
     struct prefill_request *next;
+    uint32_t tokens = 0;
+    for (const struct prefill_request *r = prefill->batch.head; r != NULL; r = r->next)
+        tokens += r->step != NULL && r->step->outcome == OK ? r->step->token_count : 0;
+    prefill_measure(prefill, tokens);
     for (struct prefill_request *r = prefill->batch.head; r != NULL; r = next) {
         next = r->next;
         if (r->step == NULL)

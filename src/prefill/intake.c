@@ -100,7 +100,7 @@ void prefill_drop_local(struct prefill *prefill, struct prefill_request *request
 
 void prefill_request_close(struct prefill *prefill, struct prefill_request *request)
 {
-    assert(!request->lease_open);
+    assert(!request->lease_open && request->ranges_open == 0);
     prefill_drop_local(prefill, request);
     block_table_drop(&request->table, prefill->tree);
     wire_request_free(request->wire);
@@ -113,13 +113,16 @@ void prefill_request_close(struct prefill *prefill, struct prefill_request *requ
 
 void prefill_request_retire(struct prefill *prefill, struct prefill_request *request)
 {
-    if (!request->lease_open) {
+    if (!request->lease_open && request->ranges_open == 0) {
         prefill_request_close(prefill, request);
         return;
     }
-    /* The transfer may be reading: the blocks go when it says so (prefill_released). */
+    /* The transfer may be reading or writing: the blocks go when it says so (prefill_released,
+     * prefill_gathered). */
     request->retired = true;
-    transfer_lease_close(prefill->transfer, &request->wire->lease);
+    prefill_gather_cancel(prefill, request);
+    if (request->lease_open)
+        transfer_lease_close(prefill->transfer, &request->wire->lease);
     prefill_list_push(&prefill->held, request);
 }
 

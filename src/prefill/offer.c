@@ -86,9 +86,14 @@ static status prefill_report_first(struct prefill *prefill, struct prefill_reque
     struct wire_first first = {.request_id = wire->request_id,
                                .sequence_count = wire->sequence_count,
                                .cached_tokens = r->cached_tokens,
+                               .peer_tokens = r->peer_tokens,
+                               .gather_ns = r->gather_ns,
+                               .range_count = r->range_count,
                                .queue_ns = r->started_ns - r->arrived_ns,
                                .place_ns = r->hands_over ? r->placed_ns - r->asked_ns : 0,
                                .prefill_ns = r->finished_ns - r->started_ns};
+    for (uint32_t i = 0; i < r->range_count; i++)
+        first.ranges[i] = r->ranges[i].told;
     struct wire_token *prompt_tokens = NULL;
     if (r->scores != NULL && wire->prompt_tokens > 1) {
         first.prompt_logprob_count = wire->prompt_tokens - 1;

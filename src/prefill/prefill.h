@@ -2,11 +2,11 @@
  *
  *     intake.c   a request arrives, waits, asks for its place when its turn is near
  *     batch.c    which of those that have a place are computed together, and which rows next
- *     gather.c   the longest prefix that need not be computed
+ *     gather.c   the longest prefix that need not be computed: own tree, then peers
  *     offer.c    each layer of each chunk to the receiver while the next one is computed
  *
- *     queued -> placing -> placed -> running -> held -> (gone)
- *                  starting   place    steps    until the receiver has acknowledged
+ *     queued -> placing -> placed -> gathering -> running -> held -> (gone)
+ *                  starting   place     ranges      steps    until the receiver has acknowledged
  *
  * Batches are static: a batch is formed from the oldest placed requests under a token budget, its
  * members run in order, chunk by chunk, and leave one by one; when it is nearly done the next one
@@ -58,8 +58,11 @@ struct prefill_options {
 
 struct prefill_counters {
     uint64_t tokens;            /* computed */
+    uint64_t compute_ns;        /* of the steps in which they were */
     uint64_t recomputed_tokens; /* of resumed requests: what another worker had computed */
-    uint64_t prefix_queries, prefix_hits; /* tokens asked of the prefix tree, and found */
+    uint64_t prefix_queries, prefix_hits; /* tokens asked of the prefix tree and peers, and found */
+    uint64_t peer_tokens;                 /* of these, fetched from peers */
+    uint64_t gather_failures;             /* ranges that a source did not deliver */
     uint32_t waiting;                     /* queued, placing, placed */
     uint32_t running;
     uint32_t held; /* handed over, not yet acknowledged */
@@ -86,6 +89,9 @@ void prefill_cancel_all(struct prefill *prefill);
  * request: its blocks are let go. When it ended before the prefill did, there is nobody to compute
  * for any more, and the request goes without a word: the receiver, or its silence, says why. */
 bool prefill_released(struct prefill *prefill, const struct transfer_report *report);
+
+/* The transfer reports on a receive; true when it was a range of a prompt that is gathered here. */
+bool prefill_gathered(struct prefill *prefill, const struct transfer_report *report);
 
 /* Add this half's rows to the next step: at most rows_max rows, sequences_max sequences and
  * outputs_max rows with logits (at least one). Returns the number of sequences written, which must

@@ -12,6 +12,16 @@ enum prefill_state {
     PREFILL_HELD, /* computed; its blocks stay until the receiver has them */
 };
 
+enum prefill_gather_state { PREFILL_UNGATHERED, PREFILL_GATHERING, PREFILL_GATHERED };
+
+/* Blocks that come, or came, from a source of the request. */
+struct prefill_range {
+    struct wire_range told; /* what will be said of it */
+    uint32_t source;        /* of wire->sources */
+    bool open;              /* no report yet: its blocks are being written */
+    uint64_t started_ns;
+};
+
 struct prefill_request {
     struct prefill_request *next; /* in its list, oldest first */
     enum prefill_state state;
@@ -28,7 +38,12 @@ struct prefill_request {
     bool retired;            /* nobody waits for it; only its lease is not over yet */
     uint32_t matched_blocks; /* the receiver has these */
     uint32_t offered_blocks; /* leading blocks that are offered in all layers, or matched there */
-    uint32_t cached_tokens;
+    enum prefill_gather_state gather;
+    struct prefill_range ranges[WIRE_RANGES_MAX];
+    uint32_t range_count, ranges_open;
+    uint32_t sources_used; /* bits of wire->sources */
+    uint64_t gather_started_ns, gather_ns;
+    uint32_t cached_tokens, peer_tokens;
     const struct engine_sequence *step; /* its part of the planned step; NULL: none */
     uint32_t offer_count; /* blocks after offered_blocks that the planned step completes */
     uint64_t arrived_ns, asked_ns, placed_ns, started_ns, finished_ns;
@@ -43,6 +58,14 @@ struct prefill_list {
     uint32_t count;
 };
 
+/* How fast blocks came from a peer of late. */
+struct prefill_peer {
+    uint64_t incarnation;
+    uint64_t used_ns;
+    double bytes_per_s; /* 0: unknown */
+};
+#define PREFILL_PEERS_MAX 64
+
 struct prefill {
     struct prefill_options options;
     struct engine *engine;
@@ -55,6 +78,9 @@ struct prefill {
     struct prefill_list batch;   /* running */
     struct prefill_list held;
     struct prefill_counters counters;
+    struct prefill_peer peers[PREFILL_PEERS_MAX];
+    uint64_t planned_ns; /* when the step under way was planned */
+    double tokens_per_s; /* of late; 0: unknown */
 };
 
 /* intake.c */
@@ -74,9 +100,12 @@ void prefill_request_fail(struct prefill *prefill, struct prefill_request *reque
 
 /* gather.c */
 
-/* Give the request its blocks: the cached prefix, and new ones for the rest of the prompt.
- * ERR_FULL: they are not there now. */
+/* Give the request its blocks: the cached prefix, and new ones for the rest of the prompt, and
+ * fetch into these what its sources lend. It may run when it is PREFILL_GATHERED, which may be at
+ * once. ERR_FULL: the blocks are not there now. */
 status prefill_gather(struct prefill *prefill, struct prefill_request *request);
+/* It is given up: its ranges end, each with its report. */
+void prefill_gather_cancel(struct prefill *prefill, struct prefill_request *request);
 /* Enter the blocks that are full now into the prefix tree. */
 void prefill_seal(struct prefill *prefill, struct prefill_request *request);
 

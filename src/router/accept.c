@@ -110,6 +110,35 @@ static void answer_check_length(struct answer *answer, size_t prompt_tokens)
     }
 }
 
+/* What separates tenants in the prefix cache: the API key and what the request says. */
+static void answer_fill_salt(struct answer *answer)
+{
+    const struct openai_string *salt = &answer->openai->cache_salt;
+    if (salt->bytes == 0 && sodium_is_zero(answer->tenant, sizeof(answer->tenant)))
+        return;
+    crypto_generichash_state state;
+    crypto_generichash_init(&state, NULL, 0, sizeof(answer->salt));
+    crypto_generichash_update(&state, answer->tenant, sizeof(answer->tenant));
+    if (salt->bytes > 0)
+        crypto_generichash_update(&state, (const unsigned char *)salt->data, salt->bytes);
+    crypto_generichash_final(&state, answer->salt, sizeof(answer->salt));
+}
+
+/* Block keys of the prompts: who holds what of them is looked up on the loop. */
+static void answer_key(struct answer *answer)
+{
+    answer_fill_salt(answer);
+    if ((answer->worker.parts & HELLO_HAS_KV) == 0)
+        return;
+    answer->keys = calloc(answer->prompt_count, sizeof(struct block_key *));
+    answer->key_counts = calloc(answer->prompt_count, sizeof(*answer->key_counts));
+    if (answer->keys == NULL || answer->key_counts == NULL)
+        return;
+    for (uint32_t i = 0; i < answer->prompt_count; i++)
+        sources_keys(&answer->worker, answer->salt, &answer->prompts[i], &answer->keys[i],
+                     &answer->key_counts[i]);
+}
+
 static void answer_read(struct answer *answer)
 {
     struct router *router = answer->router;
@@ -145,6 +174,8 @@ static void answer_read(struct answer *answer)
     }
     if (st != OK && answer->read == OK)
         answer_refuse(answer, 500, NULL, NULL, error_text());
+    if (answer->read == OK)
+        answer_key(answer);
 }
 
 static void answer_run(struct task *task)
@@ -176,12 +207,18 @@ static void answer_free(struct answer *answer)
         free(request->sequences);
         free(request->bias);
         free(request->stop_ids);
+        free(request->keys);
         token_list_close(&request->prompt);
         token_list_close(&request->resumed);
+        free(request->resumed_keys);
     }
     failover_close(answer);
     for (uint32_t i = 0; answer->prompts != NULL && i < answer->prompt_count; i++)
         token_list_close(&answer->prompts[i]);
+    for (uint32_t i = 0; answer->keys != NULL && i < answer->prompt_count; i++)
+        free(answer->keys[i]);
+    free(answer->keys);
+    free(answer->key_counts);
     free(answer->requests);
     free(answer->prompts);
     free(answer->stops);
@@ -222,7 +259,7 @@ static void answer_gone(void *ctx)
 void answer_error(struct answer *answer, const struct openai_error *error)
 {
     struct router *router = answer->router;
-    struct http_header retry = {"Retry-After", RETRY_AFTER_S};
+    struct http_header headers[] = {{"X-Request-Id", answer->id}, {"Retry-After", RETRY_AFTER_S}};
     bool later = error->http_code == 429 || error->http_code == 503;
     text_reset(&router->text);
     prometheus_add(router->metrics.all,
@@ -235,7 +272,7 @@ void answer_error(struct answer *answer, const struct openai_error *error)
             http_stream_abort(answer->http);
     } else {
         openai_error_write(&router->text, error);
-        http_reply(answer->http, error->http_code, "application/json", &retry, later ? 1 : 0,
+        http_reply(answer->http, error->http_code, "application/json", headers, later ? 2 : 1,
                    router->text.data, router->text.bytes);
     }
     answer_end(answer);
@@ -297,6 +334,10 @@ static void accept_answer(struct router *router, struct http_request *http, enum
     answer->arrived_ns = http->started_ns;
     http_keys_tenant(router->keys, http_request_header(http, "authorization"), answer->tenant);
     answer->context_tokens = router->context_tokens;
+    for (const struct worker *w = router->workers; w != NULL; w = w->next) {
+        if (w->registered && !w->closed)
+            answer->worker = w->hello; /* Registered ones agree on what a block is. */
+    }
     answer->body = http_request_take_body(http, &answer->body_bytes);
     answer->task.run = answer_run;
     answer->next = router->answers;
@@ -325,20 +366,6 @@ static void on_chat(void *ctx, struct http_request *http)
 static void on_completion(void *ctx, struct http_request *http)
 {
     accept_answer(ctx, http, OPENAI_COMPLETION);
-}
-
-/* What separates tenants in the prefix cache: the API key and what the request says. */
-static void request_fill_salt(struct request *request, const struct answer *answer)
-{
-    const struct openai_string *salt = &answer->openai->cache_salt;
-    if (salt->bytes == 0 && sodium_is_zero(answer->tenant, sizeof(answer->tenant)))
-        return;
-    crypto_generichash_state state;
-    crypto_generichash_init(&state, NULL, 0, sizeof(request->wire.salt));
-    crypto_generichash_update(&state, answer->tenant, sizeof(answer->tenant));
-    if (salt->bytes > 0)
-        crypto_generichash_update(&state, (const unsigned char *)salt->data, salt->bytes);
-    crypto_generichash_final(&state, request->wire.salt, sizeof(request->wire.salt));
 }
 
 /* The workers' form of one prompt of the answer. */
@@ -408,7 +435,13 @@ static status request_open(struct answer *answer, uint32_t number)
                      .stop_ids = request->stop_ids}};
     if (!openai->has_seed)
         randombytes_buf(&request->wire.sampling.seed, sizeof(request->wire.sampling.seed));
-    request_fill_salt(request, answer);
+    memcpy(request->wire.salt, answer->salt, sizeof(request->wire.salt));
+    if (answer->keys != NULL && answer->key_counts != NULL) {
+        request->keys = answer->keys[number];
+        request->key_count = answer->key_counts[number];
+        answer->keys[number] = NULL;
+        request->block_tokens = answer->worker.block_tokens;
+    }
     request_track(router, request);
     return route_prefill(router, request);
 }
@@ -505,6 +538,15 @@ static void on_metrics(void *ctx, struct http_request *http)
     http_reply(http, 200, PROMETHEUS_CONTENT_TYPE, NULL, 0, router->text.data, router->text.bytes);
 }
 
+static void on_requests(void *ctx, struct http_request *http)
+{
+    struct router *router = ctx;
+    text_reset(&router->text);
+    why_write(router, &router->text);
+    http_reply(http, 200, "text/plain; charset=utf-8", NULL, 0, router->text.data,
+               router->text.bytes);
+}
+
 const struct http_route router_routes[] = {
     {"/v1/chat/completions", HTTP_METHOD_POST, false, on_chat},
     {"/v1/completions", HTTP_METHOD_POST, false, on_completion},
@@ -513,6 +555,7 @@ const struct http_route router_routes[] = {
     {"/detokenize", HTTP_METHOD_POST, false, on_detokenize},
     {"/tokenizer_info", HTTP_METHOD_GET, false, on_tokenizer_info},
     {"/metrics", HTTP_METHOD_GET, false, on_metrics},
+    {"/debug/requests", HTTP_METHOD_GET, false, on_requests},
     {"/health", HTTP_METHOD_GET, true, on_health},
     {"/live", HTTP_METHOD_GET, true, on_live},
 };

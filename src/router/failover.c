@@ -57,7 +57,7 @@ static bool failover_place(struct router *router, struct request *request)
         return route_prefill(router, request) == OK;
     struct worker *worker = failover_choose(router);
     if (worker != NULL)
-        route_give(router, request, worker, true);
+        route_resume(router, request, worker);
     return worker != NULL;
 }
 
@@ -94,6 +94,7 @@ static status failover_resume(struct request *request, struct sequence *sequence
     wire->prompt = ids;
     wire->prompt_tokens = (uint32_t)count;
     wire->resumed_tokens = (uint32_t)given->count;
+    sources_resume(request);
     return OK;
 }
 
@@ -107,6 +108,9 @@ static struct request *failover_piece(struct request *request)
         return NULL;
     *piece = *request;
     piece->resumed = (struct token_list){0};
+    piece->resumed_keys = NULL;
+    piece->resumed_key_count = 0;
+    piece->wire.source_count = 0;
     piece->next_in_bucket = NULL;
     piece->prefill = piece->decode = NULL;
     piece->id = 0;
@@ -122,6 +126,7 @@ void failover_close(struct answer *answer)
         struct request *piece = answer->pieces;
         answer->pieces = piece->next_piece;
         token_list_close(&piece->resumed);
+        free(piece->resumed_keys);
         free(piece);
     }
 }

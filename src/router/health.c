@@ -11,6 +11,7 @@
 
 #define WORKER_FRAME_BYTES_MAX (64u << 20)
 #define WORKER_PENDING_BYTES_MAX (256u << 20)
+#define DIRECTORY_ENTRIES_MAX (1u << 19)
 #define STRANGERS_MAX 64 /* connections that are not registered */
 #define STRANGER_FRAME_BYTES_MAX 16384u
 
@@ -82,6 +83,8 @@ static void worker_lose(struct worker *worker, const char *reason)
                  worker->leaving ? "worker left" : "worker lost", "worker=%s reason=\"%s\"",
                  worker->registration.name, reason);
         metrics_worker_gone(router, worker);
+        directory_leave(router->directory, worker->slot);
+        worker->slot = -1;
         route_worker_lost(router, worker);
         worker_tell_lost(router, worker);
     }
@@ -113,6 +116,26 @@ static void worker_refuse(struct worker *worker)
     worker_free(router, worker);
 }
 
+static void worker_ask_blocks(struct worker *worker)
+{
+    struct wire_frame empty = {0};
+    if (worker->slot >= 0)
+        route_send(worker, WIRE_BLOCKS_ASK, &empty);
+}
+
+static void worker_take_blocks(struct worker *worker, const uint8_t *payload, uint32_t bytes)
+{
+    struct wire_blocks blocks;
+    if (wire_blocks_decode(payload, bytes, &blocks) != OK) {
+        log_warn("blocks dropped", "worker=%s reason=\"%s\"", worker->registration.name,
+                 error_text());
+        worker_ask_blocks(worker);
+    } else if (!directory_take(worker->router->directory, worker->slot, &blocks)) {
+        log_info("blocks asked again", "worker=%s", worker->registration.name);
+        worker_ask_blocks(worker);
+    }
+}
+
 /* False: the worker is gone. */
 static bool worker_register(struct worker *worker, const uint8_t *payload, uint32_t bytes)
 {
@@ -140,6 +163,10 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
     }
     worker->registration = registration;
     worker->registered = true;
+    worker->slot = directory_join(router->directory);
+    for (struct worker *w = router->workers; w != NULL && worker->slot >= 0; w = w->next)
+        w->pull_rates[worker->slot] = 0; /* Another had this slot. */
+    worker_ask_blocks(worker);
     link_limit_payload(worker->link, WORKER_FRAME_BYTES_MAX);
     worker->progress_ns = clock_ns();
     log_info("worker registered", "worker=%s roles=%s%s blocks=%u ctx=%u pid=%u", registration.name,
@@ -167,6 +194,13 @@ static void worker_beat(struct worker *worker, const uint8_t *payload, uint32_t 
         worker->recent_bytes = (double)(beat.bytes - worker->beat.bytes);
         worker->recent_step_s = (double)(beat.step_ns - worker->beat.step_ns) / 1e9;
     }
+    if (beat.prefill_ns > worker->beat.prefill_ns &&
+        beat.prefill_tokens > worker->beat.prefill_tokens) {
+        double rate = (double)(beat.prefill_tokens - worker->beat.prefill_tokens) * 1e9 /
+                      (double)(beat.prefill_ns - worker->beat.prefill_ns);
+        worker->prefill_rate =
+            worker->prefill_rate > 0 ? 0.75 * worker->prefill_rate + 0.25 * rate : rate;
+    }
     worker->beat = beat;
     struct wire_frame empty = {0};
     route_send(worker, WIRE_ALIVE, &empty);
@@ -179,6 +213,9 @@ static void worker_handed(struct router *router, const uint8_t *payload, uint32_
     if (wire_handed_decode(payload, bytes, &handed) != OK || handed.status != OK)
         return;
     const char *carrier = handed.carrier == 1 ? "shm" : handed.carrier == 2 ? "tcp" : "none";
+    struct request *request = request_find(router, handed.request_id);
+    if (request != NULL)
+        why_handed(request, &handed);
     prometheus_observe(m->all, prometheus_series(m->all, m->handoff),
                        (double)handed.total_ns / 1e9);
     prometheus_observe(m->all, prometheus_series(m->all, m->exposed),
@@ -212,7 +249,7 @@ static void worker_request_frame(struct worker *worker, uint16_t type, const uin
             route_reserved(router, worker, &reserved);
         break;
     case WIRE_FIRST:
-        relay_first(router, &from);
+        relay_first(worker, &from);
         break;
     case WIRE_TOKENS:
         relay_tokens(router, &from);
@@ -220,6 +257,9 @@ static void worker_request_frame(struct worker *worker, uint16_t type, const uin
     case WIRE_FAILED:
         if (wire_failed_decode(payload, bytes, &failed) == OK)
             relay_failed(router, &failed);
+        break;
+    case WIRE_BLOCKS:
+        worker_take_blocks(worker, payload, bytes);
         break;
     case WIRE_HANDED:
         worker_handed(router, payload, bytes);
@@ -308,6 +348,7 @@ static void health_on_accept(void *ctx, int fd)
                    .idle_ms = (uint32_t)router->options->silence_ms},
     };
     worker->router = router;
+    worker->slot = -1;
     if (link_open(router->loop, fd, &setup, &worker->link) != OK) {
         free(worker);
         return;
@@ -327,6 +368,11 @@ status health_open(struct router *router)
     if (st != OK)
         return st;
     router->context_tokens = router->model->context_tokens;
+    st = directory_open(DIRECTORY_ENTRIES_MAX, &router->directory);
+    if (st == OK)
+        st = why_open(router);
+    if (st != OK)
+        return st;
     return link_listen(router->loop, &address, health_on_accept, router, &router->listener);
 }
 
@@ -337,6 +383,8 @@ void health_close(struct router *router)
         router->workers->leaving = true;
         worker_lose(router->workers, "the router ends");
     }
+    directory_close(router->directory);
+    why_close(router);
 }
 
 void health_tick(struct router *router, uint64_t now_ns)

@@ -52,6 +52,16 @@ static void metrics_open_requests(struct router_metrics *m)
         prometheus_counter(p, "baton_prompt_tokens_total", "Prompt tokens, computed or found.", "");
     m->cached_tokens = prometheus_counter(p, "baton_prompt_tokens_cached_total",
                                           "Prompt tokens found in the prefill worker's cache.", "");
+    m->reused_tokens = prometheus_counter(
+        p, "baton_prompt_tokens_reused_total",
+        "Prompt tokens that were not computed, by where they came from.", "source");
+    m->gather = metrics_seconds(m, "baton_request_gather_time_seconds",
+                                "Of the queue time, fetching blocks from other workers.");
+    m->ranges =
+        prometheus_counter(p, "baton_gather_ranges_total",
+                           "Ranges of blocks that were to be fetched, by how it ended.", "status");
+    m->directory = prometheus_gauge(p, "baton_directory_keys",
+                                    "Blocks that the router knows a holder of.", "");
     m->generation_tokens =
         prometheus_counter(p, "baton_generation_tokens_total", "Tokens generated.", "");
     m->success = prometheus_counter(p, "baton_request_success_total", "Sequences that ended well.",
@@ -222,6 +232,9 @@ void metrics_write(struct router *router, struct text *text)
         running += !a->waiting;
     prometheus_set(m->all, prometheus_series(m->all, m->running), running);
     prometheus_set(m->all, prometheus_series(m->all, m->waiting), router->waiting_count);
+    struct directory_counts directory;
+    directory_count(router->directory, &directory);
+    prometheus_set(m->all, prometheus_series(m->all, m->directory), (double)directory.entries);
     for (const struct worker *w = router->workers; w != NULL; w = w->next) {
         if (w->registered && !w->closed)
             metrics_write_worker(m, w);

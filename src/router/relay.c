@@ -425,8 +425,28 @@ static void relay_first_times(struct request *request, const struct wire_first *
     }
 }
 
-void relay_first(struct router *router, struct reader *from)
+/* Where the tokens came from that were not computed. */
+static void relay_first_sources(struct request *request, const struct wire_first *first)
 {
+    struct router_metrics *m = &request->answer->router->metrics;
+    uint32_t fetched = first->peer_tokens + first->store_tokens;
+    uint32_t own = first->cached_tokens > fetched ? first->cached_tokens - fetched : 0;
+    prometheus_add(m->all, prometheus_series(m->all, m->reused_tokens, "local"), own);
+    prometheus_add(m->all, prometheus_series(m->all, m->reused_tokens, "peer"), first->peer_tokens);
+    prometheus_add(m->all, prometheus_series(m->all, m->reused_tokens, "store"),
+                   first->store_tokens);
+    if (first->range_count > 0)
+        relay_observe(request->answer->router, m->gather, (double)first->gather_ns / 1e9);
+    for (uint32_t i = 0; i < first->range_count; i++)
+        prometheus_add(
+            m->all,
+            prometheus_series(m->all, m->ranges, first->ranges[i].status == OK ? "ok" : "failed"),
+            1);
+}
+
+void relay_first(struct worker *worker, struct reader *from)
+{
+    struct router *router = worker->router;
     struct wire_first first;
     struct wire_token tokens[WIRE_SEQUENCES_MAX];
     if (wire_first_decode(from, &first) != OK)
@@ -447,6 +467,10 @@ void relay_first(struct router *router, struct reader *from)
 
     route_computed(request);
     relay_first_times(request, &first);
+    relay_first_sources(request, &first);
+    why_first(request, &first);
+    sources_measure(worker, &first);
+    sources_end(request);
     if (request->wire.flags & WIRE_REQUEST_LOCAL)
         request->handed = true;
     bool echo = request->answer->openai->echo && request->wire.resumed_tokens == 0;

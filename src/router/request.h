@@ -23,8 +23,10 @@
 #include "model/token_list.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
+#include "router/directory.h"
 #include "router/router.h"
 #include "router/stops.h"
+#include "router/why.h"
 #include "wire/control.h"
 #include "wire/link.h"
 
@@ -53,6 +55,9 @@ struct worker {
     bool closed;            /* given up: the next tick lets it go */
     /* Between the last two heartbeats in which steps were made. */
     double recent_operations, recent_bytes, recent_step_s;
+    int slot;                                /* in the directory; -1: none */
+    double prefill_rate;                     /* tokens/s of late; 0: unknown */
+    float pull_rates[DIRECTORY_WORKERS_MAX]; /* bytes/s from another, by its slot; 0: unknown */
 };
 
 /* ---- clients ---- */
@@ -103,7 +108,12 @@ struct request {
     struct wire_request wire;   /* as it was sent */
     struct wire_bias *bias;
     uint32_t *stop_ids;
-    struct worker *prefill; /* NULL: none, or done with it */
+    struct block_key *keys; /* of the prompt's full blocks, as the workers have them */
+    uint32_t key_count, block_tokens;
+    struct block_key *resumed_keys; /* the same of resumed */
+    uint32_t resumed_key_count;
+    struct wire_source sources[WIRE_SOURCES_MAX]; /* wire.sources */
+    struct worker *prefill;                       /* NULL: none, or done with it */
     struct worker *decode;
     bool handed;  /* decode has all it needs: prefill may go */
     bool stopped; /* a sequence ended by a stop string */
@@ -117,6 +127,7 @@ struct request {
     struct sequence *sequences; /* [n] of the prompt; a piece has one of them, its request's others
                                    are another's */
     uint32_t cached_tokens;
+    struct why why;
     uint64_t sent_ns, first_ns, progress_ns;
 };
 
@@ -131,7 +142,11 @@ struct answer {
     uint8_t tenant[HTTP_TENANT_BYTES]; /* of its API key */
     bool in_pool;
     uint32_t context_tokens; /* the router's, when it arrived */
-    status read;             /* what the pool found */
+    struct hello worker;     /* of any worker then: how blocks are keyed; parts 0: there was none */
+    struct block_key **keys; /* [prompt_count] made by the pool */
+    uint32_t *key_counts;
+    uint8_t salt[WIRE_SALT_BYTES];
+    status read; /* what the pool found */
     struct openai_error error;
     struct openai_request *openai;
     struct token_list *prompts; /* [prompt_count] what the pool made of them */
@@ -154,6 +169,7 @@ struct router_metrics {
     uint32_t ttft, itl, tpot, e2e, queue, prefill, decode, place, handoff, exposed;
     uint32_t failovers;
     uint32_t prompt_tokens, generation_tokens, cached_tokens, success, failed;
+    uint32_t reused_tokens, gather, ranges, directory;
     uint32_t running, waiting, handoffs, handoff_bytes, rejected;
     uint32_t http_connections, http_requests, http_refused, http_cut, http_gone;
     uint32_t worker_up, worker_blocks, worker_sequences, worker_tokens, worker_operations,
@@ -182,6 +198,8 @@ struct router {
     struct hello hello;
     struct cluster_key *key; /* NULL: none */
     struct worker *workers;
+    struct directory *directory;
+    struct why_ring *why;
     struct answer *answers;
     struct request *buckets[ROUTER_BUCKETS];
     uint64_t next_request_id;
@@ -210,8 +228,9 @@ void request_track(struct router *router, struct request *request);
 void request_untrack(struct router *router, struct request *request);
 struct route_view;
 uint32_t route_views(struct router *router, struct route_view *views, struct worker **workers);
-/* Send it to this worker, as one more attempt. local: it decodes there too. */
-void route_give(struct router *router, struct request *request, struct worker *worker, bool local);
+/* Send it to this worker, which decodes it too, as one more attempt; who holds the most of its
+ * blocks lends them. */
+void route_resume(struct router *router, struct request *request, struct worker *worker);
 /* Nobody has it any more: those of its workers that are not lost are told. It has no id then. */
 void route_take_back(struct router *router, struct request *request, const struct worker *lost);
 /* Send it to a prefill worker. Errors: ERR_CLOSED (no worker is there). */
@@ -240,8 +259,27 @@ void failover_request(struct router *router, struct request *request, const stru
 void failover_tick(struct router *router, uint64_t now_ns);
 void failover_close(struct answer *answer); /* its pieces */
 
+/* sources.c */
+
+/* The keys of a prompt's full blocks, as the workers of that hello make them. Any thread. */
+void sources_keys(const struct hello *worker, const uint8_t salt[WIRE_SALT_BYTES],
+                  const struct token_list *prompt, struct block_key **keys_out,
+                  uint32_t *count_out);
+/* After failover made resumed: its keys, from those of the prompt. */
+void sources_resume(struct request *request);
+/* Of what is sent now. */
+const struct block_key *sources_keys_of(const struct request *request, uint32_t *count_out);
+/* Have holder (NULL: nobody), and one that can stand in for it, lend to asker. runs: by slot. */
+void sources_ask(struct request *request, struct worker *asker, struct worker *holder,
+                 const uint32_t *runs);
+/* What was lent and not fetched is not wanted any more. */
+void sources_end(struct request *request);
+void sources_measure(struct worker *asker, const struct wire_first *first);
+void route_holder_fill(const struct worker *holder, const struct worker *asker,
+                       struct wire_holder *out);
+
 /* relay.c */
-void relay_first(struct router *router, struct reader *from);
+void relay_first(struct worker *worker, struct reader *from);
 void relay_tokens(struct router *router, struct reader *from);
 void relay_failed(struct router *router, const struct wire_failed *failed);
 void request_fail(struct request *request, unsigned http_code, const char *code, const char *text);

@@ -63,6 +63,103 @@ int route_choose_prefill(const struct route_view *views, uint32_t count, bool *l
     return best;
 }
 
+#define ROUTE_PREFILL_RATE 1000.0 /* tokens/s, while no worker is known */
+#define ROUTE_PULL_RATE 5e8       /* bytes/s, while that pair is not known */
+#define ROUTE_PULL_S 0.001        /* subscribing, and the last acknowledgement */
+#define ROUTE_LOCAL_GAIN 0.9      /* those who decode there are slowed: it must be worth it */
+
+static double route_rate(const struct route_view *views, uint32_t count, uint32_t of)
+{
+    double best = 0;
+    if (views[of].prefill_rate > 0)
+        return views[of].prefill_rate;
+    for (uint32_t i = 0; i < count; i++)
+        best = views[i].prefill_rate > best ? views[i].prefill_rate : best;
+    return best > 0 ? best : ROUTE_PREFILL_RATE;
+}
+
+/* Leading blocks that help: the last token is always computed. */
+static uint32_t route_run(const struct route_ask *ask, const struct route_view *view)
+{
+    uint32_t most = ask->block_tokens > 0 ? (ask->prompt_tokens - 1) / ask->block_tokens : 0;
+    return view->run_blocks < most ? view->run_blocks : most;
+}
+
+static double route_compute_s(const struct route_ask *ask, const struct route_view *views,
+                              uint32_t count, uint32_t of, uint32_t blocks)
+{
+    double tokens =
+        (double)views[of].queued_tokens + ask->prompt_tokens - (double)blocks * ask->block_tokens;
+    return tokens / route_rate(views, count, of);
+}
+
+static void route_offer(struct route_option *option, const struct route_view *views, uint32_t of,
+                        int holder, double seconds)
+{
+    bool same = option->worker >= 0 && seconds >= option->seconds * 0.999 &&
+                seconds <= option->seconds * 1.001;
+    if (option->worker < 0 || (!same && seconds < option->seconds) ||
+        (same && views[of].decoding < views[option->worker].decoding))
+        *option = (struct route_option){(int)of, holder, seconds};
+}
+
+static void route_weigh_pulls(const struct route_ask *ask, const struct route_view *views,
+                              uint32_t count, uint32_t of, struct route_option *option)
+{
+    uint32_t own = route_run(ask, &views[of]);
+    for (uint32_t h = 0; h < count; h++) {
+        uint32_t run = route_run(ask, &views[h]);
+        if (h == of || run <= own || views[h].slot < 0)
+            continue;
+        double rate =
+            views[of].pull_rates != NULL ? (double)views[of].pull_rates[views[h].slot] : 0;
+        double pull_s =
+            ROUTE_PULL_S + (run - own) * ask->block_bytes / (rate > 0 ? rate : ROUTE_PULL_RATE);
+        route_offer(option, views, of, (int)h,
+                    pull_s + route_compute_s(ask, views, count, of, run));
+    }
+}
+
+bool route_choose(const struct route_ask *ask, const struct route_view *views, uint32_t count,
+                  struct route_choice *choice_out)
+{
+    bool decode_exists = false, prefill_exists = false;
+    struct route_option *ways = choice_out->ways;
+    for (int i = 0; i < ROUTE_WAYS; i++)
+        ways[i] = (struct route_option){-1, -1, 0};
+    for (uint32_t i = 0; i < count; i++) {
+        decode_exists = decode_exists || (views[i].usable && views[i].roles & WIRE_ROLE_DECODE);
+        prefill_exists = prefill_exists || (views[i].usable && views[i].roles & WIRE_ROLE_PREFILL);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const struct route_view *view = &views[i];
+        uint32_t own = route_run(ask, view);
+        if (!view->usable)
+            continue;
+        double seconds = route_compute_s(ask, views, count, i, own);
+        /* With none of the right role left, the others do it: any worker can do both. */
+        if (!prefill_exists || (view->roles & WIRE_ROLE_PREFILL) != 0) {
+            route_offer(&ways[ROUTE_PREFILL], views, i, -1, seconds);
+            route_weigh_pulls(ask, views, count, i, &ways[ROUTE_PULL]);
+        } else if (own > 0 && view->decoding < view->decode_batch &&
+                   ask->prompt_tokens - own * ask->block_tokens <= ask->local_tokens_max) {
+            route_offer(&ways[ROUTE_LOCAL], views, i, -1, seconds);
+        }
+    }
+    if (ways[ROUTE_PREFILL].worker < 0)
+        return false;
+    enum route_way way = ROUTE_PREFILL;
+    if (ways[ROUTE_PULL].worker >= 0 && ways[ROUTE_PULL].seconds < ways[way].seconds)
+        way = ROUTE_PULL;
+    if (ways[ROUTE_LOCAL].worker >= 0 &&
+        ways[ROUTE_LOCAL].seconds < ROUTE_LOCAL_GAIN * ways[way].seconds)
+        way = ROUTE_LOCAL;
+    choice_out->way = way;
+    choice_out->local = way == ROUTE_LOCAL || !decode_exists ||
+                        (views[ways[way].worker].roles & WIRE_ROLE_DECODE) != 0;
+    return true;
+}
+
 int route_choose_decode(const struct route_view *views, uint32_t count)
 {
     int best = -1;
@@ -90,6 +187,9 @@ uint32_t route_views(struct router *router, struct route_view *views, struct wor
             .queued_tokens = w->queued_tokens,
             .decoding = w->decoding,
             .decode_batch = w->registration.decode_batch > 0 ? w->registration.decode_batch : 1,
+            .prefill_rate = w->prefill_rate,
+            .slot = w->slot,
+            .pull_rates = w->pull_rates,
         };
     }
     return count;
@@ -166,6 +266,8 @@ void route_release(struct request *request)
      * rest. */
     bool decode_over = over && request->handed;
     struct worker *prefill = request->prefill, *decode = request->decode;
+    why_end(request);
+    sources_end(request);
     route_set_prefill(request, NULL);
     route_set_decode(request, NULL);
     request_untrack(router, request);
@@ -184,7 +286,8 @@ static void route_progress(struct request *request)
         request->progress_ns = clock_ns();
 }
 
-void route_give(struct router *router, struct request *request, struct worker *worker, bool local)
+static void route_give(struct router *router, struct request *request, struct worker *worker,
+                       bool local, struct worker *holder, const uint32_t *runs)
 {
     struct wire_request *wire = &request->wire;
     wire->flags &= ~(uint32_t)WIRE_REQUEST_LOCAL;
@@ -199,6 +302,7 @@ void route_give(struct router *router, struct request *request, struct worker *w
     route_set_prefill(request, worker);
     if (local)
         route_set_decode(request, worker);
+    sources_ask(request, worker, holder, runs);
     wire_frame_reset(&router->frame);
     wire_prefill_encode(&router->frame, wire);
     route_send(worker, WIRE_PREFILL, &router->frame);
@@ -206,16 +310,50 @@ void route_give(struct router *router, struct request *request, struct worker *w
              worker->registration.name, local, wire->prompt_tokens, wire->resumed_tokens);
 }
 
+void route_resume(struct router *router, struct request *request, struct worker *worker)
+{
+    uint32_t runs[DIRECTORY_WORKERS_MAX], key_count;
+    struct worker *holder = NULL;
+    const struct block_key *keys = sources_keys_of(request, &key_count);
+    directory_find(router->directory, keys, key_count, runs, NULL);
+    for (struct worker *w = router->workers; w != NULL; w = w->next) {
+        if (w != worker && w->registered && !w->closed && w->slot >= 0 && runs[w->slot] > 0 &&
+            (holder == NULL || runs[w->slot] > runs[holder->slot]))
+            holder = w;
+    }
+    why_resume(request, worker, holder);
+    route_give(router, request, worker, true, holder, runs);
+}
+
+/* Of keys and values; a guess of the layout's, which only the workers know, good for a cost. */
+static double route_block_bytes(const struct router *router, uint32_t block_tokens)
+{
+    const struct model *m = router->model;
+    return 2.0 * 2.0 * m->layer_count * m->kv_head_count * m->head_dim * block_tokens;
+}
+
 status route_prefill(struct router *router, struct request *request)
 {
     struct route_view views[ROUTE_WORKERS_MAX];
     struct worker *workers[ROUTE_WORKERS_MAX];
-    bool local = false;
+    uint32_t runs[DIRECTORY_WORKERS_MAX];
+    struct route_choice choice;
     uint32_t count = route_views(router, views, workers);
-    int best = route_choose_prefill(views, count, &local);
-    if (best < 0)
+    uint32_t key_count;
+    const struct block_key *keys = sources_keys_of(request, &key_count);
+    directory_find(router->directory, keys, key_count, runs, NULL);
+    for (uint32_t i = 0; i < count; i++)
+        views[i].run_blocks = workers[i]->slot >= 0 ? runs[workers[i]->slot] : 0;
+    const struct route_ask ask = {.prompt_tokens = request->wire.prompt_tokens,
+                                  .block_tokens = request->block_tokens,
+                                  .block_bytes = route_block_bytes(router, request->block_tokens),
+                                  .local_tokens_max = router->options->local_tokens};
+    if (!route_choose(&ask, views, count, &choice))
         return error_set(ERR_CLOSED, "no worker is connected; try again");
-    route_give(router, request, workers[best], local);
+    const struct route_option *option = &choice.ways[choice.way];
+    why_choice(request, &choice, workers);
+    route_give(router, request, workers[option->worker], choice.local,
+               option->holder >= 0 ? workers[option->holder] : NULL, runs);
     return OK;
 }
 
@@ -233,12 +371,9 @@ void route_decode(struct router *router, struct request *request)
         return;
     }
     struct worker *worker = workers[best];
-    const struct wire_register *from = &request->prefill->registration;
-    struct wire_holder holder = {.incarnation = from->incarnation};
-    memcpy(holder.name, from->name, sizeof(holder.name));
-    if (strcmp(from->host, worker->registration.host) == 0)
-        memcpy(holder.transfer_unix, from->transfer_unix, sizeof(holder.transfer_unix));
-    memcpy(holder.transfer_tcp, from->transfer_tcp, sizeof(holder.transfer_tcp));
+    struct wire_holder holder;
+    route_holder_fill(request->prefill, worker, &holder);
+    why_reserve(request, worker);
     route_set_decode(request, worker);
     route_progress(request);
     wire_frame_reset(&router->frame);
@@ -257,6 +392,7 @@ void route_reserved(struct router *router, struct worker *worker,
         request_fail(request, reserved->status == ERR_BAD_INPUT ? 400 : 503, NULL, reserved->text);
         return;
     }
+    request->why.placed_ns = clock_ns();
     struct wire_place place = {.request_id = request->id,
                                .matched_blocks = reserved->matched_blocks};
     wire_frame_reset(&router->frame);
@@ -269,6 +405,7 @@ void route_take_back(struct router *router, struct request *request, const struc
     struct worker *prefill = request->prefill, *decode = request->decode;
     route_set_prefill(request, NULL);
     route_set_decode(request, NULL);
+    sources_end(request);
     request_untrack(router, request);
     if (prefill != NULL && prefill != lost)
         route_cancel_at(router, prefill, request->id, WIRE_ALL_SEQUENCES);

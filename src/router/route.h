@@ -9,17 +9,53 @@
 
 /* What the choice looks at. */
 struct route_view {
-    uint32_t roles;         /* WIRE_ROLE_ bits */
-    bool usable;            /* registered, alive, not leaving */
-    uint64_t queued_tokens; /* of prompts it has not computed yet */
-    uint32_t decoding;      /* sequences given to it and not finished */
-    uint32_t decode_batch;  /* most that it decodes at once; at least 1 */
+    uint32_t roles;          /* WIRE_ROLE_ bits */
+    bool usable;             /* registered, alive, not leaving */
+    uint64_t queued_tokens;  /* of prompts it has not computed yet */
+    uint32_t decoding;       /* sequences given to it and not finished */
+    uint32_t decode_batch;   /* most that it decodes at once; at least 1 */
+    uint32_t run_blocks;     /* leading blocks of the prompt that it holds */
+    double prefill_rate;     /* tokens/s, of late; 0: unknown */
+    int slot;                /* index into pull_rates of others */
+    const float *pull_rates; /* bytes/s from the worker of that slot, of late; 0: unknown */
+};
+
+struct route_ask {
+    uint32_t prompt_tokens, block_tokens;
+    double block_bytes;
+    uint32_t local_tokens_max; /* most tokens to compute on a decode worker; 0: never there */
+};
+
+/* The ways to a first token. */
+enum route_way {
+    ROUTE_PREFILL, /* on a prefill worker, from what it has */
+    ROUTE_PULL,    /* on a prefill worker, with blocks that another one holds */
+    ROUTE_LOCAL,   /* on the decode worker that holds the prefix */
+    ROUTE_WAYS,
+};
+
+struct route_option {
+    int worker;     /* -1: there is no such way now */
+    int holder;     /* ROUTE_PULL: who lends */
+    double seconds; /* predicted, to the first token */
+};
+
+struct route_choice {
+    struct route_option ways[ROUTE_WAYS]; /* the best of each */
+    enum route_way way;                   /* what was chosen */
+    bool local;                           /* the same worker decodes */
 };
 
 /* Where to compute a prompt: of the workers with the role prefill (of all, when there is none) the
  * one with the fewest tokens before it. local: the same worker decodes, because it has both roles
  * or because nobody has the role decode. -1: no worker. */
 int route_choose_prefill(const struct route_view *views, uint32_t count, bool *local_out);
+
+/* How and where to compute a prompt: what is predicted to have its first token soonest. The costs
+ * are rates measured of late: queued and own tokens over the worker's prefill rate, bytes over the
+ * rate of that pair; what is unknown is taken to be as the best known one. False: no worker. */
+bool route_choose(const struct route_ask *ask, const struct route_view *views, uint32_t count,
+                  struct route_choice *choice_out);
 
 /* Where to decode: of the workers with the role decode the one whose batch is least full. -1: none.
  */

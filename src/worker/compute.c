@@ -12,6 +12,8 @@
 #include "model/weights.h"
 #include "store/store.h"
 #include "transfer/transfer.h"
+#include "worker/blocks.h"
+#include "worker/lend.h"
 #include "worker/mail.h"
 
 #define STATS_INTERVAL_NS 100000000u
@@ -20,6 +22,8 @@ struct compute {
     struct compute_setup setup;
     struct prefill *prefill;
     struct decode *decode;
+    struct lend *lend;
+    struct blocks *blocks;
     struct engine_sequence *sequences; /* [limits.sequences_max] of the next step */
     uint64_t step_count;
     uint64_t step_ns;
@@ -40,6 +44,7 @@ struct worker_mail *worker_mail_new(enum worker_mail_kind kind)
 void worker_mail_free(struct worker_mail *mail)
 {
     wire_request_free(mail->request);
+    free(mail->keys);
     wire_frame_close(&mail->frame);
     free(mail);
 }
@@ -137,6 +142,13 @@ static void compute_tokens(void *ctx, const struct wire_token *tokens, uint32_t 
     compute_send(ctx, mail);
 }
 
+static void compute_tell_blocks(void *ctx, const struct wire_blocks *message)
+{
+    struct worker_mail *mail = compute_frame(WIRE_BLOCKS);
+    wire_blocks_encode(&mail->frame, message);
+    compute_send(ctx, mail);
+}
+
 static const struct prefill_calls prefill_calls = {
     .starting = compute_starting,
     .first = compute_first,
@@ -184,6 +196,13 @@ status compute_open(const struct compute_setup *setup, struct compute **compute_
     if (st == OK)
         st = decode_open(&decode_options, setup->engine, setup->tree, setup->transfer,
                          &decode_calls, compute, &compute->decode);
+    if (st == OK)
+        st = lend_open(setup->tree, engine_pool(setup->engine)->block_count,
+                       engine_layout(setup->engine)->shape.layer_count, setup->transfer,
+                       &compute->lend);
+    if (st == OK)
+        st = blocks_open(setup->tree, engine_pool(setup->engine)->block_count, compute_tell_blocks,
+                         compute, &compute->blocks);
     if (st != OK) {
         compute_close(compute);
         return st;
@@ -196,6 +215,8 @@ void compute_close(struct compute *compute)
 {
     if (compute == NULL)
         return;
+    blocks_close(compute->blocks);
+    lend_close(compute->lend);
     prefill_close(compute->prefill);
     decode_close(compute->decode);
     free(compute->sequences);
@@ -204,9 +225,11 @@ void compute_close(struct compute *compute)
 
 static void compute_take_report(struct compute *compute, struct transfer_report *report)
 {
-    bool known = report->mail.kind == TRANSFER_HOLDER_DONE
-                     ? prefill_released(compute->prefill, report)
-                     : decode_received(compute->decode, report);
+    bool known =
+        report->mail.kind == TRANSFER_HOLDER_DONE
+            ? prefill_released(compute->prefill, report) || lend_released(compute->lend, report)
+            : decode_received(compute->decode, report) ||
+                  prefill_gathered(compute->prefill, report);
     if (!known)
         log_debug("report without owner", "request_id=%016llx",
                   (unsigned long long)report->request_id);
@@ -246,13 +269,25 @@ static void compute_take(struct compute *compute, struct mail *taken)
         if (compute->setup.transfer != NULL)
             transfer_drop_peer(compute->setup.transfer, mail->incarnation);
         break;
+    case WORKER_LEND:
+        if (compute->setup.transfer != NULL && lend_take(compute->lend, &mail->lend) != OK)
+            log_line(LOG_WARN, mail->lend.request_id, "not lent", "reason=\"%s\"", error_text());
+        break;
+    case WORKER_LEND_END:
+        lend_end(compute->lend, mail->incarnation);
+        break;
+    case WORKER_BLOCKS_ASK:
+        blocks_tell_all(compute->blocks);
+        break;
     case WORKER_STOP:
         compute->stopping = true;
+        lend_end_all(compute->lend);
         prefill_cancel_all(compute->prefill);
         decode_cancel_all(compute->decode);
         break;
     case WORKER_RENEW:
         compute->renewing = mail->incarnation;
+        lend_end_all(compute->lend);
         prefill_cancel_all(compute->prefill);
         decode_cancel_all(compute->decode);
         break;
@@ -306,6 +341,11 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .checksum_failures =
             transfer.carriers[0].checksum_failures + transfer.carriers[1].checksum_failures,
         .leases = transfer.leases + transfer.receives,
+        .prefill_ns = prefill.compute_ns,
+        .peer_tokens = prefill.peer_tokens,
+        .gather_failures = prefill.gather_failures,
+        .lendings = lend_count(compute->lend),
+        .lent_blocks = lend_fetched_blocks(compute->lend),
     };
     compute->stats_ns = clock_ns();
     mailbox_post(compute->setup.out, &mail->mail);
@@ -380,7 +420,8 @@ void compute_run(struct compute *compute)
             compute_take(compute, mail);
             mail = next;
         }
-        bool idle = prefill_idle(compute->prefill) && decode_idle(compute->decode);
+        bool idle = prefill_idle(compute->prefill) && decode_idle(compute->decode) &&
+                    lend_idle(compute->lend);
         if (compute->stopping && idle)
             break;
         if (compute->renewing != 0 && idle)
@@ -388,6 +429,7 @@ void compute_run(struct compute *compute)
         bool worked = compute_step(compute);
         if (!worked || clock_ns() - compute->stats_ns > STATS_INTERVAL_NS)
             compute_send_stats(compute, worked);
+        blocks_flush(compute->blocks, clock_ns(), !worked);
         if (!worked)
             mailbox_wait(compute->setup.in, -1);
     }

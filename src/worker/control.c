@@ -207,6 +207,21 @@ static void control_take_request(struct control *control, struct worker_mail *ma
     worker_mail_free(mail);
 }
 
+/* The frame goes, so the keys are copied. */
+static status control_decode_lend(const uint8_t *payload, uint32_t bytes, struct worker_mail *mail)
+{
+    status st = wire_lend_decode(payload, bytes, &mail->lend);
+    if (st != OK)
+        return st;
+    size_t key_bytes = (size_t)mail->lend.key_count * WIRE_KEY_BYTES;
+    mail->keys = malloc(key_bytes);
+    if (mail->keys == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for %u keys", mail->lend.key_count);
+    memcpy(mail->keys, mail->lend.keys, key_bytes);
+    mail->lend.keys = mail->keys;
+    return OK;
+}
+
 static status control_decode(struct control *control, uint16_t type, const uint8_t *payload,
                              uint32_t bytes, struct worker_mail *mail)
 {
@@ -225,6 +240,15 @@ static status control_decode(struct control *control, uint16_t type, const uint8
     case WIRE_PEER_LOST:
         mail->mail.kind = WORKER_PEER_LOST;
         return wire_id_decode(payload, bytes, &mail->incarnation);
+    case WIRE_LEND:
+        mail->mail.kind = WORKER_LEND;
+        return control_decode_lend(payload, bytes, mail);
+    case WIRE_LEND_END:
+        mail->mail.kind = WORKER_LEND_END;
+        return wire_id_decode(payload, bytes, &mail->incarnation);
+    case WIRE_BLOCKS_ASK:
+        mail->mail.kind = WORKER_BLOCKS_ASK;
+        return OK;
     case WIRE_CANCEL:
         mail->mail.kind = WORKER_CANCEL;
         return wire_cancel_decode(payload, bytes, &mail->cancel);

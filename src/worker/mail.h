@@ -18,6 +18,9 @@ enum worker_mail_kind {
     WORKER_CANCEL,      /* cancel */
     WORKER_PEER_LOST,   /* incarnation */
     WORKER_RENEW,       /* incarnation: cancel everything, then be that one */
+    WORKER_LEND,        /* lend, keys */
+    WORKER_LEND_END,    /* incarnation: a request's id */
+    WORKER_BLOCKS_ASK,  /* the router wants to know all that can be matched here */
     WORKER_STOP,        /* cancel everything, then end the thread */
     /* compute to loop */
     WORKER_FRAME,   /* type, frame: for the router */
@@ -33,6 +36,8 @@ struct worker_mail {
     struct wire_holder holder;
     struct wire_place place;
     struct wire_cancel cancel;
+    struct wire_lend lend;
+    uint8_t *keys; /* of lend, malloc'd */
     uint64_t incarnation;
     uint16_t type;
     struct wire_frame frame;

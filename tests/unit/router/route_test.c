@@ -128,6 +128,111 @@ static void work_is_balanced(void **state)
     assert_int_equal(views[4].decoding, 150);
 }
 
+/* ---- by predicted time ---- */
+
+static struct route_view holder(uint32_t roles, int slot, uint32_t run_blocks)
+{
+    struct route_view v = view(roles, 0, 0);
+    v.slot = slot;
+    v.run_blocks = run_blocks;
+    v.prefill_rate = 1000;
+    return v;
+}
+
+static void the_soonest_first_token_is_chosen(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    float slow[3] = {0, 0, 1e6f}, fast[3] = {0, 0, 1e9f};
+    const struct route_ask ask = {
+        .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .local_tokens_max = 0};
+    struct route_view views[] = {holder(P, 0, 0), holder(P, 1, 0), holder(D, 2, 60)};
+    views[0].pull_rates = views[1].pull_rates = fast;
+
+    /* 60 blocks in 60 ms, against 0.96 s to compute them. */
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    assert_int_equal(choice.ways[ROUTE_PULL].holder, 2);
+    assert_false(choice.local);
+    assert_true(choice.ways[ROUTE_PULL].seconds > 0.1 && choice.ways[ROUTE_PULL].seconds < 0.105);
+    assert_true(choice.ways[ROUTE_PREFILL].seconds == 1.0);
+    assert_int_equal(choice.ways[ROUTE_LOCAL].worker, -1);
+
+    /* 60 s over a slow link: computed. */
+    views[0].pull_rates = views[1].pull_rates = slow;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    /* One of the two has a fast link. */
+    views[1].pull_rates = fast;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    assert_int_equal(choice.ways[ROUTE_PULL].worker, 1);
+    /* But a long queue. */
+    views[1].queued_tokens = 5000;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    assert_int_equal(choice.ways[ROUTE_PREFILL].worker, 0);
+    /* Its own prefix is worth waiting for, as long as the queue is short. */
+    views[1].queued_tokens = 100;
+    views[1].run_blocks = 60;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    assert_int_equal(choice.ways[ROUTE_PREFILL].worker, 1);
+}
+
+static void a_short_rest_is_computed_where_the_prefix_is(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    float rates[2] = {0, 1e9f};
+    struct route_ask ask = {
+        .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .local_tokens_max = 64};
+    struct route_view views[] = {holder(P, 0, 0), holder(D, 1, 60)};
+    views[0].pull_rates = rates;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_LOCAL);
+    assert_int_equal(choice.ways[ROUTE_LOCAL].worker, 1);
+    assert_true(choice.local);
+    ask.local_tokens_max = 39; /* 40 are left */
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    ask.local_tokens_max = 64;
+    views[1].decoding = 8; /* full */
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    /* As soon elsewhere: those who decode are left alone. */
+    views[1].decoding = 0;
+    views[0].run_blocks = 60;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+}
+
+static void without_knowledge_it_is_the_shortest_queue(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    const struct route_ask ask = {.prompt_tokens = 50};
+    for (uint32_t i = 0; i < 64; i++) {
+        struct route_view views[] = {view(P, i % 4, i % 3), view(P | D, i / 4 % 4, i % 5),
+                                     view(P, i / 16, 0), view(D, 0, 0)};
+        bool local;
+        for (int k = 0; k < 4; k++)
+            views[k].slot = k;
+        assert_true(route_choose(&ask, views, 4, &choice));
+        assert_int_equal(choice.way, ROUTE_PREFILL);
+        int expected = route_choose_prefill(views, 4, &local);
+        assert_true(views[choice.ways[ROUTE_PREFILL].worker].queued_tokens ==
+                    views[expected].queued_tokens);
+    }
+    struct route_view gone[] = {view(P, 0, 0)};
+    gone[0].usable = false;
+    assert_false(route_choose(&ask, gone, 1, &choice));
+    assert_false(route_choose(&ask, gone, 0, &choice));
+    struct route_view only[] = {view(D, 0, 0)};
+    assert_true(route_choose(&ask, only, 1, &choice));
+    assert_true(choice.local);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -138,6 +243,9 @@ int main(void)
         cmocka_unit_test(with_a_role_missing_the_others_do_it),
         cmocka_unit_test(one_that_does_both_may_hand_nothing_over),
         cmocka_unit_test(work_is_balanced),
+        cmocka_unit_test(the_soonest_first_token_is_chosen),
+        cmocka_unit_test(a_short_rest_is_computed_where_the_prefix_is),
+        cmocka_unit_test(without_knowledge_it_is_the_shortest_queue),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

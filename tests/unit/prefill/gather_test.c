@@ -1,0 +1,358 @@
+/* A prompt's blocks come from another worker, through real transfers: all of them, some, or none;
+ * whatever happens on the way, the tokens are the same and nothing stays referenced. */
+#include "transfer_rig.h"
+
+#include "worker/lend.h"
+
+#define MODEL_PATH TEST_DATA_DIR "/vectors/models/llama-q4_1-tied.gguf"
+
+struct world {
+    struct pair pair;
+    struct lend *lend; /* of d */
+};
+
+static void world_open(struct world *w, uint32_t carriers, uint32_t flip_offered)
+{
+    transfer_rig_flip_offered = flip_offered;
+    pair_open(&w->pair, MODEL_PATH, NULL, NULL, carriers);
+    transfer_rig_flip_offered = 0;
+    ASSERT_OK(lend_open(w->pair.d.tree, w->pair.d.block_count,
+                        engine_layout(w->pair.d.engine)->shape.layer_count, w->pair.dt.transfer,
+                        &w->lend));
+}
+
+static bool world_take(struct transfer_rig *rig, struct station *station, struct lend *lend)
+{
+    bool any = false;
+    for (struct mail *mail = mailbox_take_all(rig->reports), *next; mail != NULL; mail = next) {
+        struct transfer_report *report = (struct transfer_report *)mail;
+        next = mail->next;
+        any = true;
+        if (mail->kind == TRANSFER_HOLDER_DONE)
+            assert_true(prefill_released(station->prefill, report) ||
+                        (lend != NULL && lend_released(lend, report)));
+        else
+            assert_true(decode_received(station->decode, report) ||
+                        prefill_gathered(station->prefill, report));
+        transfer_report_free(report);
+    }
+    return any;
+}
+
+static void world_turn(struct world *w)
+{
+    bool any = world_take(&w->pair.pt, &w->pair.p, NULL);
+    any = world_take(&w->pair.dt, &w->pair.d, w->lend) || any;
+    any = station_step(&w->pair.p) || any;
+    any = station_step(&w->pair.d) || any;
+    if (!any)
+        usleep(200);
+}
+
+static void world_run(struct world *w)
+{
+    uint64_t end_ns = clock_ns() + PAIR_WAIT_MS * 1000000ull;
+    while (!pair_idle(&w->pair) || !lend_idle(w->lend)) {
+        world_turn(w);
+        assert_true(clock_ns() < end_ns);
+    }
+}
+
+static void world_close(struct world *w)
+{
+    lend_end_all(w->lend);
+    world_run(w);
+    station_assert_idle(&w->pair.p);
+    station_assert_idle(&w->pair.d);
+    lend_close(w->lend);
+    pair_close(&w->pair);
+}
+
+/* d computes and decodes this by itself: it has the blocks then. */
+static void world_teach(struct world *w, struct rig_ask *ask)
+{
+    ask->flags = WIRE_REQUEST_LOCAL;
+    ask->max_tokens = 12;
+    station_submit(&w->pair.d, ask);
+    world_run(w);
+}
+
+static struct wire_source world_source(struct world *w, uint8_t number, uint32_t first,
+                                       uint32_t count)
+{
+    struct wire_source source = {.first_block = first, .block_count = count};
+    source.holder.incarnation = w->pair.dt.hello.incarnation;
+    snprintf(source.holder.name, sizeof(source.holder.name), "d");
+    snprintf(source.holder.transfer_unix, sizeof(source.holder.transfer_unix), "%s",
+             w->pair.dt.unix_address.text);
+    snprintf(source.holder.transfer_tcp, sizeof(source.holder.transfer_tcp), "%s",
+             w->pair.dt.tcp_address.text);
+    memset(source.lease.bytes, 0x80 + number, sizeof(source.lease.bytes));
+    return source;
+}
+
+static void world_lend(struct world *w, const struct rig_ask *ask, const struct wire_source *source)
+{
+    struct block_key keys[RIG_PROMPT_MAX];
+    const struct kv_layout *layout = engine_layout(w->pair.d.engine);
+    struct wire_request *wire = rig_wire(ask);
+    struct block_key root =
+        block_key_root(w->pair.model->fingerprint, layout->hash, layout->shape.dtype,
+                       engine_numerics_class(w->pair.d.engine), wire->salt, sizeof(wire->salt));
+    block_key_chain(&root, ask->prompt, ask->prompt_tokens, RIG_BLOCK_TOKENS, keys);
+    const struct wire_lend lend = {.request_id = ask->id,
+                                   .lease = source->lease,
+                                   .epoch = ask->epoch,
+                                   .expiry_ms = 5000,
+                                   .first_block = source->first_block,
+                                   .key_count = source->first_block + source->block_count,
+                                   .keys = keys[0].bytes};
+    ASSERT_OK(lend_take(w->lend, &lend));
+    wire_request_free(wire);
+}
+
+/* p is asked for the ask's first token, and may fetch. */
+static void world_ask(struct world *w, struct rig_ask *ask, const struct wire_source *sources,
+                      uint32_t count)
+{
+    struct wire_frame frame = {0};
+    struct sampling sampling = rig_sampling(ask);
+    struct wire_request *made, *plain = rig_wire(ask);
+    struct wire_request wire = *plain;
+    wire.sources = sources;
+    wire.source_count = count;
+    wire_prefill_encode(&frame, &wire);
+    ASSERT_OK(wire_prefill_decode(frame.data, frame.bytes, &made));
+    wire_frame_close(&frame);
+    wire_request_free(plain);
+    prefill_submit(w->pair.p.prefill, made, &sampling);
+}
+
+/* The ask after: the same prompt with some more, and only a first token. */
+static struct rig_ask longer(const struct rig_ask *ask, uint64_t id, uint32_t tokens)
+{
+    struct rig_ask more = {.id = id, .max_tokens = 1, .epoch = 3};
+    rig_fill_prompt(&more, tokens, 77, tokens);
+    memcpy(more.prompt, ask->prompt, ask->prompt_tokens * sizeof(ask->prompt[0]));
+    return more;
+}
+
+static const struct wire_first *world_first(struct world *w, const struct rig_ask *ask)
+{
+    rig_assert_tokens(&w->pair.reference, &w->pair.book, ask);
+    return &rig_entry(&w->pair.book, ask->id)->first;
+}
+
+static void every_block_comes_from_the_peer(void **state)
+{
+    (void)state;
+    static const uint32_t carriers[] = {TRANSFER_SHM, TRANSFER_TCP};
+    for (int i = 0; i < 2; i++) {
+        struct world w;
+        struct rig_ask first = {.id = 1, .epoch = 1};
+        world_open(&w, carriers[i], 0);
+        rig_fill_prompt(&first, 101, 5, 101);
+        world_teach(&w, &first);
+        struct rig_ask second = longer(&first, 2, 150);
+        struct wire_source source = world_source(&w, 1, 0, 25);
+        world_lend(&w, &second, &source);
+        world_ask(&w, &second, &source, 1);
+        world_run(&w);
+        const struct wire_first *told = world_first(&w, &second);
+        assert_int_equal(told->cached_tokens, 100);
+        assert_int_equal(told->peer_tokens, 100);
+        assert_int_equal(told->range_count, 1);
+        assert_int_equal(told->ranges[0].status, OK);
+        assert_int_equal(told->ranges[0].carrier, carriers[i]);
+        assert_true(told->ranges[0].bytes ==
+                    25 * (uint64_t)engine_layout(w.pair.p.engine)->block_bytes);
+        assert_int_equal(lend_fetched_blocks(w.lend), 25);
+        /* They are the tree's now, as if computed: the next one needs nobody. */
+        struct rig_ask third = longer(&first, 3, 120);
+        world_ask(&w, &third, NULL, 0);
+        world_run(&w);
+        assert_int_equal(world_first(&w, &third)->cached_tokens, 116); /* second's too */
+        assert_int_equal(world_first(&w, &third)->peer_tokens, 0);
+        world_close(&w);
+    }
+}
+
+/* Own prefix, then two ranges in parallel, then compute. */
+static void ranges_move_in_parallel(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask first = {.id = 1, .epoch = 1}, own = {.id = 2, .epoch = 1};
+    world_open(&w, TRANSFER_SHM, 0);
+    rig_fill_prompt(&first, 101, 5, 101);
+    world_teach(&w, &first);
+    own = longer(&first, 2, 101);
+    own.prompt_tokens = 41;
+    world_ask(&w, &own, NULL, 0);
+    world_run(&w);
+    struct rig_ask second = longer(&first, 3, 150);
+    struct wire_source sources[] = {world_source(&w, 1, 10, 6), world_source(&w, 2, 16, 9)};
+    world_lend(&w, &second, &sources[0]);
+    world_lend(&w, &second, &sources[1]);
+    world_ask(&w, &second, sources, 2);
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->cached_tokens, 100);
+    assert_int_equal(told->peer_tokens, 60);
+    assert_int_equal(told->range_count, 2);
+    world_close(&w);
+}
+
+/* A flipped bit is caught, and what it was in is computed; another source is asked before. */
+static void a_flipped_bit_is_caught(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask first = {.id = 1, .epoch = 1};
+    struct prefill_counters counters;
+    world_open(&w, TRANSFER_SHM, 7);
+    rig_fill_prompt(&first, 101, 5, 101);
+    world_teach(&w, &first);
+    struct rig_ask second = longer(&first, 2, 150);
+    struct wire_source source = world_source(&w, 1, 0, 25);
+    world_lend(&w, &second, &source);
+    world_ask(&w, &second, &source, 1);
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->cached_tokens, 0);
+    assert_int_equal(told->ranges[0].status, ERR_CORRUPT);
+    prefill_count(w.pair.p.prefill, &counters);
+    assert_int_equal(counters.gather_failures, 1);
+    world_close(&w);
+}
+
+/* The first source is another incarnation by now; the second stands in for it. */
+static void another_source_stands_in(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask first = {.id = 1, .epoch = 1};
+    world_open(&w, TRANSFER_SHM, 0);
+    rig_fill_prompt(&first, 101, 5, 101);
+    world_teach(&w, &first);
+    struct rig_ask second = longer(&first, 2, 150);
+    struct wire_source sources[] = {world_source(&w, 1, 0, 25), world_source(&w, 2, 0, 20)};
+    sources[0].holder.incarnation ^= 1;
+    world_lend(&w, &second, &sources[1]);
+    world_ask(&w, &second, sources, 2);
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->cached_tokens, 80);
+    assert_int_equal(told->range_count, 2);
+    assert_true(told->ranges[0].status != OK);
+    assert_int_equal(told->ranges[1].status, OK);
+    world_close(&w);
+}
+
+/* Nobody ever lends what was promised: in bounded time it is computed. And a holder that has less
+ * than was believed says so. */
+static void promises_that_are_not_kept(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask first = {.id = 1, .epoch = 1};
+    world_open(&w, TRANSFER_SHM, 0);
+    rig_fill_prompt(&first, 41, 5, 41);
+    world_teach(&w, &first);
+    struct rig_ask second = longer(&first, 2, 150), third = longer(&first, 3, 150),
+                   fourth = longer(&first, 4, 150);
+    second.prompt[0] = 299; /* not what d has */
+    struct wire_source source = world_source(&w, 1, 0, 25);
+    uint64_t start_ns = clock_ns();
+    world_ask(&w, &second, &source, 1);
+    world_run(&w);
+    assert_true(clock_ns() - start_ns < 5000000000u);
+    assert_int_equal(world_first(&w, &second)->cached_tokens, 0);
+    assert_true(world_first(&w, &second)->ranges[0].status != OK);
+
+    source = world_source(&w, 2, 0, 25);
+    world_lend(&w, &third, &source); /* 10 of them are there */
+    world_ask(&w, &third, &source, 1);
+    world_run(&w);
+    assert_int_equal(world_first(&w, &third)->peer_tokens, 40);
+
+    source = world_source(&w, 3, 40, 10); /* behind the own prefix: of no use */
+    world_lend(&w, &fourth, &source);
+    world_ask(&w, &fourth, &source, 1);
+    PAIR_UNTIL(&w.pair, prefill_idle(w.pair.p.prefill));
+    assert_int_equal(world_first(&w, &fourth)->range_count, 0);
+    lend_end(w.lend, fourth.id); /* nobody came */
+    world_close(&w);
+}
+
+/* Given up at every moment: while it waits for its blocks, while they come, after. */
+static void cancelled_anywhere_nothing_stays(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask first = {.id = 1, .epoch = 1};
+    world_open(&w, TRANSFER_SHM, 0);
+    rig_fill_prompt(&first, 101, 5, 101);
+    world_teach(&w, &first);
+    for (uint32_t turns = 0; turns < 24; turns++) {
+        struct rig_ask ask = longer(&first, 10 + turns, 150);
+        struct wire_source source = world_source(&w, (uint8_t)turns, 0, 25);
+        prefix_tree_clear(w.pair.p.tree);
+        if (turns % 3 != 0)
+            world_lend(&w, &ask, &source);
+        world_ask(&w, &ask, &source, 1);
+        for (uint32_t i = 0; i < turns / 2; i++)
+            world_turn(&w);
+        prefill_cancel(w.pair.p.prefill, ask.id);
+        lend_end(w.lend, ask.id);
+        world_run(&w);
+        station_assert_idle(&w.pair.p);
+        station_assert_idle(&w.pair.d);
+    }
+    world_close(&w);
+}
+
+/* Lending is bounded, by count and by blocks. */
+static void lending_is_bounded(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask first = {.id = 1, .epoch = 1};
+    world_open(&w, TRANSFER_SHM, 0);
+    rig_fill_prompt(&first, 101, 5, 101);
+    world_teach(&w, &first);
+    uint32_t open = 0;
+    status st = OK;
+    while (st == OK) {
+        struct wire_source source = world_source(&w, 0, 0, 25);
+        store_u32(source.lease.bytes, 1000 + open);
+        uint8_t keys[25 * WIRE_KEY_BYTES] = {0};
+        const struct wire_lend lend = {.request_id = 7,
+                                       .lease = source.lease,
+                                       .epoch = 1,
+                                       .expiry_ms = 5000,
+                                       .key_count = 25,
+                                       .keys = keys};
+        st = lend_take(w.lend, &lend);
+        open += st == OK;
+        assert_true(open <= LEND_MAX);
+    }
+    assert_int_equal(st, ERR_FULL);
+    assert_int_equal(open, LEND_MAX);
+    lend_end(w.lend, 7);
+    world_close(&w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_block_comes_from_the_peer),
+        cmocka_unit_test(ranges_move_in_parallel),
+        cmocka_unit_test(a_flipped_bit_is_caught),
+        cmocka_unit_test(another_source_stands_in),
+        cmocka_unit_test(promises_that_are_not_kept),
+        cmocka_unit_test(cancelled_anywhere_nothing_stays),
+        cmocka_unit_test(lending_is_bounded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
