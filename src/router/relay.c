@@ -512,10 +512,12 @@ void relay_failed(struct router *router, const struct wire_failed *failed)
     struct request *request = request_find(router, failed->request_id);
     if (request == NULL)
         return;
-    /* A handoff that broke: often the first sign that a worker has died. */
+    /* A handoff that broke: often the first sign that a worker has died, or that another process
+     * has its address by now (ERR_REFUSED). */
     bool broke = failed->status == ERR_CLOSED || failed->status == ERR_CORRUPT ||
                  failed->status == ERR_NOT_FOUND || failed->status == ERR_IO ||
-                 failed->status == ERR_CANCELLED || failed->status == ERR_TIMEOUT;
+                 failed->status == ERR_CANCELLED || failed->status == ERR_TIMEOUT ||
+                 failed->status == ERR_REFUSED;
     /* What is corrupt again and again was not damaged on its way. */
     if (failed->status == ERR_CORRUPT && ++request->corrupts >= ROUTER_CORRUPT_MAX) {
         request_fail(request, 503, "handoff_failed", failed->text);
