@@ -17,8 +17,8 @@ override PROMPT := $(value PROMPT)
 export PROMPT FUZZ_SECONDS DESTDIR MODEL ARGS URL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-serve model build serve run check asan tsan fuzz chaos bench lint format \
-        install clean
+.PHONY: help setup setup-serve model build serve run cuda check asan tsan fuzz chaos bench lint \
+        format install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -34,9 +34,13 @@ setup-serve:
 model: setup-serve ## fetch the default model (98 MB, once)
 	@tools/fetch-model
 
-build: setup-serve ## build build/release/baton
+build: setup-serve ## build build/release/baton, and baton-cuda.so where nvcc is
 	@cmake --preset release >/dev/null
-	@cmake --build build/release --target baton
+	@cmake --build build/release --target baton $$(command -v nvcc >/dev/null && echo baton_cuda)
+
+cuda: setup-serve ## build build/release/baton-cuda.so (needs nvcc 13)
+	@cmake --preset release >/dev/null
+	@cmake --build build/release --target baton_cuda
 
 # Fetched only when it is the one that is asked for.
 ifeq ($(MODEL),$(DEFAULT_MODEL))

@@ -95,6 +95,19 @@ struct step_sequence {
     uint32_t block_count;
 };
 
+/* A token that the device shall pick from an output's logits, so that they need not be copied. */
+struct backend_pick {
+    bool wanted;
+    float temperature; /* 0: the largest, ties: the lowest id. Else drawn from
+                          exp((logit - largest) / temperature), in order of token ids */
+    double uniform;    /* 0 <= u < 1 */
+};
+
+struct backend_picked {
+    uint32_t token_id;
+    bool corrupt; /* a NaN or +inf among the logits, or nothing but -inf: no token */
+};
+
 /* The step descriptor. Rows of a sequence are in position order; sequences are in any order. */
 struct step {
     uint32_t row_count;
@@ -102,7 +115,8 @@ struct step {
     uint32_t sequence_count;
     const struct step_sequence *sequences;
     uint32_t output_count;
-    const uint32_t *output_rows; /* [output_count] rows that want logits */
+    const uint32_t *output_rows;      /* [output_count] rows that want logits */
+    const struct backend_pick *picks; /* [output_count]; read by pick */
     /* Called when layer_done(layer) has happened on the device. May be NULL. */
     void (*layer_ready)(void *ctx, uint32_t layer);
     void *layer_ready_ctx;
@@ -119,7 +133,8 @@ struct backend_projection {
 /* The pool's memory, for the carriers. */
 struct backend_pool {
     uint32_t block_count;
-    uint8_t *host; /* block i is at host + i * block_bytes; NULL when the host cannot reach it */
+    uint8_t *host; /* block i is at host + i * block_bytes; NULL when the host cannot reach it. Of a
+                      device it is a copy: written before layer_ready, read by blocks_landed */
     int fd;        /* memfd behind host, or -1 */
     size_t bytes;
 };
@@ -175,6 +190,8 @@ struct backend_calls {
     /* y [outputs] = the rows of x that the step wants logits of. */
     void (*take_outputs)(struct backend *backend, const struct backend_buffer *x,
                          struct backend_buffer *y);
+    /* Pick the tokens that step.picks asks for. NULL: the engine's sampler picks them all. */
+    void (*pick)(struct backend *backend, const struct backend_buffer *logits);
     status (*step_submit)(struct backend *backend);
     /* After it, every result is there. Errors: ERR_IO when the device failed; it stays failed. */
     status (*step_wait)(struct backend *backend);
@@ -183,6 +200,13 @@ struct backend_calls {
      * next step_begin. width floats. */
     const float *(*output_row)(struct backend *backend, const struct backend_buffer *buffer,
                                uint32_t output);
+
+    /* What pick found, as output_row. NULL when pick is. */
+    const struct backend_picked *(*picked)(struct backend *backend, uint32_t output);
+
+    /* A carrier has written these blocks at pool.host. NULL when that is the pool itself. Not
+     * inside a step. */
+    status (*blocks_landed)(struct backend *backend, const block_id *ids, uint32_t count);
 
     void (*counters)(const struct backend *backend, struct backend_counters *counters_out);
 };

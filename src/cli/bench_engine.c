@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cpu/cpu.h"
+#include "backend/device.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "cli/bench_floor.h"
@@ -27,6 +27,8 @@
 
 struct engine_bench_options {
     const char *batch, *depth, *kernels, *kv_dtype, *variant, *json, *dummy_weights;
+    const char *device, *cuda_plugin;
+    bool deterministic;
     uint32_t prefill, decode, threads, repeat, chunk, block_tokens;
 };
 
@@ -52,6 +54,12 @@ static const struct option_spec specs[] = {
      "what keys and values are stored in: f16, or f32 to compare with other implementations"},
     {"variant", OPTION_TEXT, "NAME", "auto", 0, 0, FIELD(variant),
      "instructions: scalar, avx2, avx512, vnni, ... or auto, the best that there are"},
+    {"device", OPTION_TEXT, "NAME", "cpu", 0, 0, FIELD(device),
+     "what computes: cpu, cuda (the first GPU) or cuda:N"},
+    {"cuda-plugin", OPTION_TEXT, "PATH", NULL, 0, 0, FIELD(cuda_plugin),
+     "the backend for cuda; unset: baton-cuda.so beside the binary or in ../lib/baton"},
+    {"deterministic", OPTION_FLAG, NULL, NULL, 0, 0, FIELD(deterministic),
+     "on a GPU: the same bits for any batch and chunks"},
     {"json", OPTION_TEXT, "FILE", NULL, 0, 0, FIELD(json),
      "also write the result as JSON; - writes it to standard output instead of the table"},
 };
@@ -66,6 +74,8 @@ struct engine_bench {
     struct list batches, depths;
     uint32_t threads;
     struct model *model;
+    struct device device;
+    uint64_t available_bytes;
     struct engine *engine;
     struct prefix_tree *tree;
     struct bench_floor floor;
@@ -125,7 +135,7 @@ static bool case_fits(const struct engine_bench *bench, uint32_t batch, uint32_t
                       uint64_t block_bytes)
 {
     return tokens <= bench->model->context_tokens &&
-           (uint64_t)batch * blocks_for(bench, tokens) * block_bytes < memory_available_bytes() / 2;
+           (uint64_t)batch * blocks_for(bench, tokens) * block_bytes < bench->available_bytes / 2;
 }
 
 /* The largest pool that any case needs. */
@@ -152,6 +162,7 @@ static status engine_start(struct engine_bench *bench)
         .rows_max = options->chunk > bench->batch_max ? options->chunk : bench->batch_max,
         .sequences_max = bench->batch_max,
         .outputs_max = bench->batch_max,
+        .available_bytes = bench->device.plugin != NULL ? bench->available_bytes : 0,
         .kv = strcmp(options->kv_dtype, "f32") == 0 ? ENGINE_KV_F32 : ENGINE_KV_F16,
     };
     struct engine_plan plan;
@@ -167,9 +178,11 @@ static status engine_start(struct engine_bench *bench)
     code = engine_plan(bench->model, &config, &plan);
     if (code != OK)
         return code;
-    const struct backend_cpu_options cpu = {
-        .threads = bench->threads, .kernels = options->kernels, .variant = options->variant};
-    code = backend_cpu_open(&plan.shape, &plan.limits, &cpu, &backend);
+    const struct device_options opening = {.cpu = {.threads = bench->threads,
+                                                   .kernels = options->kernels,
+                                                   .variant = options->variant},
+                                           .deterministic = options->deterministic};
+    code = device_open(&bench->device, &plan.shape, &plan.limits, &opening, &backend);
     if (code != OK) {
         engine_plan_close(&plan);
         return code;
@@ -226,6 +239,8 @@ static void bench_close(struct engine_bench *bench)
 static void pool_fill(struct engine_bench *bench)
 {
     const struct backend_pool *pool = engine_pool(bench->engine);
+    if (pool->host == NULL) /* of a device: zeros take as long to read */
+        return;
     bool floats = strcmp(bench->options->kv_dtype, "f32") == 0;
     for (size_t at = 0; at + 4 <= pool->bytes; at += 4) {
         uint32_t bits = random_next(bench);
@@ -262,7 +277,9 @@ static double floor_seconds(const struct engine_bench *bench, const struct engin
     double all = (double)(to->backend.operations - from->backend.operations);
     double int8 = (double)(to->backend.int8_operations - from->backend.int8_operations);
     double memory = bytes / floor->read_bytes_per_s;
-    double compute = (all - int8) / floor->float_per_s + int8 / floor->int8_per_s;
+    double compute = (all - int8) / floor->float_per_s;
+    if (int8 > 0)
+        compute += int8 / floor->int8_per_s;
     return memory > compute ? memory : compute;
 }
 
@@ -402,7 +419,17 @@ static status bench_all(struct engine_bench *bench, const char *path)
     bench->threads = bench_threads(options->threads);
     sampling_defaults(&bench->sampling);
     if (code == OK)
-        code = floor_measure(bench->threads, options->variant, options->repeat, &bench->floor);
+        code = device_find(options->device, options->cuda_plugin, &bench->device);
+    if (code == OK)
+        code = device_memory(&bench->device, &bench->available_bytes);
+    if (bench->available_bytes == 0)
+        bench->available_bytes = memory_available_bytes();
+    if (code == OK)
+        code =
+            bench->device.plugin != NULL
+                ? bench->device.plugin->floor(bench->device.index, &bench->floor.read_bytes_per_s,
+                                              &bench->floor.float_per_s)
+                : floor_measure(bench->threads, options->variant, options->repeat, &bench->floor);
     if (code == OK)
         code = weights_choose(path, bench->options->dummy_weights, &bench->model);
     if (code == OK)

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "backend/cpu/cpu.h"
+#include "backend/device.h"
 #include "base/clock.h"
 #include "base/cpus.h"
 #include "base/error.h"
@@ -23,11 +23,11 @@
 struct run_options {
     const char *prompt;
     const char *system;
-    const char *kernels, *dummy_weights;
+    const char *kernels, *dummy_weights, *device, *cuda_plugin;
     double temperature, top_p, min_p, repetition_penalty;
     uint64_t kv_bytes;
     uint32_t max_tokens, top_k, seed, threads, ctx, block_tokens, prefill_chunk;
-    bool raw, ignore_eos, stats;
+    bool raw, ignore_eos, stats, deterministic;
 };
 
 static const struct option_spec run_specs[] = {
@@ -59,6 +59,12 @@ static const struct option_spec run_specs[] = {
      "cores to compute with; 0 for all that the process may use"},
     {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, offsetof(struct run_options, kernels),
      "arithmetic: float (reference, with an f32 KV pool), int8 (faster) or auto"},
+    {"device", OPTION_TEXT, "NAME", "cpu", 0, 0, offsetof(struct run_options, device),
+     "what computes: cpu, cuda (the first GPU) or cuda:N"},
+    {"cuda-plugin", OPTION_TEXT, "PATH", NULL, 0, 0, offsetof(struct run_options, cuda_plugin),
+     "the backend for cuda; unset: baton-cuda.so beside the binary or in ../lib/baton"},
+    {"deterministic", OPTION_FLAG, NULL, NULL, 0, 0, offsetof(struct run_options, deterministic),
+     "on a GPU: the same bits for any batch and chunks"},
     {"ctx", OPTION_UINT, "TOKENS", "0", 0, 0, offsetof(struct run_options, ctx),
      "most tokens of prompt and answer; 0 for what the model was trained for"},
     {"kv-bytes", OPTION_BYTES, "BYTES", "0", 0, 0, offsetof(struct run_options, kv_bytes),
@@ -112,7 +118,12 @@ static status engine_start(struct session *session, const char *path)
         .kv_bytes = options->kv_bytes,
         .kv = engine_kv_choose("auto", options->kernels),
     };
-    code = engine_plan(session->model, &config, &plan);
+    struct device device;
+    code = device_find(options->device, options->cuda_plugin, &device);
+    if (code == OK)
+        code = device_memory(&device, &config.available_bytes);
+    if (code == OK)
+        code = engine_plan(session->model, &config, &plan);
     if (code != OK)
         return code;
     if (options->kv_bytes == 0) { /* one sequence needs no more than one context */
@@ -123,11 +134,12 @@ static status engine_start(struct session *session, const char *path)
         if (code != OK)
             return code;
     }
-    const struct backend_cpu_options cpu = {
-        .threads = options->threads != 0 ? options->threads : threads_default(),
-        .kernels = options->kernels,
+    const struct device_options opening = {
+        .cpu = {.threads = options->threads != 0 ? options->threads : threads_default(),
+                .kernels = options->kernels},
+        .deterministic = options->deterministic,
     };
-    code = backend_cpu_open(&plan.shape, &plan.limits, &cpu, &backend);
+    code = device_open(&device, &plan.shape, &plan.limits, &opening, &backend);
     if (code != OK) {
         engine_plan_close(&plan);
         return code;

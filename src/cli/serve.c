@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backend/device.h"
 #include "base/cpus.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -42,6 +43,8 @@ struct serve_options {
     uint64_t body_bytes, stream_bytes, request_timeout_ms, silence_ms, stuck_ms, drain_ms;
     /* Handed on to the workers. */
     const char *kernels, *kv_dtype, *packed_weights, *carrier, *offer, *log_level;
+    const char *device, *cuda_plugin;
+    bool deterministic;
     uint32_t ctx, block_tokens, threads, prefill_batch_tokens, prefill_chunk, decode_batch;
     uint64_t kv_bytes, prefix_cache_bytes, step_delay_ms;
 };
@@ -360,11 +363,24 @@ static status serve_check_memory(struct serve_options *options, uint32_t workers
                                    .decode_batch = options->decode_batch};
     struct engine_config config;
     struct engine_plan plan;
+    struct device device;
     worker_engine_config(&sizes, &config);
-    status st = engine_plan(model, &config, &plan);
+    status st = device_find(options->device, options->cuda_plugin, &device);
+    if (st == OK)
+        st = device_memory(&device, &config.available_bytes);
+    if (st == OK)
+        st = engine_plan(model, &config, &plan);
     if (st != OK)
         return st;
     engine_plan_close(&plan);
+    if (device.plugin != NULL) /* every worker has weights of its own there */
+        plan.weight_bytes *= workers;
+    if (plan.weight_bytes + plan.activation_bytes > plan.available_bytes)
+        return error_set(ERR_NO_MEMORY,
+                         "the workers do not fit on %s together: weights %.1f MiB for %u workers "
+                         "of %.1f MiB available; use fewer workers",
+                         options->device, (double)plan.weight_bytes / MIB, workers,
+                         (double)plan.available_bytes / MIB);
     uint64_t left = plan.available_bytes - plan.weight_bytes - plan.activation_bytes;
     left -= options->memory_bytes < left ? options->memory_bytes : left;
     if (options->kv_bytes == 0 && plan.pool_bytes > left / 2 / workers) {

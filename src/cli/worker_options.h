@@ -55,6 +55,31 @@
          0,                                                                                        \
          offsetof(T, kernels),                                                                     \
          "numerics class: float, int8, or auto (int8)"},                                           \
+        {"device",                                                                                 \
+         OPTION_TEXT,                                                                              \
+         "NAME",                                                                                   \
+         "cpu",                                                                                    \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, device),                                                                      \
+         "what computes: cpu, cuda (the first GPU) or cuda:N"},                                    \
+        {"cuda-plugin",                                                                            \
+         OPTION_TEXT,                                                                              \
+         "PATH",                                                                                   \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, cuda_plugin),                                                                 \
+         "the backend for cuda; unset: baton-cuda.so beside the binary or in ../lib/baton"},       \
+        {"deterministic",                                                                          \
+         OPTION_FLAG,                                                                              \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, deterministic),                                                               \
+         "on a GPU: the same bits for a sequence in any batch and chunks, at a price; a CPU's "    \
+         "always are"},                                                                            \
         {"kv-dtype",                                                                               \
          OPTION_TEXT,                                                                              \
          "TYPE",                                                                                   \

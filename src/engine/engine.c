@@ -23,6 +23,7 @@ struct engine {
     uint32_t *token_ids;             /* [rows_max] */
     struct step_sequence *sequences; /* [sequences_max] */
     uint32_t *output_rows;           /* [outputs_max] */
+    struct backend_pick *picks;      /* [outputs_max] */
     struct engine_sequence *wanted;  /* the caller's, from submit to wait */
     uint32_t wanted_count;
     bool running;
@@ -42,7 +43,9 @@ static status arrays_open(struct engine *engine)
     engine->token_ids = calloc(limits->rows_max, sizeof(*engine->token_ids));
     engine->sequences = calloc(limits->sequences_max, sizeof(*engine->sequences));
     engine->output_rows = calloc(limits->outputs_max, sizeof(*engine->output_rows));
-    if (engine->token_ids == NULL || engine->sequences == NULL || engine->output_rows == NULL)
+    engine->picks = calloc(limits->outputs_max, sizeof(*engine->picks));
+    if (engine->token_ids == NULL || engine->sequences == NULL || engine->output_rows == NULL ||
+        engine->picks == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for steps of %u tokens", limits->rows_max);
     return OK;
 }
@@ -86,6 +89,7 @@ void engine_close(struct engine *engine)
     forward_close(&engine->forward);
     sampler_close(engine->sampler);
     engine->backend->calls->close(engine->backend);
+    free(engine->picks);
     free(engine->output_rows);
     free(engine->sequences);
     free(engine->token_ids);
@@ -156,6 +160,38 @@ static status sequence_check(const struct engine *engine, const struct engine_se
     return tokens_check(engine, sequence);
 }
 
+/* Can the device pick this token? Not when a stage of the sampler needs more than the logits, nor
+ * for several tokens of one row. */
+static bool pick_fits(const struct engine_sequence *sequence)
+{
+    const struct sampling *sampling = sequence->samples[0].sampling;
+    bool holds_end =
+        sequence->samples[0].output_count < sampling->min_tokens && sampling->end_id_count > 0;
+    bool filtered = sampling->temperature > 0.0f &&
+                    (sampling->top_k != 0 || sampling->top_p < 1.0f || sampling->min_p > 0.0f);
+    return sequence->sample_count == 1 && sequence->score == NULL && !sampling->logprobs &&
+           sampling->bias_count == 0 && !holds_end && !filtered &&
+           !sampling_needs_history(sampling);
+}
+
+static void pick_fill(struct engine *engine, const struct engine_sequence *sequence)
+{
+    struct backend_pick *pick = &engine->picks[engine->step.output_count];
+    *pick = (struct backend_pick){.wanted = false};
+    if (engine->backend->calls->pick == NULL || sequence->sample_count == 0 || !pick_fits(sequence))
+        return;
+    const struct sampling *sampling = sequence->samples[0].sampling;
+    *pick = (struct backend_pick){
+        .wanted = true,
+        .temperature = sampling->temperature,
+        .uniform =
+            sampling->temperature > 0.0f
+                ? sampler_uniform(sampling->seed, sequence->start_position + sequence->token_count,
+                                  sequence->samples[0].sequence_index)
+                : 0.0,
+    };
+}
+
 static void sequence_append(struct engine *engine, const struct engine_sequence *sequence)
 {
     struct step *step = &engine->step;
@@ -169,8 +205,10 @@ static void sequence_append(struct engine *engine, const struct engine_sequence 
     memcpy(engine->token_ids + step->row_count, sequence->token_ids,
            sequence->token_count * sizeof(*engine->token_ids));
     for (uint32_t row = 0; row < sequence->token_count; row++)
-        if (row_wanted(sequence, row))
+        if (row_wanted(sequence, row)) {
+            pick_fill(engine, sequence);
             engine->output_rows[step->output_count++] = step->row_count + row;
+        }
     step->row_count += sequence->token_count;
 }
 
@@ -183,6 +221,7 @@ static status step_fill(struct engine *engine, struct engine_sequence *sequences
         .token_ids = engine->token_ids,
         .sequences = engine->sequences,
         .output_rows = engine->output_rows,
+        .picks = engine->picks,
     };
     if (count == 0 || count > limits->sequences_max)
         return error_set(ERR_BAD_INPUT, "a step: expected 1 to %u sequences, found %u",
@@ -221,6 +260,18 @@ static status sample_pick(struct engine *engine, const struct engine_sequence *s
     return sampler_pick(engine->sampler, sample->sampling, &row, &sample->result);
 }
 
+/* The token that the device picked. */
+static status picked_take(const struct engine *engine, uint32_t output, struct sampled *result)
+{
+    const struct backend_picked *picked = engine->backend->calls->picked(engine->backend, output);
+    *result = (struct sampled){.token_id = picked->token_id};
+    if (picked->corrupt || picked->token_id >= engine->vocabulary)
+        return error_set(ERR_CORRUPT,
+                         "the model's logits hold a NaN or an infinity: the weights or "
+                         "the KV of this sequence are damaged");
+    return OK;
+}
+
 /* All that a sequence wants; output is the number of its first one. */
 static status sequence_finish(struct engine *engine, struct engine_sequence *sequence,
                               uint32_t output)
@@ -229,6 +280,12 @@ static status sequence_finish(struct engine *engine, struct engine_sequence *seq
     for (uint32_t row = 0; row < sequence->token_count; row++) {
         if (!row_wanted(sequence, row))
             continue;
+        if (engine->picks[output].wanted) {
+            code = picked_take(engine, output++, &sequence->samples[0].result);
+            if (code != OK)
+                break;
+            continue;
+        }
         const float *logits = engine_logits(engine, output++);
         if (row_scored(sequence, row)) {
             const struct engine_score *score = sequence->score;
@@ -319,6 +376,14 @@ void engine_block_copy(struct engine *engine, block_id from, block_id to)
     assert(!engine->running);
     assert(from < engine->pool.block_count && to < engine->pool.block_count);
     engine->backend->calls->block_copy(engine->backend, from, to);
+}
+
+status engine_blocks_landed(struct engine *engine, const block_id *ids, uint32_t count)
+{
+    assert(!engine->running);
+    if (engine->backend->calls->blocks_landed == NULL)
+        return OK;
+    return engine->backend->calls->blocks_landed(engine->backend, ids, count);
 }
 
 const struct kv_layout *engine_layout(const struct engine *engine)

@@ -49,6 +49,7 @@ struct engine_config {
     uint64_t kv_bytes;       /* the pool; default: four whole contexts, at most a quarter of what is
                                 available, at least one context */
     enum engine_kv kv;       /* what keys and values are stored in */
+    uint64_t available_bytes; /* of a device with memory of its own; 0: the system's counts */
 };
 
 /* The sum, and what the backend is opened with. */
@@ -141,6 +142,10 @@ const float *engine_logits(const struct engine *engine, uint32_t output);
 
 /* Copy a block (see struct block_copy); not between submit and wait. */
 void engine_block_copy(struct engine *engine, block_id from, block_id to);
+
+/* A carrier has written these blocks: a device with memory of its own takes them over. Not between
+ * submit and wait. Errors: ERR_IO. */
+status engine_blocks_landed(struct engine *engine, const block_id *ids, uint32_t count);
 
 const struct kv_layout *engine_layout(const struct engine *engine);
 const struct backend_pool *engine_pool(const struct engine *engine);

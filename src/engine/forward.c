@@ -190,4 +190,6 @@ void forward_enqueue(struct forward *forward, const struct step *step)
     calls->take_outputs(backend, forward->x, forward->last);
     calls->norm(backend, forward->last, forward->output_norm, forward->last_h);
     calls->project(backend, forward->last_h, &head, 1);
+    if (calls->pick != NULL)
+        calls->pick(backend, forward->logits);
 }

@@ -122,7 +122,8 @@ status engine_plan(const struct model *model, const struct engine_config *config
     if (code != OK)
         return code;
     shape_fill(model, &plan);
-    plan.available_bytes = memory_available_bytes();
+    plan.available_bytes =
+        config->available_bytes != 0 ? config->available_bytes : memory_available_bytes();
     code = pool_size(config, &plan);
     if (code != OK)
         goto err_plan;

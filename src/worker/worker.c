@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "backend/cpu/cpu.h"
 #include "backend/cpu/limits.h"
+#include "backend/device.h"
 #include "base/address.h"
 #include "base/clock.h"
 #include "base/error.h"
@@ -79,26 +79,33 @@ static status worker_open_engine(struct worker *worker)
     const struct worker_options *options = worker->options;
     struct engine_config config;
     struct engine_plan plan;
+    struct device device;
     worker_engine_config(options, &config);
-    status st = engine_plan(worker->model, &config, &plan);
+    status st = device_find(options->device, options->cuda_plugin, &device);
+    if (st == OK)
+        st = device_memory(&device, &config.available_bytes);
+    if (st == OK)
+        st = engine_plan(worker->model, &config, &plan);
     if (st != OK)
         return st;
     char text[512], path[PACKED_PATH_BYTES];
     log_info("memory", "sum=\"%s\"", engine_plan_text(&plan, text, sizeof(text)));
-    struct backend_cpu_options cpu = {
-        .threads = worker->threads,
-        .cpus = worker->threads <= worker->cpus.count ? worker->thread_cpus : NULL,
-        .kernels = options->kernels,
+    struct device_options opening = {
+        .cpu = {.threads = worker->threads,
+                .cpus = worker->threads <= worker->cpus.count ? worker->thread_cpus : NULL,
+                .kernels = options->kernels},
+        .deterministic = options->deterministic,
+        .mirrored = true, /* the carriers read and write it */
     };
     struct backend_cpu_weights weights = {.path = path,
                                           .model_path = weights_file(worker->model),
                                           .bytes_max = 2 * plan.weight_bytes + (64u << 20)};
     memcpy(weights.key, worker->model->fingerprint, sizeof(weights.key));
-    if (weights.model_path != NULL &&
+    if (device.plugin == NULL && weights.model_path != NULL &&
         packed_path_choose(options->packed_weights, weights.model_path, weights.key, path))
-        cpu.weights = &weights;
+        opening.cpu.weights = &weights;
     struct backend *backend;
-    st = backend_cpu_open(&plan.shape, &plan.limits, &cpu, &backend);
+    st = device_open(&device, &plan.shape, &plan.limits, &opening, &backend);
     if (st != OK) {
         engine_plan_close(&plan);
         return st;

@@ -33,6 +33,8 @@ struct worker_options {
     const char *kernels;            /* "auto", "float", "int8" */
     const char *kv_dtype;           /* "auto", "f16", "f32" */
     const char *packed_weights;     /* "auto", "off", or a folder */
+    const char *device;             /* "cpu", "cuda", "cuda:N" */
+    const char *cuda_plugin;        /* NULL: where backend/device.h says */
     const char *cpus;               /* NULL: all it may use */
     const char *dummy_weights;      /* NULL, or the shape of random weights (model/weights.h) */
     const char *log_level;
@@ -47,6 +49,7 @@ struct worker_options {
     uint64_t heartbeat_ms;
     uint64_t step_delay_ms; /* for tests: each step takes so much longer */
     bool colocated;
+    bool deterministic; /* of a GPU: bits that do not depend on batch and chunks */
     const char
         *cluster_key;   /* file of the key that all processes prove to each other; NULL: none */
     bool trust_network; /* without a key: other hosts may fetch blocks, unauthenticated */

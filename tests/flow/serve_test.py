@@ -154,7 +154,7 @@ def model_files(binary):
                 file.write(content)
             reason = refused(binary, path, word)
             assert path in reason, (name, reason)
-        refused(binary, folder, "regular file")
+        refused(binary, folder, "config.json")
         refused(binary, "/dev/zero", "regular file")
         refused(binary, os.path.join(folder, "missing.gguf"), "missing.gguf")
         pipe = os.path.join(folder, "pipe.gguf")

@@ -342,7 +342,7 @@ static void check_operations(const struct toy *toy, const char *kernels, const c
     prompt_make(&p, toy, 70, &next);
     uint32_t rows = p.length, outputs[1] = {rows - 1};
     struct step_sequence sequence = {0, rows, 0, p.blocks, TABLE_MAX};
-    struct step step = {rows, p.tokens, 1, &sequence, 1, outputs, NULL, NULL};
+    struct step step = {rows, p.tokens, 1, &sequence, 1, outputs, NULL, NULL, NULL};
     struct backend *b = rig.backend;
     const struct backend_calls *calls = b->calls;
     const struct backend_shape *s = &toy->shape;

@@ -24,7 +24,7 @@
 
 #include <cmocka.h>
 
-#include "backend/cpu/cpu.h"
+#include "backend/device.h"
 #include "base/error.h"
 #include "engine/engine.h"
 
@@ -39,6 +39,8 @@ struct fixture_config {
     uint32_t context_tokens;
     uint32_t block_tokens;
     enum engine_kv kv;
+    const struct device *device; /* NULL: the CPU */
+    bool deterministic;
 };
 
 struct fixture {
@@ -83,10 +85,15 @@ static inline void fixture_open(struct fixture *fixture, const struct fixture_co
                                                 .block_tokens = config->block_tokens,
                                                 .kv = config->kv};
     ASSERT_OK(engine_plan(fixture->model, &engine_config, &plan));
-    const struct backend_cpu_options options = {.threads = config->threads ? config->threads : 1,
-                                                .kernels = config->kernels,
-                                                .variant = config->variant};
-    ASSERT_OK(backend_cpu_open(&plan.shape, &plan.limits, &options, &backend));
+    const struct device_options options = {
+        .cpu = {.threads = config->threads ? config->threads : 1,
+                .kernels = config->kernels,
+                .variant = config->variant},
+        .deterministic = config->deterministic,
+    };
+    const struct device cpu = {.plugin = NULL};
+    ASSERT_OK(device_open(config->device != NULL ? config->device : &cpu, &plan.shape, &plan.limits,
+                          &options, &backend));
     ASSERT_OK(prefix_tree_open(plan.block_count, UINT32_MAX, &fixture->tree));
     ASSERT_OK(engine_open(fixture->model, &plan, backend, &fixture->engine));
     fixture->scored = calloc(rows_max, sizeof(*fixture->scored));

@@ -1,0 +1,274 @@
+/* backend/cuda/load.cu - the file's weights in the form that the kernels read.
+ *
+ *     F16, BF16        as in the file (the other of the two is converted to the model's first)
+ *     Q8_0             64 values as 4 x 16 bytes: thread t's 8 columns of each of two groups;
+ *                      f16 scales apart, one for each 32 columns
+ *     Q4_K             128 values as 4 x 16 bytes: thread t's 8 columns of each of four groups;
+ *                      (scale, minimum) apart as f16, multiplied out, one pair for each 32 columns
+ *     all others       dequantised to f16 (or bf16 in a bf16 model)
+ *     vectors          float
+ *
+ * Bytes go through two pinned buffers, so that the copy of one runs while the other is filled. */
+#include <string.h>
+
+#include "backend/cuda/state.cuh"
+
+extern "C" {
+#include "base/dequant.h"
+}
+
+#define STAGING_BYTES ((size_t)32 << 20)
+
+static bool staging_open(struct cuda_backend *cuda)
+{
+    for (int i = 0; i < 2; i++) {
+        if (cuda->staging[i] != NULL)
+            continue;
+        if (!cuda_good(cuda, cudaMallocHost((void **)&cuda->staging[i], STAGING_BYTES),
+                       "memory to load through") ||
+            !cuda_good(cuda, cudaEventCreateWithFlags(&cuda->staged[i], cudaEventDisableTiming),
+                       "event"))
+            return false;
+    }
+    return true;
+}
+
+/* The next pinned buffer, once its last copy is over. */
+static char *staging_next(struct cuda_backend *cuda, int *index_out)
+{
+    int index = (int)(cuda->staging_next++ % 2);
+    cuda_good(cuda, cudaEventSynchronize(cuda->staged[index]), "copy of weights");
+    *index_out = index;
+    return cuda->staging[index];
+}
+
+static void staging_send(struct cuda_backend *cuda, int index, void *to, size_t bytes)
+{
+    cuda_good(cuda,
+              cudaMemcpyAsync(to, cuda->staging[index], bytes, cudaMemcpyHostToDevice,
+                              cuda->stream),
+              "copy of weights");
+    cuda_good(cuda, cudaEventRecord(cuda->staged[index], cuda->stream), "event");
+}
+
+static void bytes_send(struct cuda_backend *cuda, const char *from, void *to, size_t bytes)
+{
+    for (size_t at = 0; at < bytes && cuda->failed == OK; at += STAGING_BYTES) {
+        size_t piece = bytes - at < STAGING_BYTES ? bytes - at : STAGING_BYTES;
+        int index;
+        char *pinned = staging_next(cuda, &index);
+        memcpy(pinned, from + at, piece);
+        staging_send(cuda, index, (char *)to + at, piece);
+    }
+}
+
+template <typename T> __global__ void narrow_kernel(const float *from, T *to, size_t count)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count)
+        to[i] = from_float<T>(from[i]);
+}
+
+template <typename T>
+static void narrow_run(struct cuda_backend *cuda, const float *from, void *to, size_t count)
+{
+    narrow_kernel<T><<<(unsigned)((count + 255) / 256), 256, 0, cuda->stream>>>(from, (T *)to,
+                                                                                count);
+}
+
+/* Rows as floats on the host, then as to's type on the device. */
+static void floats_send(struct cuda_backend *cuda, const struct backend_weight *weight, void *to,
+                        bool as_float)
+{
+    size_t row_bytes = dtype_row_bytes(weight->type, weight->columns);
+    size_t most = STAGING_BYTES / (weight->columns * sizeof(float));
+    for (size_t row = 0; row < weight->rows && cuda->failed == OK;) {
+        size_t rows = weight->rows - row < most ? weight->rows - row : most;
+        int index;
+        float *pinned = (float *)staging_next(cuda, &index);
+        for (size_t i = 0; i < rows; i++)
+            dequant_row(weight->type, (const char *)weight->data + (row + i) * row_bytes,
+                        weight->columns, pinned + i * weight->columns);
+        size_t count = rows * weight->columns;
+        void *landing = as_float ? (char *)to + row * weight->columns * 4 : cuda->scratch;
+        staging_send(cuda, index, landing, count * sizeof(float));
+        if (!as_float) {
+            BY_TYPE(cuda, narrow_run, cuda, (const float *)landing,
+                    (char *)to + row * weight->columns * 2, count);
+            cuda_good(cuda, cudaGetLastError(), "conversion of weights");
+        }
+        row += rows;
+    }
+}
+
+/* ---- quantised ---- */
+
+__global__ void q8_kernel(const uint8_t *raw, int8_t *to, __half *scales, size_t groups)
+{
+    size_t group = (size_t)blockIdx.x * 8 + threadIdx.x / 32;
+    uint32_t i = threadIdx.x % 32;
+    if (group >= groups)
+        return;
+    const uint8_t *from = raw + group * 34;
+    size_t pair = group / 2;
+    to[pair * 64 + i / 8 * 16 + group % 2 * 8 + i % 8] = (int8_t)from[2 + i];
+    if (i == 0)
+        scales[group] = __ushort_as_half((unsigned short)(from[0] | from[1] << 8));
+}
+
+/* One warp a group of 32 columns: part (0..7) of a 256-group. */
+__global__ void q4k_kernel(const uint8_t *raw, uint32_t *to, __half2 *scales, size_t groups)
+{
+    size_t group = (size_t)blockIdx.x * 8 + threadIdx.x / 32;
+    uint32_t lane = threadIdx.x % 32;
+    if (group >= groups)
+        return;
+    const uint8_t *from = raw + group / 8 * 144, *packed = from + 4;
+    uint32_t part = group % 8, shift = part % 2 * 4;
+    if (lane < 4) {
+        const uint8_t *nibbles = from + 16 + part / 2 * 32 + lane * 8;
+        uint32_t word = 0;
+        for (uint32_t c = 0; c < 8; c++)
+            word |= (uint32_t)(nibbles[c] >> shift & 15) << (c / 2 * 4 + c % 2 * 16);
+        to[group / 4 * 16 + lane * 4 + group % 4] = word;
+    }
+    if (lane == 0) {
+        uint32_t s, m;
+        if (part < 4) {
+            s = packed[part] & 63;
+            m = packed[part + 4] & 63;
+        } else {
+            s = (packed[part + 4] & 15) | (packed[part - 4] >> 6) << 4;
+            m = packed[part + 4] >> 4 | (packed[part] >> 6) << 4;
+        }
+        float d = __half2float(__ushort_as_half((unsigned short)(from[0] | from[1] << 8)));
+        float dmin = __half2float(__ushort_as_half((unsigned short)(from[2] | from[3] << 8)));
+        scales[group] = __floats2half2_rn(d * (float)s, dmin * (float)m);
+    }
+}
+
+static void quantised_send(struct cuda_backend *cuda, const struct backend_weight *weight,
+                           struct backend_tensor *tensor)
+{
+    size_t groups = (size_t)weight->rows * weight->columns / 32;
+    size_t bytes = dtype_row_bytes(weight->type, weight->columns) * weight->rows;
+    bytes_send(cuda, (const char *)weight->data, cuda->scratch, bytes);
+    unsigned blocks = (unsigned)((groups + 7) / 8);
+    if (weight->type == DTYPE_Q8_0)
+        q8_kernel<<<blocks, 256, 0, cuda->stream>>>((const uint8_t *)cuda->scratch,
+                                                    (int8_t *)tensor->data, tensor->scales, groups);
+    else
+        q4k_kernel<<<blocks, 256, 0, cuda->stream>>>(
+            (const uint8_t *)cuda->scratch, (uint32_t *)tensor->data, (__half2 *)tensor->scales,
+            groups);
+    cuda_good(cuda, cudaGetLastError(), "layout of weights");
+    /* scratch is used again by the next one, in stream order: nothing to wait for */
+}
+
+__global__ void q8_unpack_kernel(const int8_t *data, const __half *scales, __half *to, size_t count)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count)
+        return;
+    size_t in = i % 64, at = i - in + in % 32 / 8 * 16 + in / 32 * 8 + in % 8;
+    to[i] = __float2half_rn((float)data[at] * __half2float(scales[i / 32]));
+}
+
+/* One thread a word: 8 columns. */
+__global__ void q4k_unpack_kernel(const uint32_t *data, const __half2 *scales, __half *to,
+                                  size_t words)
+{
+    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= words)
+        return;
+    size_t group = i / 16 * 4 + i % 4, t = i % 16 / 4;
+    uint32_t word = data[i];
+    float2 scale = __half22float2(scales[group]);
+    for (uint32_t c = 0; c < 8; c++)
+        to[group * 32 + t * 8 + c] = __float2half_rn(
+            scale.x * (float)(word >> (c / 2 * 4 + c % 2 * 16) & 15) - scale.y);
+}
+
+void tensor_unpack(struct cuda_backend *cuda, const struct backend_tensor *tensor, void *to)
+{
+    size_t count = (size_t)tensor->rows * tensor->columns;
+    if (tensor->type == DTYPE_Q8_0)
+        q8_unpack_kernel<<<(unsigned)((count + 255) / 256), 256, 0, cuda->stream>>>(
+            (const int8_t *)tensor->data, tensor->scales, (__half *)to, count);
+    else
+        q4k_unpack_kernel<<<(unsigned)((count / 8 + 255) / 256), 256, 0, cuda->stream>>>(
+            (const uint32_t *)tensor->data, (const __half2 *)tensor->scales, (__half *)to,
+            count / 8);
+    cuda_good(cuda, cudaGetLastError(), "dequantisation");
+}
+
+/* ---- any ---- */
+
+/* What the device keeps a matrix as. */
+static enum dtype form_of(struct cuda_backend *cuda, const struct backend_weight *weight)
+{
+    if (!cuda->typed) {
+        cuda->typed = true;
+        cuda->bf16 = weight->type == DTYPE_BF16;
+        snprintf(cuda->class_name, sizeof(cuda->class_name), "cuda-%s%s",
+                 cuda->bf16 ? "bf16" : "f16", cuda->options.deterministic ? "-fixed" : "");
+    }
+    bool keeps = !cuda->bf16 && !weight->lookup_only;
+    if (keeps && weight->type == DTYPE_Q8_0 && weight->columns % 64 == 0)
+        return DTYPE_Q8_0;
+    if (keeps && weight->type == DTYPE_Q4_K && weight->columns % 256 == 0)
+        return DTYPE_Q4_K;
+    return cuda->bf16 ? DTYPE_BF16 : DTYPE_F16;
+}
+
+status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weight,
+                   struct backend_tensor **tensor_out)
+{
+    struct backend_tensor tensor = {};
+    size_t count = (size_t)weight->rows * weight->columns;
+    tensor.rows = weight->rows;
+    tensor.columns = weight->columns;
+    tensor.type = weight->rows == 1 ? DTYPE_F32 : form_of(cuda, weight);
+    bool quantised = tensor.type == DTYPE_Q8_0 || tensor.type == DTYPE_Q4_K;
+    if (tensor.type == DTYPE_Q8_0)
+        tensor.bytes = count + count / 32 * 2;
+    else if (tensor.type == DTYPE_Q4_K)
+        tensor.bytes = count / 2 + count / 32 * 4;
+    else
+        tensor.bytes = count * (tensor.type == DTYPE_F32 ? 4 : 2);
+    if (!staging_open(cuda))
+        return error_set(cuda->failed, "%s", cuda->failure);
+    /* raw bytes while loading, the whole matrix in two bytes each for products of many rows */
+    if (weight->rows > 1) {
+        status code =
+            scratch_reserve(cuda, quantised && 2 * count > STAGING_BYTES ? 2 * count
+                                                                         : STAGING_BYTES);
+        if (code != OK)
+            return code;
+    }
+    if (weight->columns * sizeof(float) > STAGING_BYTES)
+        return error_set(ERR_UNSUPPORTED, "%s: rows of %u values are too long for a device",
+                         weight->name, weight->columns);
+    tensor.data = device_take(cuda, tensor.bytes);
+    if (tensor.data == NULL)
+        return error_set(ERR_NO_MEMORY, "%s: the device has no memory for %zu bytes of weights",
+                         weight->name, tensor.bytes);
+    if (tensor.type == DTYPE_Q8_0)
+        tensor.scales = (__half *)((char *)tensor.data + count);
+    if (tensor.type == DTYPE_Q4_K)
+        tensor.scales = (__half *)((char *)tensor.data + count / 2);
+    if (quantised)
+        quantised_send(cuda, weight, &tensor);
+    else if (weight->type == tensor.type)
+        bytes_send(cuda, (const char *)weight->data, tensor.data, tensor.bytes);
+    else
+        floats_send(cuda, weight, tensor.data, tensor.type == DTYPE_F32);
+    if (cuda->failed != OK)
+        return error_set(cuda->failed, "%s: %s", weight->name, cuda->failure);
+    struct backend_tensor *kept = (struct backend_tensor *)malloc(sizeof(*kept));
+    if (kept == NULL)
+        return error_set(ERR_NO_MEMORY, "%s: no memory", weight->name);
+    *kept = tensor;
+    *tensor_out = kept;
+    return OK;
+}

@@ -1,0 +1,391 @@
+/* backend/cuda/rows.cu - what is done row by row, in float: one block of threads a row. */
+#include "backend/cuda/state.cuh"
+
+#define ROW_THREADS 256
+
+/* Sum over the block; the order is fixed by the thread numbers. */
+__device__ static float block_sum(float value)
+{
+    __shared__ float sums[32];
+    for (int step = 16; step > 0; step /= 2)
+        value += __shfl_xor_sync(0xffffffffu, value, step);
+    if (threadIdx.x % 32 == 0)
+        sums[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = 0;
+    for (unsigned i = 0; i < blockDim.x / 32; i++)
+        value += sums[i];
+    __syncthreads();
+    return value;
+}
+
+/* ---- embed ---- */
+
+template <typename S>
+__global__ void embed_kernel(const S *table, const uint32_t *token_ids, float *x, uint32_t width,
+                             uint32_t stride)
+{
+    const S *from = table + (size_t)token_ids[blockIdx.x] * width;
+    float *to = x + (size_t)blockIdx.x * stride;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
+        to[i] = to_float(from[i]);
+}
+
+__global__ void embed_q8_kernel(const int8_t *table, const __half *scales,
+                                const uint32_t *token_ids, float *x, uint32_t width,
+                                uint32_t stride)
+{
+    size_t row = token_ids[blockIdx.x];
+    float *to = x + (size_t)blockIdx.x * stride;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
+        /* load.cu lays 64 values as 4 x 16 bytes: 8 of the first 32, 8 of the second */
+        uint32_t in = i % 64, at = i - in + in % 32 / 8 * 16 + in / 32 * 8 + in % 8;
+        to[i] = (float)table[row * width + at] *
+                __half2float(scales[row * (width / 32) + i / 32]);
+    }
+}
+
+__global__ void embed_q4k_kernel(const uint32_t *table, const __half2 *scales,
+                                 const uint32_t *token_ids, float *x, uint32_t width,
+                                 uint32_t stride)
+{
+    size_t row = token_ids[blockIdx.x];
+    float *to = x + (size_t)blockIdx.x * stride;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
+        /* load.cu lays 128 values as 4 x 4 words: thread t's 8 columns of each of four groups */
+        size_t group = row * (width / 32) + i / 32;
+        uint32_t column = i % 8, t = i % 32 / 8;
+        uint32_t word = table[group / 4 * 16 + t * 4 + group % 4];
+        float2 scale = __half22float2(scales[group]);
+        to[i] = scale.x * (float)(word >> (column / 2 * 4 + column % 2 * 16) & 15) - scale.y;
+    }
+}
+
+void rows_embed(struct cuda_backend *cuda, const struct backend_tensor *table,
+                struct backend_buffer *x)
+{
+    x->halves = false;
+    x->data = x->storage;
+    x->stride = x->width;
+    if (!launches(cuda))
+        return;
+    float *to = (float *)x->data;
+    const uint32_t *ids = cuda->device.token_ids;
+    uint32_t rows = cuda->rows;
+    if (table->type == DTYPE_BF16)
+        embed_kernel<<<rows, ROW_THREADS, 0, cuda->stream>>>((const __nv_bfloat16 *)table->data,
+                                                             ids, to, x->width, x->stride);
+    else if (table->type == DTYPE_F16)
+        embed_kernel<<<rows, ROW_THREADS, 0, cuda->stream>>>((const __half *)table->data, ids, to,
+                                                             x->width, x->stride);
+    else if (table->type == DTYPE_Q4_K)
+        embed_q4k_kernel<<<rows, ROW_THREADS, 0, cuda->stream>>>(
+            (const uint32_t *)table->data, (const __half2 *)table->scales, ids, to, x->width,
+            x->stride);
+    else
+        embed_q8_kernel<<<rows, ROW_THREADS, 0, cuda->stream>>>(
+            (const int8_t *)table->data, table->scales, ids, to, x->width, x->stride);
+    cuda_good(cuda, cudaGetLastError(), "embed");
+}
+
+/* ---- norm ---- */
+
+template <typename T>
+__global__ void norm_kernel(const float *x, uint32_t x_stride, const float *weight, T *y,
+                            uint32_t y_stride, uint32_t width, float epsilon)
+{
+    const float *from = x + (size_t)blockIdx.x * x_stride;
+    T *to = y + (size_t)blockIdx.x * y_stride;
+    float squares = 0;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
+        squares += from[i] * from[i];
+    float scale = 1.0f / sqrtf(block_sum(squares) / (float)width + epsilon);
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
+        to[i] = from_float<T>(from[i] * scale * weight[i]);
+}
+
+template <typename T>
+static void norm_run(struct cuda_backend *cuda, const struct backend_buffer *x,
+                     const struct backend_tensor *weight, struct backend_buffer *y)
+{
+    uint32_t rows = x->outputs ? cuda->outputs : cuda->rows;
+    norm_kernel<T><<<rows, x->width >= 2048 ? 1024 : ROW_THREADS, 0, cuda->stream>>>(
+        (const float *)x->data, x->stride, (const float *)weight->data, (T *)y->data, y->stride,
+        x->width, cuda->shape.norm_epsilon);
+}
+
+void rows_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
+               const struct backend_tensor *weight, struct backend_buffer *y)
+{
+    y->halves = true;
+    y->data = y->storage;
+    y->stride = y->width;
+    if (!launches(cuda))
+        return;
+    BY_TYPE(cuda, norm_run, cuda, x, weight, y);
+    cuda_good(cuda, cudaGetLastError(), "norm");
+}
+
+/* ---- gate ---- */
+
+template <typename T>
+__global__ void gate_kernel(const T *gate, uint32_t gate_stride, const T *up, uint32_t up_stride,
+                            T *h, uint32_t h_stride, uint32_t width)
+{
+    const T *g = gate + (size_t)blockIdx.y * gate_stride, *u = up + (size_t)blockIdx.y * up_stride;
+    T *to = h + (size_t)blockIdx.y * h_stride;
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < width;
+         i += gridDim.x * blockDim.x) {
+        float x = to_float(g[i]);
+        to[i] = from_float<T>(x / (1.0f + __expf(-x)) * to_float(u[i]));
+    }
+}
+
+template <typename T>
+static void gate_run(struct cuda_backend *cuda, const struct backend_buffer *gate,
+                     const struct backend_buffer *up, struct backend_buffer *h)
+{
+    dim3 grid((gate->width + 1023) / 1024, cuda->rows);
+    gate_kernel<T><<<grid, ROW_THREADS, 0, cuda->stream>>>(
+        (const T *)gate->data, gate->stride, (const T *)up->data, up->stride, (T *)h->data,
+        h->stride, gate->width);
+}
+
+void rows_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
+               const struct backend_buffer *up, struct backend_buffer *h)
+{
+    if (h != gate) {
+        h->halves = true;
+        h->data = h->storage;
+        h->stride = h->width;
+    }
+    if (!launches(cuda))
+        return;
+    BY_TYPE(cuda, gate_run, cuda, gate, up, h);
+    cuda_good(cuda, cudaGetLastError(), "gate");
+}
+
+/* ---- rope and store ---- */
+
+struct rope {
+    const uint32_t *head, *positions, *row_sequences, *table_offsets, *tables;
+    const double *frequencies;
+    const float *q_norm, *k_norm;
+    char *pool;
+    size_t block_bytes, layer_at, plane_bytes;
+    uint32_t head_count, kv_head_count, head_dim, block_tokens, half;
+    bool pairs;
+    float epsilon;
+};
+
+/* Norm (if any) and rotation of one head by one warp; lane values come back in from. */
+__device__ static void head_turn(float *from, const float *norm, const struct rope &r,
+                                 const float *cosines, const float *sines)
+{
+    uint32_t lane = threadIdx.x % 32;
+    __syncwarp();
+    if (norm != nullptr) {
+        float squares = 0;
+        for (uint32_t i = lane; i < r.head_dim; i += 32)
+            squares += from[i] * from[i];
+        for (int step = 16; step > 0; step /= 2)
+            squares += __shfl_xor_sync(0xffffffffu, squares, step);
+        float scale = 1.0f / sqrtf(squares / (float)r.head_dim + r.epsilon);
+        for (uint32_t i = lane; i < r.head_dim; i += 32)
+            from[i] = from[i] * scale * norm[i];
+        __syncwarp();
+    }
+    for (uint32_t i = lane; i < r.half; i += 32) {
+        uint32_t a = r.pairs ? 2 * i : i, b = r.pairs ? 2 * i + 1 : i + r.half;
+        float x = from[a], y = from[b];
+        from[a] = x * cosines[i] - y * sines[i];
+        from[b] = x * sines[i] + y * cosines[i];
+    }
+    __syncwarp();
+}
+
+template <typename T>
+__global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, uint32_t k_stride,
+                            const T *v, uint32_t v_stride)
+{
+    extern __shared__ float shared[];
+    float *cosines = shared, *sines = shared + r.half;
+    uint32_t row = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t warps = blockDim.x / 32;
+    float *mine = shared + 2 * r.half + warp * r.head_dim;
+    if (row >= r.head[0])
+        return;
+    uint32_t position = r.positions[row];
+    for (uint32_t i = threadIdx.x; i < r.half; i += blockDim.x) {
+        double angle = (double)position * r.frequencies[i];
+        angle -= 6.283185307179586476925 * rint(angle * 0.15915494309189533576888);
+        sincosf((float)angle, &sines[i], &cosines[i]);
+    }
+    __syncthreads();
+    const uint32_t *table = r.tables + r.table_offsets[r.row_sequences[row]];
+    char *block = r.pool + (size_t)table[position / r.block_tokens] * r.block_bytes + r.layer_at;
+    uint32_t token = position % r.block_tokens;
+    for (uint32_t h = blockIdx.y * warps + warp; h < r.head_count + 2 * r.kv_head_count;
+         h += gridDim.y * warps) {
+        if (h < r.head_count) {
+            T *at = q + (size_t)row * q_stride + h * r.head_dim;
+            for (uint32_t i = lane; i < r.head_dim; i += 32)
+                mine[i] = to_float(at[i]);
+            head_turn(mine, r.q_norm, r, cosines, sines);
+            for (uint32_t i = lane; i < r.head_dim; i += 32)
+                at[i] = from_float<T>(mine[i]);
+            __syncwarp();
+            continue;
+        }
+        uint32_t kv = h - r.head_count;
+        bool is_k = kv < r.kv_head_count;
+        kv -= is_k ? 0 : r.kv_head_count;
+        const T *at = is_k ? k + (size_t)row * k_stride + kv * r.head_dim
+                           : v + (size_t)row * v_stride + kv * r.head_dim;
+        for (uint32_t i = lane; i < r.head_dim; i += 32)
+            mine[i] = to_float(at[i]);
+        if (is_k)
+            head_turn(mine, r.k_norm, r, cosines, sines);
+        __half *to = (__half *)(block + (is_k ? 0 : r.plane_bytes)) +
+                     ((size_t)kv * r.block_tokens + token) * r.head_dim;
+        __syncwarp();
+        for (uint32_t i = lane; i < r.head_dim; i += 32)
+            to[i] = from_float<__half>(mine[i]);
+        __syncwarp();
+    }
+}
+
+template <typename T>
+static void rope_run(struct cuda_backend *cuda, const struct rope *rope, struct backend_buffer *q,
+                     const struct backend_buffer *k, const struct backend_buffer *v)
+{
+    uint32_t heads = rope->head_count + 2 * rope->kv_head_count;
+    size_t bytes = sizeof(float) * (2 * rope->half + ROW_THREADS / 32 * rope->head_dim);
+    dim3 grid(cuda->rows, cuda->rows < 64 ? (heads + 7) / 8 : 1);
+    rope_kernel<T><<<grid, ROW_THREADS, bytes, cuda->stream>>>(
+        *rope, (T *)q->data, q->stride, (const T *)k->data, k->stride, (const T *)v->data,
+        v->stride);
+}
+
+void rows_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_buffer *q,
+                     const struct backend_buffer *k, const struct backend_buffer *v,
+                     const struct backend_tensor *q_norm, const struct backend_tensor *k_norm)
+{
+    if (!launches(cuda))
+        return;
+    const struct backend_shape *shape = &cuda->shape;
+    const struct device_step *step = &cuda->device;
+    struct rope rope = {};
+    rope.head = step->head;
+    rope.positions = step->positions;
+    rope.row_sequences = step->row_sequences;
+    rope.table_offsets = step->table_offsets;
+    rope.tables = step->tables;
+    rope.frequencies = cuda->frequencies;
+    rope.q_norm = q_norm != NULL ? (const float *)q_norm->data : NULL;
+    rope.k_norm = k_norm != NULL ? (const float *)k_norm->data : NULL;
+    rope.pool = cuda->pool_device;
+    rope.block_bytes = shape->block_bytes;
+    rope.layer_at = layer * shape->layer_bytes;
+    rope.plane_bytes = shape->layer_bytes / 2;
+    rope.head_count = shape->head_count;
+    rope.kv_head_count = shape->kv_head_count;
+    rope.head_dim = shape->head_dim;
+    rope.block_tokens = shape->block_tokens;
+    rope.half = shape->rope_dims / 2;
+    rope.pairs = shape->rope_style == ROPE_PAIRS;
+    rope.epsilon = shape->norm_epsilon;
+    BY_TYPE(cuda, rope_run, cuda, &rope, q, k, v);
+    cuda_good(cuda, cudaGetLastError(), "rope");
+}
+
+/* ---- outputs, bias ---- */
+
+__global__ void take_kernel(const float *x, uint32_t x_stride, const uint32_t *rows, float *y,
+                            uint32_t width)
+{
+    const float *from = x + (size_t)rows[blockIdx.x] * x_stride;
+    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
+        y[(size_t)blockIdx.x * width + i] = from[i];
+}
+
+void rows_take_outputs(struct cuda_backend *cuda, const struct backend_buffer *x,
+                       struct backend_buffer *y)
+{
+    y->halves = false;
+    y->data = y->storage;
+    y->stride = y->width;
+    if (!launches(cuda))
+        return;
+    take_kernel<<<cuda->outputs, ROW_THREADS, 0, cuda->stream>>>(
+        (const float *)x->data, x->stride, cuda->device.output_rows, (float *)y->data, x->width);
+    cuda_good(cuda, cudaGetLastError(), "take outputs");
+}
+
+template <typename T>
+__global__ void bias_kernel(const float *bias, T *y, uint32_t stride, uint32_t width)
+{
+    T *to = y + (size_t)blockIdx.y * stride;
+    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < width)
+        to[i] = from_float<T>(to_float(to[i]) + bias[i]);
+}
+
+template <typename T>
+static void bias_run(struct cuda_backend *cuda, const float *bias, struct backend_buffer *y)
+{
+    dim3 grid((y->width + ROW_THREADS - 1) / ROW_THREADS, cuda->rows);
+    bias_kernel<T><<<grid, ROW_THREADS, 0, cuda->stream>>>(bias, (T *)y->data, y->stride, y->width);
+}
+
+void rows_bias(struct cuda_backend *cuda, const struct backend_tensor *bias,
+               struct backend_buffer *y)
+{
+    if (y->halves)
+        BY_TYPE(cuda, bias_run, cuda, (const float *)bias->data, y);
+    else
+        bias_run<float>(cuda, (const float *)bias->data, y);
+    cuda_good(cuda, cudaGetLastError(), "bias");
+}
+
+/* ---- the copy of the pool that the host sees ---- */
+
+__global__ void mirror_kernel(struct rope r, char *mirror, size_t layer_bytes, uint32_t row_bytes)
+{
+    uint32_t row = blockIdx.x;
+    if (row >= r.head[0])
+        return;
+    uint32_t position = r.positions[row];
+    const uint32_t *table = r.tables + r.table_offsets[r.row_sequences[row]];
+    size_t at = (size_t)table[position / r.block_tokens] * r.block_bytes + r.layer_at +
+                blockIdx.y * layer_bytes;
+    uint32_t token = position % r.block_tokens, words = row_bytes / 4;
+    for (uint32_t i = threadIdx.x; i < 2 * r.kv_head_count * words; i += blockDim.x) {
+        uint32_t head = i / words;
+        size_t word = at + ((size_t)head * r.block_tokens + token) * row_bytes + i % words * 4;
+        *(uint32_t *)(mirror + word) = *(const uint32_t *)(r.pool + word);
+    }
+}
+
+void rows_mirror(struct cuda_backend *cuda, uint32_t layer, uint32_t layer_count,
+                 cudaStream_t stream)
+{
+    if (cuda->mirror_device == NULL || !launches(cuda))
+        return;
+    struct rope rope = {};
+    rope.head = cuda->device.head;
+    rope.positions = cuda->device.positions;
+    rope.row_sequences = cuda->device.row_sequences;
+    rope.table_offsets = cuda->device.table_offsets;
+    rope.tables = cuda->device.tables;
+    rope.pool = cuda->pool_device;
+    rope.block_bytes = cuda->shape.block_bytes;
+    rope.layer_at = layer * cuda->shape.layer_bytes;
+    rope.kv_head_count = cuda->shape.kv_head_count;
+    rope.block_tokens = cuda->shape.block_tokens;
+    dim3 grid(cuda->rows, layer_count);
+    mirror_kernel<<<grid, ROW_THREADS, 0, stream>>>(rope, cuda->mirror_device,
+                                                    cuda->shape.layer_bytes,
+                                                    cuda->shape.head_dim * 2);
+    cuda_good(cuda, cudaGetLastError(), "mirror");
+}

@@ -1,0 +1,236 @@
+/* backend/cuda/state.cuh - what the files of the CUDA backend share.
+ *
+ * Activations: x (the residual stream) and logits are float; everything between is bf16 when the
+ * model's matrices are, else f16. A buffer has room for float rows and holds one form at a time.
+ * Products of several weights with one x run as one when the weights lie one behind the other; then
+ * their y are columns of one wider buffer (data and stride point into it).
+ *
+ *     kernel files     rows.cu      embed, norm, gate, rope_store: a row at a time
+ *                      stream.cu    y = W x for few rows: reads each weight once
+ *                      gemm.cu      y = W x for many rows: cuBLASLt
+ *                      decode.cu    attention of single rows: splits the keys
+ *                      prefill.cu   attention of chunks of prompts
+ *                      pick.cu      logits -> tokens
+ *                      load.cu      the file's weights -> the device's form of them
+ *
+ * Threads: the compute thread, and no other.
+ */
+#ifndef BACKEND_CUDA_STATE_CUH
+#define BACKEND_CUDA_STATE_CUH
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+extern "C" {
+#include "backend/plugin.h"
+#include "base/error.h"
+}
+
+#define PARTITION_KEYS 256u /* keys of one split of decode attention; fixed: see decode.cu */
+#define DECODE_PARTIALS_BYTES ((size_t)256 << 20)
+#define DECODE_SINGLES_MAX 1024u
+#define TILE_ROWS 128u       /* rows of a prompt that one block of prefill.cu takes */
+#define GRAPHS_MAX 96u
+#define GEMM_PLANS 512u
+
+struct backend_tensor {
+    enum dtype type; /* as it lies on the device: F32 vector, or F16, BF16, Q8_0, Q4_K matrix */
+    uint32_t rows, columns;
+    void *data;
+    __half *scales; /* quantised: one (Q4_K: scale and minimum) for each 32 values */
+    size_t bytes;   /* read for one product */
+};
+
+struct backend_buffer {
+    uint32_t width, rows;
+    bool outputs;
+    bool halves;        /* holds bf16 or f16 now, else float */
+    char *storage;      /* rows x width floats */
+    char *data;         /* of row 0: in storage, or in another buffer's */
+    uint32_t stride;    /* values from row to row */
+};
+
+/* What changes from step to step, as the device has it: one copy, pointers into it. */
+struct device_step {
+    uint32_t *head; /* row_count, sequence_count, output_count, single_count */
+    uint32_t *token_ids, *positions, *row_sequences, *output_rows;
+    uint32_t *single_rows;  /* rows that decode.cu takes */
+    uint32_t *tiles;        /* pairs (sequence, first row of the tile within it) for prefill.cu */
+    uint32_t *first_rows, *row_counts, *starts, *table_offsets; /* of sequences */
+    struct pick_wish *wishes;                                   /* [output_count] */
+    uint32_t *tables;
+};
+
+struct pick_wish {
+    float temperature; /* < 0: nothing is wanted */
+    uint32_t pad;
+    double uniform;
+};
+
+struct gemm_plan {
+    uint32_t n, k, m, kind;
+    bool known;
+    cublasLtMatmulAlgo_t algo;
+};
+
+struct step_graph {
+    uint32_t rows, partitions;
+    cudaGraphExec_t exec; /* NULL: met once */
+};
+
+enum step_mode { STEP_EAGER, STEP_RECORD, STEP_REPLAY };
+
+struct region {
+    struct region *next;
+    char *base;
+    size_t bytes, used;
+};
+
+struct cuda_backend {
+    struct backend backend;
+    struct backend_shape shape;
+    struct backend_limits limits;
+    struct backend_plugin_options options;
+    int processors;
+    bool typed, bf16; /* the form of activations is known, and is bf16 */
+    char class_name[32];
+    cudaStream_t stream, copies;
+    cublasLtHandle_t lt;
+    struct gemm_plan *plans;
+    void *workspace;
+    struct region *regions;
+
+    char *staging[2]; /* pinned, for loading */
+    cudaEvent_t staged[2];
+    uint32_t staging_next;
+    void *scratch; /* dequantised weights of one product, raw weights while loading */
+    size_t scratch_bytes;
+
+    struct backend_pool pool; /* host: the mirror */
+    char *pool_device, *mirror_device;
+    double *frequencies;
+
+    const struct step *step;
+    size_t descriptor_bytes, tables_at;
+    char *descriptor_host, *descriptor_device;
+    struct device_step host, device;
+    uint32_t single_count, tile_count, partitions; /* of the longest single row */
+    uint32_t rows, outputs;                        /* launched: padded when it is a graph */
+    enum step_mode mode;
+    struct step_graph graphs[GRAPHS_MAX], *graph;
+    uint32_t graph_count;
+    cudaEvent_t *layer_events;
+    uint32_t layers_done;
+
+    float *partials; /* decode.cu */
+    uint32_t *arrivals;
+    struct backend_picked *picked_host, *picked_device;
+    float *row_host; /* one row of logits for the host's sampler */
+    uint32_t row_host_index, row_host_width;
+
+    status failed;
+    char failure[256];
+    struct backend_counters counters;
+};
+
+static inline struct cuda_backend *cuda_of(struct backend *backend)
+{
+    return (struct cuda_backend *)backend;
+}
+
+/* The first failure stays: step_submit and step_wait give it. */
+bool cuda_good(struct cuda_backend *cuda, cudaError_t code, const char *what);
+bool lt_good(struct cuda_backend *cuda, cublasStatus_t code, const char *what);
+
+/* Device memory until close; NULL when there is none. */
+void *device_take(struct cuda_backend *cuda, size_t bytes);
+status scratch_reserve(struct cuda_backend *cuda, size_t bytes);
+
+/* Nothing is launched while a graph stands for it, nor after a failure. */
+static inline bool launches(const struct cuda_backend *cuda)
+{
+    return cuda->mode != STEP_REPLAY && cuda->failed == OK;
+}
+
+/* The operations; each named as in backend.h. */
+status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weight,
+                   struct backend_tensor **tensor_out);
+void rows_embed(struct cuda_backend *cuda, const struct backend_tensor *table,
+                struct backend_buffer *x);
+void rows_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
+               const struct backend_tensor *weight, struct backend_buffer *y);
+void rows_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_buffer *q,
+                     const struct backend_buffer *k, const struct backend_buffer *v,
+                     const struct backend_tensor *q_norm, const struct backend_tensor *k_norm);
+void rows_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
+               const struct backend_buffer *up, struct backend_buffer *h);
+void rows_take_outputs(struct cuda_backend *cuda, const struct backend_buffer *x,
+                       struct backend_buffer *y);
+void rows_mirror(struct cuda_backend *cuda, uint32_t layer, uint32_t layer_count,
+                 cudaStream_t stream);
+void rows_bias(struct cuda_backend *cuda, const struct backend_tensor *bias,
+               struct backend_buffer *y);
+size_t decode_partial_bytes(const struct cuda_backend *cuda, uint32_t partitions);
+void attend_singles(struct cuda_backend *cuda, uint32_t layer, const struct backend_buffer *q,
+                    struct backend_buffer *o);
+void attend_tiles(struct cuda_backend *cuda, uint32_t layer, const struct backend_buffer *q,
+                  struct backend_buffer *o);
+bool attend_tiles_can(const struct cuda_backend *cuda);
+void pick_tokens(struct cuda_backend *cuda, const struct backend_buffer *logits);
+
+/* floor.cu: what plugin.h says. */
+status floor_take(uint32_t device, double *read_bytes_per_s_out, double *operations_per_s_out);
+
+/* One product of up to three weights that lie together or not. */
+struct product {
+    const struct backend_tensor *weights[3];
+    const struct backend_tensor *biases[3];
+    struct backend_buffer *ys[3];
+    uint32_t count;
+    const struct backend_buffer *x;
+    bool accumulate;
+    uint32_t rows; /* of x */
+};
+bool stream_can(const struct cuda_backend *cuda, const struct product *product);
+void stream_product(struct cuda_backend *cuda, const struct product *product);
+void gemm_product(struct cuda_backend *cuda, const struct product *product);
+/* A quantised matrix as activations are stored, in cuda->scratch. */
+void tensor_unpack(struct cuda_backend *cuda, const struct backend_tensor *tensor, void *to);
+
+template <typename T> __device__ inline float to_float(T value);
+template <> __device__ inline float to_float(float value)
+{
+    return value;
+}
+template <> __device__ inline float to_float(__half value)
+{
+    return __half2float(value);
+}
+template <> __device__ inline float to_float(__nv_bfloat16 value)
+{
+    return __bfloat162float(value);
+}
+template <typename T> __device__ inline T from_float(float value);
+template <> __device__ inline float from_float(float value)
+{
+    return value;
+}
+template <> __device__ inline __half from_float(float value)
+{
+    return __float2half_rn(fminf(fmaxf(value, -65504.0f), 65504.0f));
+}
+template <> __device__ inline __nv_bfloat16 from_float(float value)
+{
+    return __float2bfloat16_rn(value);
+}
+
+/* Call f<T>(...) for the type of activations. */
+#define BY_TYPE(cuda, f, ...)                                                                      \
+    ((cuda)->bf16 ? f<__nv_bfloat16>(__VA_ARGS__) : f<__half>(__VA_ARGS__))
+
+#endif
