@@ -7,6 +7,7 @@
  *                      (scale, minimum) apart as f16, multiplied out, one pair for each 32 columns
  *     all others       dequantised to f16 (or bf16 in a bf16 model)
  *     vectors          float
+ *     dummy weights    made as floats, then as the others
  *
  * Bytes go through two pinned buffers, so that the copy of one runs while the other is filled. */
 #include <string.h>
@@ -15,6 +16,7 @@
 
 extern "C" {
 #include "base/dequant.h"
+#include "base/synthetic.h"
 }
 
 #define STAGING_BYTES ((size_t)32 << 20)
@@ -86,10 +88,13 @@ static void floats_send(struct cuda_backend *cuda, const struct backend_weight *
         size_t rows = weight->rows - row < most ? weight->rows - row : most;
         int index;
         float *pinned = (float *)staging_next(cuda, &index);
-        for (size_t i = 0; i < rows; i++)
+        for (size_t i = 0; i < rows && weight->data != NULL; i++)
             dequant_row(weight->type, (const char *)weight->data + (row + i) * row_bytes,
                         weight->columns, pinned + i * weight->columns);
         size_t count = rows * weight->columns;
+        if (weight->data == NULL)
+            synthetic_fill(&weight->synthetic, DTYPE_F32, (uint64_t)row * weight->columns, count,
+                           pinned);
         void *landing = as_float ? (char *)to + row * weight->columns * 4 : cuda->scratch;
         staging_send(cuda, index, landing, count * sizeof(float));
         if (!as_float) {
@@ -259,7 +264,7 @@ status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weigh
         tensor.scales = (__half *)((char *)tensor.data + count / 2);
     if (quantised)
         quantised_send(cuda, weight, &tensor);
-    else if (weight->type == tensor.type)
+    else if (weight->data != NULL && weight->type == tensor.type)
         bytes_send(cuda, (const char *)weight->data, tensor.data, tensor.bytes);
     else
         floats_send(cuda, weight, tensor.data, tensor.type == DTYPE_F32);
