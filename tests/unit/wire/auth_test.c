@@ -106,15 +106,19 @@ static void records_open_once_in_their_place(void **state)
     static uint8_t plain[SEAL_PLAIN_BYTES_MAX], sealed[SEAL_RECORD_BYTES_MAX], back[sizeof(plain)];
     uint8_t key[SEAL_KEY_BYTES] = {5};
     randombytes_buf(plain, sizeof(plain));
-    for (int cipher = SEAL_CHACHA20_POLY1305; cipher <= SEAL_AES256_GCM; cipher++) {
+    for (int cipher = SEAL_CHACHA20_POLY1305; cipher <= SEAL_AES256_OCB; cipher++) {
         struct seal *seal;
-        if (cipher == SEAL_AES256_GCM && !seal_has_aes())
+        if (cipher == SEAL_AES256_OCB && !seal_has_aes())
             continue;
         assert_int_equal(seal_open((enum seal_cipher)cipher, key, &seal), OK);
         size_t sizes[] = {1, 15, 16, 17, 1000, SEAL_PLAIN_BYTES_MAX};
         for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
             size_t bytes = sizes[i];
+            memcpy(sealed, plain, bytes);
+            seal_record(seal, i, sealed, bytes, sealed); /* where it lies: the same record */
+            memcpy(back, sealed, bytes);
             seal_record(seal, i, plain, bytes, sealed);
+            assert_memory_equal(back, sealed, bytes);
             assert_int_equal(seal_open_record(seal, i, sealed, bytes, back), OK);
             assert_memory_equal(back, plain, bytes);
             assert_int_equal(seal_open_record(seal, i + 1, sealed, bytes, back), ERR_BAD_INPUT);
@@ -122,6 +126,7 @@ static void records_open_once_in_their_place(void **state)
                 size_t at = flip < 32 ? (size_t)flip % (bytes + 16) : bytes + (size_t)flip % 16;
                 sealed[at] ^= (uint8_t)(1 << flip % 8);
                 assert_int_equal(seal_open_record(seal, i, sealed, bytes, back), ERR_BAD_INPUT);
+                assert_true(sodium_is_zero(back, bytes)); /* nothing of it is left behind */
                 sealed[at] ^= (uint8_t)(1 << flip % 8);
             }
         }
