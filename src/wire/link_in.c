@@ -80,7 +80,7 @@ void link_in_advance_bulk(struct link_in *in, size_t bytes)
     }
 }
 
-void link_in_copy_bulk(struct link_in *in, const uint8_t *from, size_t bytes)
+static void link_in_copy_bulk(struct link_in *in, const uint8_t *from, size_t bytes)
 {
     in->bulk_left -= (uint32_t)bytes;
     while (bytes > 0 && in->span_at < in->span_count) {

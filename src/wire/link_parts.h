@@ -113,9 +113,8 @@ void link_in_open(struct link_in *in);
 void link_in_close(struct link_in *in);
 status link_in_read(struct link *link);
 status link_in_parse(struct link *link);
-/* bytes of the bulk are where they belong already; or: copy them there. */
+/* bytes of the bulk are where they belong already. */
 void link_in_advance_bulk(struct link_in *in, size_t bytes);
-void link_in_copy_bulk(struct link_in *in, const uint8_t *from, size_t bytes);
 
 /* link_out.c */
 void link_out_open(struct link_out *out);

@@ -66,16 +66,35 @@ struct iovec link_sealed_place(struct link_in *in)
                           .iov_len = LINK_SEALED_BYTES - in->sealed_end};
 }
 
-/* Into the place that it belongs to. A record that lies across places is opened where it is. */
+/* The next `bytes` of places, in pieces; the count of these. */
+static uint32_t link_sealed_pieces(const struct iovec *places, size_t skip, size_t bytes,
+                                   struct iovec pieces[LINK_SPANS_MAX])
+{
+    uint32_t count = 0;
+    for (; bytes > 0; places++) {
+        if (skip >= places->iov_len) {
+            skip -= places->iov_len;
+            continue;
+        }
+        size_t left = places->iov_len - skip;
+        pieces[count].iov_base = (uint8_t *)places->iov_base + skip;
+        pieces[count].iov_len = left < bytes ? left : bytes;
+        bytes -= pieces[count++].iov_len;
+        skip = 0;
+    }
+    return count;
+}
+
+/* Into the places that it belongs to. One that is thrown away must be right all the same. */
 static status link_sealed_open_bulk(struct link_in *in, uint8_t *from, size_t bytes)
 {
-    bool whole = in->span_at < in->span_count && in->spans[in->span_at].iov_len >= bytes;
-    uint8_t *to = whole ? in->spans[in->span_at].iov_base : from;
-    status st = seal_open_record(in->seal, in->record, from, bytes, to);
-    if (st == OK && whole)
+    struct iovec pieces[LINK_SPANS_MAX] = {{.iov_base = from, .iov_len = bytes}};
+    uint32_t count = 1;
+    if (in->span_at < in->span_count)
+        count = link_sealed_pieces(in->spans + in->span_at, 0, bytes, pieces);
+    status st = seal_open_record_to(in->seal, in->record, from, pieces, count);
+    if (st == OK)
         link_in_advance_bulk(in, bytes);
-    else if (st == OK)
-        link_in_copy_bulk(in, from, bytes);
     return st;
 }
 
@@ -139,25 +158,6 @@ void link_sealed_frame(struct link_out *out, const uint8_t header[FRAME_HEADER_B
     }
 }
 
-/* bytes of the piece's plain bytes from offset on: where they lie, or else copied to `to`. */
-static const uint8_t *link_piece_plain(const struct link_piece *piece, size_t offset, size_t bytes,
-                                       uint8_t *to)
-{
-    const struct iovec *span = piece->data.spans;
-    while (offset >= span->iov_len) {
-        offset -= span->iov_len;
-        span++;
-    }
-    if (span->iov_len - offset >= bytes)
-        return (const uint8_t *)span->iov_base + offset;
-    for (size_t at = 0; at < bytes; span++, offset = 0) {
-        size_t step = span->iov_len - offset < bytes - at ? span->iov_len - offset : bytes - at;
-        memcpy(to + at, (const uint8_t *)span->iov_base + offset, step);
-        at += step;
-    }
-    return to;
-}
-
 struct iovec link_sealed_spans(struct link_out *out, const struct link_piece *piece)
 {
     if (out->sealed_at == out->sealed_end) {
@@ -169,9 +169,10 @@ struct iovec link_sealed_spans(struct link_out *out, const struct link_piece *pi
                out->sealed_end + SEAL_RECORD_BYTES_MAX <= LINK_SEALED_BYTES) {
             size_t left = piece->plain_bytes - offset;
             size_t bytes = left < SEAL_PLAIN_BYTES_MAX ? left : SEAL_PLAIN_BYTES_MAX;
-            uint8_t *to = out->sealed + out->sealed_end;
-            seal_record(out->seal, piece->record + number,
-                        link_piece_plain(piece, offset, bytes, to), bytes, to);
+            struct iovec plain[LINK_SPANS_MAX];
+            uint32_t count = link_sealed_pieces(piece->data.spans, offset, bytes, plain);
+            seal_record_of(out->seal, piece->record + number, plain, count,
+                           out->sealed + out->sealed_end);
             out->sealed_end += bytes + SEAL_TAG_BYTES;
             offset += bytes;
             number++;

@@ -11,6 +11,9 @@
 #include "base/error.h"
 
 #define NONCE_BYTES 12
+#define CIPHER_BLOCK_BYTES 16
+#define RECORD_DOES_NOT_OPEN                                                                       \
+    "a record does not open: somebody changed, repeated or left out bytes on the way"
 
 _Static_assert(NONCE_BYTES == crypto_aead_chacha20poly1305_ietf_NPUBBYTES, "a nonce fits both");
 _Static_assert(SEAL_TAG_BYTES == crypto_aead_chacha20poly1305_ietf_ABYTES, "a tag fits both");
@@ -73,37 +76,33 @@ static void nonce_write(uint64_t number, uint8_t nonce[NONCE_BYTES])
     store_u64(nonce + NONCE_BYTES - 8, number);
 }
 
-/* The next record of this handle; libgcrypt takes "in place" as no input. */
+/* The next record of this handle. */
 static void ocb_begin(struct seal *seal, const uint8_t nonce[NONCE_BYTES])
 {
     gcry_error_t error = gcry_cipher_setiv(seal->ocb, nonce, NONCE_BYTES);
-    if (error == 0)
-        error = gcry_cipher_final(seal->ocb);
     assert(error == 0);
 }
 
-static void ocb_record(struct seal *seal, const uint8_t nonce[NONCE_BYTES], const uint8_t *from,
-                       size_t bytes, uint8_t *to)
+/* The next bytes of it: of `last`, any number; before, whole blocks. libgcrypt takes "in place" as
+ * no input. */
+static void ocb_encrypt(struct seal *seal, const uint8_t *from, size_t bytes, uint8_t *to,
+                        bool last)
 {
-    ocb_begin(seal, nonce);
-    gcry_error_t error = from == to ? gcry_cipher_encrypt(seal->ocb, to, bytes, NULL, 0)
-                                    : gcry_cipher_encrypt(seal->ocb, to, bytes, from, bytes);
+    gcry_error_t error = last ? gcry_cipher_final(seal->ocb) : 0;
     if (error == 0)
-        error = gcry_cipher_gettag(seal->ocb, to + bytes, SEAL_TAG_BYTES);
-    assert(error == 0); /* a record without a right tag must not leave */
+        error = from == to ? gcry_cipher_encrypt(seal->ocb, to, bytes, NULL, 0)
+                           : gcry_cipher_encrypt(seal->ocb, to, bytes, from, bytes);
+    assert(error == 0); /* what is not encrypted must not leave */
 }
 
-static bool ocb_open_record(struct seal *seal, const uint8_t nonce[NONCE_BYTES],
-                            const uint8_t *from, size_t bytes, uint8_t *to)
+static void ocb_decrypt(struct seal *seal, const uint8_t *from, size_t bytes, uint8_t *to,
+                        bool last)
 {
-    ocb_begin(seal, nonce);
-    gcry_error_t error = from == to ? gcry_cipher_decrypt(seal->ocb, to, bytes, NULL, 0)
-                                    : gcry_cipher_decrypt(seal->ocb, to, bytes, from, bytes);
+    gcry_error_t error = last ? gcry_cipher_final(seal->ocb) : 0;
     if (error == 0)
-        error = gcry_cipher_checktag(seal->ocb, from + bytes, SEAL_TAG_BYTES);
-    if (error != 0)
-        memset(to, 0, bytes);
-    return error == 0;
+        error = from == to ? gcry_cipher_decrypt(seal->ocb, to, bytes, NULL, 0)
+                           : gcry_cipher_decrypt(seal->ocb, to, bytes, from, bytes);
+    assert(error == 0);
 }
 
 void seal_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t bytes, uint8_t *to)
@@ -111,11 +110,15 @@ void seal_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t
     uint8_t nonce[NONCE_BYTES];
     assert(bytes >= 1 && bytes <= SEAL_PLAIN_BYTES_MAX);
     nonce_write(number, nonce);
-    if (seal->cipher == SEAL_AES256_OCB)
-        ocb_record(seal, nonce, from, bytes, to);
-    else
+    if (seal->cipher == SEAL_CHACHA20_POLY1305) {
         crypto_aead_chacha20poly1305_ietf_encrypt_detached(to, to + bytes, NULL, from, bytes, NULL,
                                                            0, NULL, nonce, seal->key);
+        return;
+    }
+    ocb_begin(seal, nonce);
+    ocb_encrypt(seal, from, bytes, to, true);
+    gcry_error_t error = gcry_cipher_gettag(seal->ocb, to + bytes, SEAL_TAG_BYTES);
+    assert(error == 0);
 }
 
 status seal_open_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t bytes,
@@ -124,14 +127,82 @@ status seal_open_record(struct seal *seal, uint64_t number, const uint8_t *from,
     uint8_t nonce[NONCE_BYTES];
     bool opened;
     nonce_write(number, nonce);
-    if (seal->cipher == SEAL_AES256_OCB)
-        opened = ocb_open_record(seal, nonce, from, bytes, to);
-    else
+    if (seal->cipher == SEAL_CHACHA20_POLY1305) {
         opened = crypto_aead_chacha20poly1305_ietf_decrypt_detached(
                      to, NULL, from, bytes, from + bytes, NULL, 0, nonce, seal->key) == 0;
-    return opened ? OK
-                  : error_set(ERR_BAD_INPUT, "a record does not open: somebody changed, repeated "
-                                             "or left out bytes on the way");
+    } else {
+        ocb_begin(seal, nonce);
+        ocb_decrypt(seal, from, bytes, to, true);
+        opened = gcry_cipher_checktag(seal->ocb, from + bytes, SEAL_TAG_BYTES) == 0;
+        if (!opened)
+            memset(to, 0, bytes);
+    }
+    return opened ? OK : error_set(ERR_BAD_INPUT, RECORD_DOES_NOT_OPEN);
+}
+
+/* ---- records of several places ---- */
+
+/* Can they be taken one after another, without a copy? */
+static bool places_fit(const struct seal *seal, const struct iovec *places, uint32_t count,
+                       size_t *bytes_out)
+{
+    bool whole = true;
+    *bytes_out = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        whole = whole && (i + 1 == count || places[i].iov_len % CIPHER_BLOCK_BYTES == 0);
+        *bytes_out += places[i].iov_len;
+    }
+    assert(*bytes_out >= 1 && *bytes_out <= SEAL_PLAIN_BYTES_MAX);
+    return whole && seal->cipher == SEAL_AES256_OCB;
+}
+
+void seal_record_of(struct seal *seal, uint64_t number, const struct iovec *from, uint32_t count,
+                    uint8_t *to)
+{
+    uint8_t nonce[NONCE_BYTES], *at = to;
+    size_t bytes;
+    bool fit = places_fit(seal, from, count, &bytes);
+    nonce_write(number, nonce);
+    if (fit)
+        ocb_begin(seal, nonce);
+    for (uint32_t i = 0; i < count; at += from[i].iov_len, i++) {
+        if (fit)
+            ocb_encrypt(seal, from[i].iov_base, from[i].iov_len, at, i + 1 == count);
+        else
+            memcpy(at, from[i].iov_base, from[i].iov_len);
+    }
+    if (!fit) {
+        seal_record(seal, number, to, bytes, to);
+        return;
+    }
+    gcry_error_t error = gcry_cipher_gettag(seal->ocb, at, SEAL_TAG_BYTES);
+    assert(error == 0);
+}
+
+status seal_open_record_to(struct seal *seal, uint64_t number, uint8_t *from,
+                           const struct iovec *to, uint32_t count)
+{
+    uint8_t nonce[NONCE_BYTES], *at = from;
+    size_t bytes;
+    bool fit = places_fit(seal, to, count, &bytes);
+    status st = OK;
+    nonce_write(number, nonce);
+    if (fit)
+        ocb_begin(seal, nonce);
+    else
+        st = seal_open_record(seal, number, from, bytes, from);
+    for (uint32_t i = 0; i < count; at += to[i].iov_len, i++) {
+        if (fit)
+            ocb_decrypt(seal, at, to[i].iov_len, to[i].iov_base, i + 1 == count);
+        else
+            memcpy(to[i].iov_base, at, to[i].iov_len);
+    }
+    if (fit && gcry_cipher_checktag(seal->ocb, at, SEAL_TAG_BYTES) != 0) {
+        for (uint32_t i = 0; i < count; i++)
+            memset(to[i].iov_base, 0, to[i].iov_len);
+        st = error_set(ERR_BAD_INPUT, RECORD_DOES_NOT_OPEN);
+    }
+    return st;
 }
 
 size_t seal_records(size_t plain)

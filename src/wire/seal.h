@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "base/status.h"
 
@@ -47,6 +48,12 @@ void seal_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t
  * at `to`. Errors: ERR_BAD_INPUT. */
 status seal_open_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t bytes,
                         uint8_t *to);
+
+/* The same with the plain bytes in several places, whose sum is bytes. */
+void seal_record_of(struct seal *seal, uint64_t number, const struct iovec *from, uint32_t count,
+                    uint8_t *to);
+status seal_open_record_to(struct seal *seal, uint64_t number, uint8_t *from,
+                           const struct iovec *to, uint32_t count);
 
 /* How many records `plain` bytes make, and how many bytes on the wire. */
 size_t seal_records(size_t plain);

@@ -138,6 +138,42 @@ static void records_open_once_in_their_place(void **state)
     assert_int_equal(seal_plain_bytes(10, 26), 10);
 }
 
+/* A record of several places is the record of their bytes, whatever the places' sizes. */
+static void records_of_places(void **state)
+{
+    (void)state;
+    static uint8_t plain[SEAL_PLAIN_BYTES_MAX], flat[SEAL_RECORD_BYTES_MAX];
+    static uint8_t sealed[SEAL_RECORD_BYTES_MAX], back[sizeof(plain)];
+    static const size_t cuts[][4] = {
+        {16, 32, 48, 4000}, {16, 1, 15, 32}, {32768, 32768, 0, 0}, {5, 16, 16, 3}, {1, 0, 0, 0}};
+    uint8_t key[SEAL_KEY_BYTES] = {6};
+    randombytes_buf(plain, sizeof(plain));
+    for (int cipher = SEAL_CHACHA20_POLY1305; cipher <= SEAL_AES256_OCB; cipher++) {
+        struct seal *seal;
+        if (cipher == SEAL_AES256_OCB && !seal_has_aes())
+            continue;
+        assert_int_equal(seal_open((enum seal_cipher)cipher, key, &seal), OK);
+        for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
+            struct iovec from[4], to[4];
+            uint32_t count = 0;
+            size_t bytes = 0;
+            for (; count < 4 && cuts[i][count] > 0; bytes += cuts[i][count++]) {
+                from[count] = (struct iovec){plain + bytes, cuts[i][count]};
+                to[count] = (struct iovec){back + bytes, cuts[i][count]};
+            }
+            seal_record(seal, i, plain, bytes, flat);
+            seal_record_of(seal, i, from, count, sealed);
+            assert_memory_equal(sealed, flat, bytes + SEAL_TAG_BYTES);
+            assert_int_equal(seal_open_record_to(seal, i, sealed, to, count), OK);
+            assert_memory_equal(back, plain, bytes);
+            flat[bytes / 2] ^= 1;
+            assert_int_equal(seal_open_record_to(seal, i, flat, to, count), ERR_BAD_INPUT);
+            assert_true(sodium_is_zero(back, bytes));
+        }
+        seal_close(seal);
+    }
+}
+
 /* ---- keys that differ ---- */
 
 static void other_keys_are_refused_by_name(void **state)
@@ -477,6 +513,7 @@ int main(void)
         cmocka_unit_test(a_key_file_is_made_and_read),
         cmocka_unit_test(without_a_key_only_loopback),
         cmocka_unit_test(records_open_once_in_their_place),
+        cmocka_unit_test(records_of_places),
         cmocka_unit_test(other_keys_are_refused_by_name),
         cmocka_unit_test(nothing_is_seen_in_the_middle),
         cmocka_unit_test(a_flipped_bit_ends_the_link),
