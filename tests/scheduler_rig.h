@@ -177,6 +177,7 @@ struct station {
     struct decode *decode;
     struct engine_sequence *sequences;
     uint32_t chunk_tokens, decode_batch;
+    uint32_t swap_slots;
     uint32_t decoded, prefilled; /* sequences of the last step, of either half */
     uint32_t rows;               /* of the last step */
     uint64_t steps;
@@ -196,6 +197,7 @@ struct station_config {
     uint32_t decode_batch;   /* 0: 8 */
     uint32_t context_tokens; /* 0: 256 */
     uint32_t outputs_max;    /* 0: decode_batch + chunk_tokens */
+    uint32_t swap_slots;     /* 0: none */
     bool no_prefix_cache;
     struct transfer *transfer;
 };
@@ -303,7 +305,8 @@ static inline uint32_t rig_or(uint32_t value, uint32_t otherwise)
 }
 
 static inline void rig_engine_open(const struct model *model, const struct engine_config *config,
-                                   uint32_t block_count, struct engine **engine_out)
+                                   uint32_t block_count, uint32_t swap_slots,
+                                   struct engine **engine_out)
 {
     struct engine_plan plan;
     struct backend *backend;
@@ -314,8 +317,10 @@ static inline void rig_engine_open(const struct model *model, const struct engin
     size_t block_bytes = plan.layout->block_bytes;
     engine_plan_close(&plan);
     sized.kv_bytes = (uint64_t)block_count * block_bytes;
+    sized.swap_bytes = (uint64_t)swap_slots * block_bytes;
     ASSERT_OK(engine_plan(model, &sized, &plan));
     assert_int_equal(plan.block_count, block_count);
+    assert_int_equal(plan.swap_slots, swap_slots);
     const struct backend_cpu_options cpu = {.threads = 1, .kernels = "float"};
     ASSERT_OK(backend_cpu_open(&plan.shape, &plan.limits, &cpu, &backend));
     ASSERT_OK(engine_open(model, &plan, backend, engine_out));
@@ -338,7 +343,7 @@ static inline void station_open(struct station *station, const struct model *mod
         .sequences_max = station->decode_batch + 16,
         .outputs_max = rig_or(config->outputs_max, station->decode_batch + station->chunk_tokens),
     };
-    rig_engine_open(model, &engine, station->block_count, &station->engine);
+    rig_engine_open(model, &engine, station->block_count, config->swap_slots, &station->engine);
     ASSERT_OK(prefix_tree_open(station->block_count, UINT32_MAX, &station->tree));
     station->sequences = calloc(engine.sequences_max, sizeof(*station->sequences));
     assert_non_null(station->sequences);
@@ -367,7 +372,9 @@ static inline void station_start(struct station *station, const struct model *mo
                                       .prefix_cache = !config->no_prefix_cache};
     struct decode_options decode = {.batch_sequences = station->decode_batch,
                                     .chunk_tokens = station->chunk_tokens,
+                                    .swap_slots = config->swap_slots,
                                     .prefix_cache = !config->no_prefix_cache};
+    station->swap_slots = config->swap_slots;
     memcpy(prefill.fingerprint, model->fingerprint, sizeof(prefill.fingerprint));
     memcpy(decode.fingerprint, model->fingerprint, sizeof(decode.fingerprint));
     station->transfer = transfer;
@@ -381,7 +388,10 @@ static inline void station_start(struct station *station, const struct model *mo
 static inline void station_assert_idle(const struct station *station)
 {
     struct prefix_tree_counts counts;
+    struct decode_counters decode;
     prefix_tree_count(station->tree, &counts);
+    decode_count(station->decode, &decode);
+    assert_int_equal(decode.swapped_blocks, 0);
     assert_true(prefill_idle(station->prefill));
     assert_true(decode_idle(station->decode));
     assert_int_equal(counts.referenced, 0);
@@ -522,7 +532,7 @@ static inline void rig_reference_open(struct rig_reference *reference, const str
 {
     const struct engine_config config = {
         .context_tokens = 512, .rows_max = 256, .sequences_max = 1};
-    rig_engine_open(model, &config, 512 / RIG_BLOCK_TOKENS, &reference->engine);
+    rig_engine_open(model, &config, 512 / RIG_BLOCK_TOKENS, 0, &reference->engine);
     ASSERT_OK(prefix_tree_open(512 / RIG_BLOCK_TOKENS, 0, &reference->tree));
 }
 

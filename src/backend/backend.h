@@ -168,6 +168,17 @@ struct backend_calls {
     /* Copy one block inside the pool; not inside a step. */
     void (*block_copy)(struct backend *backend, block_id from, block_id to);
 
+    /* Room for slot_count blocks in memory of the host, once, beside the pool. Its pages are taken
+     * as they are used, where the device does not want them pinned. Errors: ERR_NO_MEMORY. */
+    status (*swap_open)(struct backend *backend, uint32_t slot_count);
+
+    /* Copy pool block ids[i] to slot slots[i], or back; done on return. Not inside a step. Errors:
+     * ERR_IO when the device failed. */
+    status (*swap_out)(struct backend *backend, const block_id *ids, const block_id *slots,
+                       uint32_t count);
+    status (*swap_in)(struct backend *backend, const block_id *slots, const block_id *ids,
+                      uint32_t count);
+
     void (*step_begin)(struct backend *backend, const struct step *step);
     void (*embed)(struct backend *backend, const struct backend_tensor *table,
                   struct backend_buffer *x);

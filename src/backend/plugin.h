@@ -22,7 +22,7 @@
 #include "backend/backend.h"
 #include "base/status.h"
 
-#define BACKEND_PLUGIN_VERSION 1u
+#define BACKEND_PLUGIN_VERSION 2u
 #define BACKEND_PLUGIN_SYMBOL "baton_backend_plugin"
 
 struct backend_plugin_host {

@@ -46,7 +46,7 @@ struct serve_options {
     const char *device, *cuda_plugin;
     bool deterministic;
     uint32_t ctx, block_tokens, threads, prefill_batch_tokens, prefill_chunk, decode_batch;
-    uint64_t kv_bytes, prefix_cache_bytes, step_delay_ms;
+    uint64_t kv_bytes, swap_bytes, prefix_cache_bytes, step_delay_ms;
 };
 
 #define T struct serve_options
@@ -389,8 +389,12 @@ static status serve_check_memory(struct serve_options *options, uint32_t workers
     }
     double sum = (double)plan.weight_bytes + (double)options->memory_bytes +
                  (double)workers * ((double)plan.pool_bytes + (double)plan.activation_bytes);
-    if (sum <= (double)plan.available_bytes)
+    if (sum <= (double)plan.available_bytes) {
+        uint64_t spare = plan.available_bytes - (uint64_t)sum;
+        if (device.plugin == NULL && options->swap_bytes > spare / 4 / workers)
+            options->swap_bytes = spare / 4 / workers;
         return OK;
+    }
     return error_set(
         ERR_NO_MEMORY,
         "the workers do not fit in memory together: weights %.1f MiB + %u x (KV pool %.1f "

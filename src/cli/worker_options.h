@@ -31,6 +31,15 @@
          "memory of a worker's block pool; 0: four whole contexts, but not over a quarter of "     \
          "free "                                                                                   \
          "memory, and never under one context"},                                                   \
+        {"swap-bytes",                                                                             \
+         OPTION_BYTES,                                                                             \
+         "BYTES",                                                                                  \
+         "1G",                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, swap_bytes),                                                                  \
+         "most memory of the host that a worker moves blocks to when its pool is full, at most a " \
+         "quarter of what is free at the start; 0: what gives way is computed again"},             \
         {"block-tokens",                                                                           \
          OPTION_UINT,                                                                              \
          "TOKENS",                                                                                 \

@@ -21,6 +21,15 @@ status decode_open(const struct decode_options *options, struct engine *engine,
         free(decode);
         return error_set(ERR_NO_MEMORY, "no memory for the decode scheduler");
     }
+    assert(options->swap_slots <= engine_swap_slots(engine));
+    if (options->swap_slots > 0) {
+        status st = prefix_tree_open(options->swap_slots, UINT32_MAX, &decode->slots);
+        if (st != OK) {
+            free(decode->out);
+            free(decode);
+            return st;
+        }
+    }
     decode->options = *options;
     decode->engine = engine;
     decode->tree = tree;
@@ -42,15 +51,22 @@ void decode_close(struct decode *decode)
     if (decode == NULL)
         return;
     assert(decode_idle(decode));
+    prefix_tree_close(decode->slots);
     free(decode->out);
     free(decode);
 }
 
-/* By age; newcomers are the youngest, so this is nearly always an append. */
+struct pressure_rank decode_rank(const struct decode_sequence *sequence)
+{
+    return (struct pressure_rank){.priority = sequence->request->wire->priority,
+                                  .age = sequence->age};
+}
+
+/* By rank; newcomers are the youngest, so this is nearly always an append. */
 void decode_sequences_insert(struct decode_sequences *list, struct decode_sequence *sequence)
 {
     struct decode_sequence **at = &list->head;
-    while (*at != NULL && (*at)->age < sequence->age)
+    while (*at != NULL && pressure_before(decode_rank(*at), decode_rank(sequence)))
         at = &(*at)->next;
     sequence->next = *at;
     if (*at == NULL)
@@ -87,7 +103,10 @@ static status decode_sequences_open(struct decode *decode, struct decode_request
         sequence->index = i;
         sequence->tokens = calloc(tokens_max, sizeof(*sequence->tokens));
         sequence->ids = calloc(blocks_max, sizeof(*sequence->ids));
-        if (sequence->tokens == NULL || sequence->ids == NULL)
+        sequence->keys = calloc(blocks_max, sizeof(*sequence->keys));
+        sequence->slots = calloc(blocks_max, sizeof(*sequence->slots));
+        if (sequence->tokens == NULL || sequence->ids == NULL || sequence->keys == NULL ||
+            sequence->slots == NULL)
             return error_set(ERR_NO_MEMORY, "no memory for a sequence of %u tokens", tokens_max);
         memcpy(sequence->tokens, wire->prompt, wire->prompt_tokens * sizeof(*wire->prompt));
         block_table_open(&sequence->table, sequence->ids, blocks_max, decode->block_tokens);
@@ -111,7 +130,6 @@ status decode_admit(struct decode *decode, struct decode_request *request,
         struct decode_sequence *sequence = &request->sequences[i];
         block_table_share(&sequence->table, decode->tree, &owner->table);
         sequence->sealed_blocks = owner->sealed_blocks;
-        sequence->last_key = owner->last_key;
         sequence->private_blocks = owner->private_blocks;
     }
 
@@ -160,6 +178,7 @@ void decode_sequence_finish(struct decode *decode, struct decode_sequence *seque
 {
     struct decode_request *request = sequence->request;
     block_table_drop(&sequence->table, decode->tree);
+    decode_swap_drop(decode, sequence);
     sequence->done = true;
     if (--request->sequences_left == 0) {
         decode_requests_remove(&decode->admitted, request);
@@ -246,6 +265,10 @@ void decode_count(const struct decode *decode, struct decode_counters *counters_
     counters_out->receiving = decode->receiving.count;
     counters_out->running = decode->running.count;
     counters_out->preempted = decode->preempted.count;
+    struct prefix_tree_counts slots = {0};
+    if (decode->slots != NULL)
+        prefix_tree_count(decode->slots, &slots);
+    counters_out->swapped_blocks = slots.referenced;
     counters_out->reserved_blocks = 0;
     for (const struct decode_request *r = decode->receiving.head; r != NULL; r = r->next)
         counters_out->reserved_blocks += r->block_count - r->matched_blocks;

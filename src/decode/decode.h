@@ -3,15 +3,18 @@
  *     reserve.c   a request asks for room: own prefix matched, blocks taken, the rest fetched
  *     admit.c     its blocks are here: its sequences join the running ones at the next step
  *     step.c      one token per running sequence; who must give way when blocks run out
+ *     pressure.c  the rules of that: who, and when it comes back
+ *     swap.c      its blocks, to memory of the host and back
  *     emit.c      tokens to the router; blocks that filled up get their keys
  *
  *     reserve -> waiting -> receiving -> running <-> preempted -> (gone)
  *                  room        blocks       steps       blocks
  *
  * Batching is continuous: sequences join and leave at every step. Blocks for output are taken as
- * they are needed; when there is none left the youngest sequence gives up its blocks and is
- * computed again later, in chunks beside the others' steps. The oldest never gives way, so one
- * always gets to its end and no two wait for each other.
+ * they are needed; when there is none left the sequence of the lowest priority, among equals the
+ * youngest, gives up its blocks. They are copied to memory of the host as far as there is room, and
+ * what was not is computed again later, in chunks beside the others' steps. The first by this order
+ * never gives way, so one always gets to its end and no two wait for each other.
  *
  * Threads:  all calls on the compute thread.
  * Memory:   a request's pieces are taken when it arrives, a sequence's when it is admitted.
@@ -42,6 +45,7 @@ struct decode_calls {
 struct decode_options {
     uint32_t batch_sequences; /* most sequences running and reserved */
     uint32_t chunk_tokens;    /* most tokens of a preempted sequence computed again in one step */
+    uint32_t swap_slots;      /* of the engine's, for blocks that give way; 0: none */
     bool prefix_cache;
     bool prefers_local; /* peers of this host are reached over their Unix socket */
     uint8_t fingerprint[BLOCK_KEY_FINGERPRINT_BYTES];
@@ -51,6 +55,8 @@ struct decode_counters {
     uint64_t tokens; /* generated here, first tokens not counted */
     uint64_t recomputed_tokens;
     uint64_t preemptions;
+    uint64_t swap_out_blocks, swap_in_blocks; /* copied to and from the host's memory */
+    uint32_t swapped_blocks;                  /* there now, for sequences that will come back */
     uint64_t prefix_queries, prefix_hits;
     uint32_t waiting; /* reservations that have no room yet */
     uint32_t receiving;

@@ -2,26 +2,39 @@
 #include "base/error.h"
 #include "decode/request.h"
 
-void decode_seal(struct decode *decode, struct decode_sequence *sequence)
+bool decode_shares(const struct decode *decode, const struct decode_request *request)
+{
+    return decode->options.prefix_cache && (request->wire->flags & WIRE_REQUEST_NO_PREFIX) == 0;
+}
+
+void decode_keys(const struct decode *decode, struct decode_sequence *sequence, uint32_t count)
 {
     const struct decode_request *request = sequence->request;
-    if (!decode->options.prefix_cache || (request->wire->flags & WIRE_REQUEST_NO_PREFIX) != 0)
-        return;
-    uint32_t full = sequence->table.token_count / decode->block_tokens;
-    while (sequence->sealed_blocks < full && !sequence->private_blocks) {
-        uint32_t i = sequence->sealed_blocks;
-        const struct block_key *parent = i > 0 ? &sequence->last_key : NULL;
-        struct block_key key =
+    for (uint32_t i = sequence->key_count; i < count; i++)
+        sequence->keys[i] =
             i < request->key_count
                 ? request->keys[i]
-                : block_key_next(i > 0 ? parent : &request->root,
+                : block_key_next(i > 0 ? &sequence->keys[i - 1] : &request->root,
                                  sequence->tokens + i * decode->block_tokens, decode->block_tokens);
+    if (sequence->key_count < count)
+        sequence->key_count = count;
+}
+
+void decode_seal(struct decode *decode, struct decode_sequence *sequence)
+{
+    if (!decode_shares(decode, sequence->request))
+        return;
+    uint32_t full = sequence->table.token_count / decode->block_tokens;
+    decode_keys(decode, sequence, full);
+    while (sequence->sealed_blocks < full && !sequence->private_blocks) {
+        uint32_t i = sequence->sealed_blocks;
+        const struct block_key *parent = i > 0 ? &sequence->keys[i - 1] : NULL;
         block_id there;
-        status st = prefix_tree_insert(decode->tree, &key, parent, sequence->table.ids[i], &there);
+        status st = prefix_tree_insert(decode->tree, &sequence->keys[i], parent,
+                                       sequence->table.ids[i], &there);
         if (st == ERR_FULL)
             prefix_tree_swap(decode->tree, &sequence->table.ids[i], there);
         sequence->private_blocks = st == ERR_NOT_FOUND;
-        sequence->last_key = key;
         sequence->sealed_blocks++;
     }
 }

@@ -3,6 +3,7 @@
 #define DECODE_REQUEST_H
 
 #include "decode/decode.h"
+#include "decode/pressure.h"
 
 /* One generation in progress.
  *
@@ -10,9 +11,13 @@
  *     table    [ keys and values of the first table.token_count of these ]
  *
  * Running means that exactly the last token is not in the table yet; a preempted sequence has an
- * empty table, or one that is being filled again. */
+ * empty table, and what was swapped out of it in slots:
+ *
+ *     slots    [ s4 | s7 | s1 ]                           slot_tokens of them, from the first on
+ *
+ * One that came back without all of its blocks runs too, and fills its table again. */
 struct decode_sequence {
-    struct decode_sequence *next; /* in running or preempted, oldest first */
+    struct decode_sequence *next; /* in running or preempted, by rank */
     struct decode_request *request;
     uint64_t age;   /* order of admission; smaller is older */
     uint32_t index; /* 0 .. n - 1 */
@@ -22,9 +27,12 @@ struct decode_sequence {
     uint32_t token_count;
     struct block_table table;
     block_id *ids;
+    struct block_key *keys; /* [key_count] of its leading full blocks */
+    uint32_t key_count;
     uint32_t sealed_blocks;
-    struct block_key last_key; /* of the last sealed block */
-    bool private_blocks;       /* a key could not be entered: later blocks have no parent there */
+    bool private_blocks; /* a key could not be entered: later blocks have no parent there */
+    block_id *slots;
+    uint32_t slot_count, slot_tokens;
     const struct engine_sequence *step; /* its part of the planned step; NULL: none */
     struct engine_sample sample;
 };
@@ -69,9 +77,10 @@ struct decode {
     struct decode_requests receiving;                 /* have blocks, which are being filled */
     struct decode_requests admitted;                  /* have sequences */
     uint32_t receiving_sequences, expected_sequences; /* have room, are not admitted */
-    struct decode_sequences running;                  /* by age */
-    struct decode_sequences preempted;                /* by age */
-    struct wire_token *out;                           /* [batch_sequences] tokens of one step */
+    struct decode_sequences running;                  /* by rank */
+    struct decode_sequences preempted;                /* by rank */
+    struct prefix_tree *slots; /* of the host's memory; NULL: what gives way is computed again */
+    struct wire_token *out;    /* [batch_sequences] tokens of one step */
     struct decode_counters counters;
 };
 
@@ -97,7 +106,25 @@ void decode_sequence_finish(struct decode *decode, struct decode_sequence *seque
 /* The sequences asked for (one, or WIRE_ALL_SEQUENCES) come to their end where they are. */
 void decode_stop(struct decode *decode, struct decode_request *request, uint32_t sequence);
 
+struct pressure_rank decode_rank(const struct decode_sequence *sequence);
+
+/* swap.c */
+
+/* Copy what the sequence's table holds to slots, as far as there is room: not again what is there
+ * already. The blocks stay the table's. */
+void decode_swap_out(struct decode *decode, struct decode_sequence *sequence);
+/* The table holds some leading blocks, and has room for all: take those behind them out of the
+ * slots. No slot is held any longer. */
+void decode_swap_in(struct decode *decode, struct decode_sequence *sequence);
+/* It will not come back. */
+void decode_swap_drop(struct decode *decode, struct decode_sequence *sequence);
+
 /* emit.c */
+
+/* May its blocks be found, and find others, by their keys? */
+bool decode_shares(const struct decode *decode, const struct decode_request *request);
+/* Compute the keys of its first count blocks, which are full. */
+void decode_keys(const struct decode *decode, struct decode_sequence *sequence, uint32_t count);
 
 /* Enter the blocks that are full now into the prefix tree. */
 void decode_seal(struct decode *decode, struct decode_sequence *sequence);

@@ -51,6 +51,8 @@ void decode_request_close(struct decode *decode, struct decode_request *request)
         for (uint32_t i = 0; i < request->wire->sequence_count; i++) {
             free(request->sequences[i].tokens);
             free(request->sequences[i].ids);
+            free(request->sequences[i].keys);
+            free(request->sequences[i].slots);
         }
     }
     free(request->sequences);
@@ -150,15 +152,14 @@ static status decode_take_blocks(struct decode *decode, struct decode_request *r
     const struct wire_request *wire = request->wire;
     uint32_t blocks = kv_blocks_for(wire->prompt_tokens, decode->block_tokens);
     uint32_t matched = 0;
-    bool looks = decode->options.prefix_cache && (wire->flags & WIRE_REQUEST_NO_PREFIX) == 0;
+    bool looks = decode_shares(decode, request);
     /* The last block is always fetched, because a receive is of one block at least. */
     uint32_t most = request->key_count < blocks ? request->key_count : blocks - 1;
     if (looks)
         matched = prefix_tree_match(decode->tree, request->keys, most, request->ids);
-    /* Those who run need room to grow, or the newcomer would be the first to be preempted. */
     uint32_t others = decode->running.count + decode->preempted.count + decode->receiving_sequences;
-    uint32_t growth = others > 0 ? others + wire->sequence_count : 0;
-    if (prefix_tree_available(decode->tree) < blocks - matched + growth ||
+    if (!pressure_admits(prefix_tree_available(decode->tree), blocks - matched, others,
+                         wire->sequence_count) ||
         prefix_tree_take(decode->tree, blocks - matched, request->ids + matched) != OK) {
         prefix_tree_drop(decode->tree, request->ids, matched);
         return ERR_FULL;

@@ -4,10 +4,11 @@
 #include "base/error.h"
 #include "decode/request.h"
 
-/* The youngest gives up its blocks and is computed again when there is room. */
+/* It gives up its blocks, and comes back when there is room. */
 static void decode_preempt(struct decode *decode, struct decode_sequence *sequence)
 {
     decode_sequences_remove(&decode->running, sequence);
+    decode_swap_out(decode, sequence);
     block_table_drop(&sequence->table, decode->tree);
     sequence->preempted = true;
     sequence->step = NULL;
@@ -15,63 +16,56 @@ static void decode_preempt(struct decode *decode, struct decode_sequence *sequen
     decode->counters.preemptions++;
 }
 
-static struct decode_sequence *decode_youngest(struct decode *decode)
+/* Of the lowest rank: the list's last. */
+static struct decode_sequence *decode_last(struct decode *decode)
 {
-    struct decode_sequence *youngest = decode->running.head;
-    while (youngest != NULL && youngest->next != NULL)
-        youngest = youngest->next;
-    return youngest;
+    struct decode_sequence *last = decode->running.head;
+    while (last != NULL && last->next != NULL)
+        last = last->next;
+    return last;
 }
 
-/* What is still here of a preempted sequence's blocks, under their keys. */
+/* What is still in the pool of a preempted sequence's blocks, under their keys. */
 static void decode_match(struct decode *decode, struct decode_sequence *sequence)
 {
-    const struct decode_request *request = sequence->request;
-    uint32_t matched = 0, full = (sequence->token_count - 1) / decode->block_tokens;
-    struct block_key key = request->root;
-    if (!decode->options.prefix_cache || (request->wire->flags & WIRE_REQUEST_NO_PREFIX) != 0)
-        full = 0;
-    while (matched < full) {
-        struct block_key next_key = block_key_next(
-            &key, sequence->tokens + matched * decode->block_tokens, decode->block_tokens);
-        if (prefix_tree_match(decode->tree, &next_key, 1, &sequence->ids[matched]) == 0)
-            break;
-        key = next_key;
-        matched++;
-    }
+    uint32_t full = 0, matched;
+    if (decode_shares(decode, sequence->request))
+        full = (sequence->token_count - 1) / decode->block_tokens;
+    decode_keys(decode, sequence, full);
+    matched = prefix_tree_match(decode->tree, sequence->keys, full, sequence->ids);
     block_table_adopt(&sequence->table, sequence->ids, matched, matched * decode->block_tokens);
     sequence->sealed_blocks = matched;
-    sequence->last_key = key;
     sequence->private_blocks = false;
 }
 
-/* Bring preempted sequences back, oldest first, while what they need is there beside the growth of
- * those that run. They get all their blocks at once: nobody else may take them while they are
- * computed again. */
+/* Bring preempted sequences back, by rank, while what they need is there beside the growth of those
+ * that run. They get all their blocks at once: nobody else may take them while some are computed
+ * again. */
 static void decode_resume(struct decode *decode)
 {
     while (decode->preempted.head != NULL) {
         struct decode_sequence *sequence = decode->preempted.head;
         struct block_copy copy;
-        uint32_t growth = decode->running.count > 0 ? decode->running.count + 1 : 0;
-        if (prefix_tree_available(decode->tree) <= growth)
+        if (!pressure_returns(prefix_tree_available(decode->tree), 1, decode->running.count))
             return; /* It needs one block at least. */
         decode_match(decode, sequence);
         uint32_t tokens = sequence->token_count - sequence->table.token_count;
         uint32_t blocks = block_table_blocks_needed(&sequence->table, decode->tree, tokens);
-        if (prefix_tree_available(decode->tree) < blocks + growth) {
+        if (!pressure_returns(prefix_tree_available(decode->tree), blocks, decode->running.count)) {
             block_table_drop(&sequence->table, decode->tree);
             return;
         }
         status st = block_table_reserve(&sequence->table, decode->tree, tokens, &copy);
         assert(st == OK && !copy.needed); /* Matched blocks are full. */
+        decode_swap_in(decode, sequence);
+        decode_seal(decode, sequence);
         decode_sequences_remove(&decode->preempted, sequence);
         sequence->preempted = false;
         decode_sequences_insert(&decode->running, sequence);
     }
 }
 
-/* Room for the sequence's next tokens; the youngest give way. False: it was itself the youngest. */
+/* Room for the sequence's next tokens; those of lower rank give way. False: it was the last. */
 static bool decode_make_room(struct decode *decode, struct decode_sequence *sequence,
                              uint32_t tokens)
 {
@@ -81,9 +75,9 @@ static bool decode_make_room(struct decode *decode, struct decode_sequence *sequ
         if (st == OK)
             break;
         assert(st == ERR_FULL);
-        struct decode_sequence *youngest = decode_youngest(decode);
-        decode_preempt(decode, youngest);
-        if (youngest == sequence)
+        struct decode_sequence *last = decode_last(decode);
+        decode_preempt(decode, last);
+        if (last == sequence)
             return false;
     }
     if (copy.needed)

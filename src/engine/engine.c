@@ -28,6 +28,7 @@ struct engine {
     uint32_t wanted_count;
     bool running;
     uint64_t submit_ns;
+    uint32_t swap_slots;
     struct engine_counters counters;
 };
 
@@ -71,6 +72,9 @@ status engine_open(const struct model *model, struct engine_plan *plan, struct b
         code = sampler_open(model->vocabulary, &engine->sampler);
     if (code == OK)
         code = backend->calls->pool_open(backend, plan->block_count, &engine->pool);
+    engine->swap_slots = plan->swap_slots;
+    if (code == OK && plan->swap_slots > 0)
+        code = backend->calls->swap_open(backend, plan->swap_slots);
     if (code == OK)
         code = forward_open(model, backend, &engine->forward);
     if (code != OK) {
@@ -384,6 +388,25 @@ status engine_blocks_landed(struct engine *engine, const block_id *ids, uint32_t
     if (engine->backend->calls->blocks_landed == NULL)
         return OK;
     return engine->backend->calls->blocks_landed(engine->backend, ids, count);
+}
+
+status engine_swap_out(struct engine *engine, const block_id *ids, const block_id *slots,
+                       uint32_t count)
+{
+    assert(!engine->running && engine->swap_slots > 0);
+    return engine->backend->calls->swap_out(engine->backend, ids, slots, count);
+}
+
+status engine_swap_in(struct engine *engine, const block_id *slots, const block_id *ids,
+                      uint32_t count)
+{
+    assert(!engine->running && engine->swap_slots > 0);
+    return engine->backend->calls->swap_in(engine->backend, slots, ids, count);
+}
+
+uint32_t engine_swap_slots(const struct engine *engine)
+{
+    return engine->swap_slots;
 }
 
 const struct kv_layout *engine_layout(const struct engine *engine)

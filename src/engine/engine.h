@@ -48,6 +48,7 @@ struct engine_config {
     uint32_t outputs_max;    /* most rows with logits in a step; sequences_max */
     uint64_t kv_bytes;       /* the pool; default: four whole contexts, at most a quarter of what is
                                 available, at least one context */
+    uint64_t swap_bytes;     /* most memory of the host for blocks that give way; 0: none */
     enum engine_kv kv;       /* what keys and values are stored in */
     uint64_t available_bytes; /* of a device with memory of its own; 0: the system's counts */
 };
@@ -59,6 +60,8 @@ struct engine_plan {
     struct backend_limits limits;
     uint32_t context_tokens;
     uint32_t block_count;
+    uint32_t swap_slots;   /* not in the sum: taken as it is used; at most a quarter of what is left
+                              of the host's memory, and whole contexts for all of a step */
     uint64_t weight_bytes; /* as the file has them; a backend may keep a packed copy instead */
     uint64_t pool_bytes;
     uint64_t activation_bytes; /* buffers of a step, logits and the sampler's scratch */
@@ -146,6 +149,15 @@ void engine_block_copy(struct engine *engine, block_id from, block_id to);
 /* A carrier has written these blocks: a device with memory of its own takes them over. Not between
  * submit and wait. Errors: ERR_IO. */
 status engine_blocks_landed(struct engine *engine, const block_id *ids, uint32_t count);
+
+/* Copy blocks to slots of the host's memory, and back. Not between submit and wait. Errors: ERR_IO.
+ */
+status engine_swap_out(struct engine *engine, const block_id *ids, const block_id *slots,
+                       uint32_t count);
+status engine_swap_in(struct engine *engine, const block_id *slots, const block_id *ids,
+                      uint32_t count);
+/* plan.swap_slots. */
+uint32_t engine_swap_slots(const struct engine *engine);
 
 const struct kv_layout *engine_layout(const struct engine *engine);
 const struct backend_pool *engine_pool(const struct engine *engine);

@@ -113,6 +113,21 @@ static status pool_size(const struct engine_config *config, struct engine_plan *
     return OK;
 }
 
+/* Host memory that the sum leaves: of a device with memory of its own, all that is available. */
+static void swap_size(const struct engine_config *config, struct engine_plan *plan)
+{
+    uint64_t left = memory_available_bytes();
+    uint64_t bytes = config->swap_bytes;
+    if (config->available_bytes == 0)
+        left = plan->available_bytes - plan->total_bytes;
+    if (bytes > left / 4)
+        bytes = left / 4;
+    uint64_t slots = bytes / plan->layout->block_bytes;
+    uint64_t most = (uint64_t)plan->limits.sequences_max * plan->limits.table_blocks_max;
+    most = most < BLOCK_COUNT_MAX ? most : BLOCK_COUNT_MAX;
+    plan->swap_slots = (uint32_t)(slots < most ? slots : most);
+}
+
 status engine_plan(const struct model *model, const struct engine_config *config,
                    struct engine_plan *plan_out)
 {
@@ -137,6 +152,7 @@ status engine_plan(const struct model *model, const struct engine_config *config
                          engine_plan_text(&plan, text, sizeof(text)));
         goto err_plan;
     }
+    swap_size(config, &plan);
     *plan_out = plan;
     return OK;
 

@@ -123,6 +123,12 @@ static void metrics_open_workers(struct router_metrics *m)
         "Bytes read per second inside steps over the limit measured at start.", "worker");
     m->worker_preemptions = prometheus_counter(p, "baton_num_preemptions_total",
                                                "Sequences that gave up their blocks.", "worker");
+    m->worker_swap_blocks =
+        prometheus_counter(p, "baton_swap_blocks_total",
+                           "KV blocks copied to memory of the host when a pool was full, and back.",
+                           "worker,direction");
+    m->worker_swap_bytes = prometheus_counter(p, "baton_swap_bytes_total", "Bytes of these blocks.",
+                                              "worker,direction");
     m->worker_recomputed = prometheus_counter(
         p, "baton_recomputed_tokens_total",
         "Tokens computed again, of sequences that were preempted or came from a lost worker.",
@@ -181,6 +187,7 @@ static void metrics_write_worker(struct router_metrics *m, const struct worker *
     metrics_set(m, m->worker_blocks, name, "cached", b->blocks_cached);
     metrics_set(m, m->worker_blocks, name, "referenced", b->blocks_referenced);
     metrics_set(m, m->worker_blocks, name, "reserved", b->blocks_reserved);
+    metrics_set(m, m->worker_blocks, name, "swapped", b->blocks_swapped);
     metrics_set(m, m->worker_sequences, name, "running", b->sequences_running);
     metrics_set(m, m->worker_sequences, name, "waiting", b->sequences_waiting);
     metrics_set(m, m->worker_sequences, name, "preempted", b->sequences_preempted);
@@ -189,6 +196,10 @@ static void metrics_write_worker(struct router_metrics *m, const struct worker *
     metrics_set(m, m->worker_operations, name, NULL, b->operations);
     metrics_set(m, m->worker_bytes, name, NULL, b->bytes);
     metrics_set(m, m->worker_preemptions, name, NULL, b->preemptions);
+    metrics_set(m, m->worker_swap_blocks, name, "out", b->swap_out_blocks);
+    metrics_set(m, m->worker_swap_blocks, name, "in", b->swap_in_blocks);
+    metrics_set(m, m->worker_swap_bytes, name, "out", b->swap_out_bytes);
+    metrics_set(m, m->worker_swap_bytes, name, "in", b->swap_in_bytes);
     metrics_set(m, m->worker_recomputed, name, NULL, b->recomputed_tokens);
     metrics_set(m, m->worker_prefix_queries, name, NULL, b->prefix_queries);
     metrics_set(m, m->worker_prefix_hits, name, NULL, b->prefix_hits);

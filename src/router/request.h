@@ -174,8 +174,9 @@ struct router_metrics {
     uint32_t http_connections, http_requests, http_refused, http_cut, http_gone;
     uint32_t worker_up, worker_blocks, worker_sequences, worker_tokens, worker_operations,
         worker_bytes, worker_compute_ratio, worker_bandwidth_ratio, worker_preemptions,
-        worker_recomputed, worker_step_seconds, worker_prefix_queries, worker_prefix_hits,
-        worker_checksum_failures, worker_handoff_seconds, worker_leases, kv_usage;
+        worker_swap_blocks, worker_swap_bytes, worker_recomputed, worker_step_seconds,
+        worker_prefix_queries, worker_prefix_hits, worker_checksum_failures, worker_handoff_seconds,
+        worker_leases, kv_usage;
 };
 
 struct router {

@@ -112,8 +112,10 @@ struct wire_heartbeat {
     uint64_t step_count; /* of the compute thread: progress */
     uint64_t busy;       /* 1: there is work, so step_count must move */
     uint64_t blocks_free, blocks_cached, blocks_referenced, blocks_reserved;
+    uint64_t blocks_swapped; /* in memory of the host, beside those above */
     uint64_t sequences_running, sequences_waiting, sequences_preempted;
     uint64_t prefill_tokens, decode_tokens, cached_tokens, preemptions;
+    uint64_t swap_out_blocks, swap_out_bytes, swap_in_blocks, swap_in_bytes;
     uint64_t recomputed_tokens;           /* again, of resumed and of preempted sequences */
     uint64_t prefix_queries, prefix_hits; /* tokens asked of and found in the prefix cache */
     uint64_t operations, bytes;           /* as the backend counts them */

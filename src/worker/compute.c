@@ -186,6 +186,7 @@ status compute_open(const struct compute_setup *setup, struct compute **compute_
                                               .offer_late = strcmp(options->offer, "late") == 0};
     struct decode_options decode_options = {.batch_sequences = options->decode_batch,
                                             .chunk_tokens = options->prefill_chunk,
+                                            .swap_slots = engine_swap_slots(setup->engine),
                                             .prefix_cache = prefix_cache};
     memcpy(prefill_options.fingerprint, setup->model->fingerprint,
            sizeof(prefill_options.fingerprint));
@@ -308,6 +309,7 @@ static void compute_send_stats(struct compute *compute, bool busy)
     struct prefix_tree_counts blocks;
     struct engine_counters engine;
     struct transfer_counters transfer = {0};
+    uint64_t block_bytes = engine_block_bytes(compute->setup.engine);
     prefill_count(compute->prefill, &prefill);
     decode_count(compute->decode, &decode);
     prefix_tree_count(compute->setup.tree, &blocks);
@@ -321,12 +323,17 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .blocks_cached = blocks.cached,
         .blocks_referenced = blocks.referenced - decode.reserved_blocks,
         .blocks_reserved = decode.reserved_blocks,
+        .blocks_swapped = decode.swapped_blocks,
         .sequences_running = decode.running + prefill.running,
         .sequences_waiting = decode.waiting + decode.receiving + prefill.waiting + prefill.held,
         .sequences_preempted = decode.preempted,
         .prefill_tokens = prefill.tokens,
         .decode_tokens = decode.tokens,
         .preemptions = decode.preemptions,
+        .swap_out_blocks = decode.swap_out_blocks,
+        .swap_out_bytes = decode.swap_out_blocks * block_bytes,
+        .swap_in_blocks = decode.swap_in_blocks,
+        .swap_in_bytes = decode.swap_in_blocks * block_bytes,
         .recomputed_tokens = prefill.recomputed_tokens + decode.recomputed_tokens,
         .prefix_queries = prefill.prefix_queries + decode.prefix_queries,
         .prefix_hits = prefill.prefix_hits + decode.prefix_hits,

@@ -70,6 +70,7 @@ void worker_engine_config(const struct worker_options *options, struct engine_co
         .sequences_max = options->decode_batch + PREFILL_SEQUENCES_MAX,
         .outputs_max = options->decode_batch + SCORED_ROWS_MIN,
         .kv_bytes = options->kv_bytes,
+        .swap_bytes = options->swap_bytes,
         .kv = engine_kv_choose(options->kv_dtype, options->kernels),
     };
 }
@@ -310,10 +311,13 @@ static status worker_open_device(struct worker *worker)
                                   .out = worker->to_loop};
     st = compute_open(&setup, &worker->compute);
     if (st == OK)
-        log_info("loaded", "class=%s threads=%u blocks=%u ctx=%u read_gb_s=%.1f gop_s=%.0f ms=%llu",
+        log_info("loaded",
+                 "class=%s threads=%u blocks=%u swap_slots=%u ctx=%u read_gb_s=%.1f gop_s=%.0f "
+                 "ms=%llu",
                  engine_numerics_class(worker->engine), worker->threads,
-                 worker->registration.block_count, worker->registration.context_tokens,
-                 worker->limits.read_bytes_per_s / 1e9, worker->limits.operations_per_s / 1e9,
+                 worker->registration.block_count, engine_swap_slots(worker->engine),
+                 worker->registration.context_tokens, worker->limits.read_bytes_per_s / 1e9,
+                 worker->limits.operations_per_s / 1e9,
                  (unsigned long long)((clock_ns() - start_ns) / 1000000));
     return st;
 }

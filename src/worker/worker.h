@@ -42,6 +42,7 @@ struct worker_options {
     uint32_t ctx;     /* 0: the model's */
     uint32_t block_tokens;
     uint64_t kv_bytes;           /* 0: chosen from the model and free memory */
+    uint64_t swap_bytes;         /* of the host, for blocks of sequences that give way; 0: none */
     uint64_t prefix_cache_bytes; /* UINT64_MAX: all of the pool that is free */
     uint32_t prefill_batch_tokens;
     uint32_t prefill_chunk;

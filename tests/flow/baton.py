@@ -191,7 +191,8 @@ class Server:
             values = self.metrics()
             return all(v == 0 for k, v in values.items()
                        if (k[0] == "baton_worker_blocks" and
-                           ("state", "referenced") in k or ("state", "reserved") in k)
+                           not {("state", "referenced"), ("state", "reserved"),
+                                ("state", "swapped")}.isdisjoint(k))
                        or k[0] in ("baton_worker_sequences", "baton_worker_leases"))
         self.wait_until(free, timeout_s, "all blocks free")
 

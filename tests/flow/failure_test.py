@@ -245,7 +245,8 @@ def preemption(binary):
     bodies = [dict(LONG, prompt=list(range(4 + i, 40 + i)), max_tokens=380) for i in range(8)]
     with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "64M") as server:
         want = [server.complete(**b)["choices"][0]["text"] for b in bodies]
-    for options in (["--prefix-cache-bytes", "0"], []):
+    none = ["--swap-bytes", "0"]
+    for options in ([*none, "--prefix-cache-bytes", "0"], none, []):
         # 6 KiB a block: room for about two and a half whole sequences.
         with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "400K", *options) as server:
             got = together([lambda b=b: server.complete(**b)["choices"][0]["text"]
@@ -253,7 +254,23 @@ def preemption(binary):
             assert got == want, [(i, a, b) for i, (a, b) in enumerate(zip(got, want)) if a != b][:2]
             server.wait_until(lambda: server.sum("baton_num_preemptions_total") > 0, 2,
                               "a preemption")
+            assert (server.sum("baton_swap_blocks_total") > 0) == (options == [])
             server.assert_all_free()
+
+
+def swapped_clients_leave(binary):
+    """Those whose blocks are in the host's memory hang up: nothing of them stays there."""
+    with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "400K", "--step-delay",
+                "2ms") as server:
+        bodies = [dict(LONG, prompt=list(range(4 + i, 40 + i)), max_tokens=380) for i in range(8)]
+        streams = [server.stream(**b) for b in bodies]
+        for stream in streams:
+            next(stream)
+        server.wait_until(lambda: server.sum("baton_worker_blocks", state="swapped") > 0, 10,
+                          "a block in the host's memory")
+        for stream in streams:
+            stream.close()
+        server.assert_all_free(1)
 
 
 def one_by_one(binary):
@@ -351,5 +368,6 @@ def cannot_start(binary):
 
 if __name__ == "__main__":
     main([decode_killed, decode_killed_early, prefill_killed, last_decode_killed, client_gone,
-          stop_string_frees, priority, loading, drain, second_signal, queue_full, preemption, one_by_one,
+          stop_string_frees, priority, loading, drain, second_signal, queue_full, preemption,
+          swapped_clients_leave, one_by_one,
           strangers, cannot_start], sys.argv)

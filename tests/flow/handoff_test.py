@@ -77,6 +77,37 @@ def small_model(binary):
             server.assert_all_free()
 
 
+def swapped(binary):
+    """Blocks for two and a half of nine sequences: they go to memory of the host and come back."""
+    dice = random.Random(2)
+    bodies = [{"prompt": [dice.randrange(3, 300) for _ in range(20 + 5 * i)], "max_tokens": 190,
+               "ignore_eos": True, "logprobs": 2, "temperature": i % 3 / 2, "seed": i,
+               "frequency_penalty": 0.4 * (i % 2), "n": 2 if i == 4 else 1} for i in range(8)]
+    for kv, block_bytes in (("f16", 6144), ("f32", 12288)):
+        wide = ["--ctx", "256", "--kv-dtype", kv, "--silence", "10s"]
+        narrow = [*wide, "--kv-bytes", str(36 * block_bytes)]
+        with Server(binary, SMALL, *wide, "--kv-bytes", "64M", "--colocated", "1") as server:
+            expected = run_all(server, bodies)
+        few = ["--swap-bytes", str(12 * block_bytes)]
+        for options in ([], few) if kv == "f32" else ([], ["--prefix-cache-bytes", "0"], few,
+                                                      ["--colocated", "1"]):
+            name = f"swapped, {kv} {options}"
+            with Server(binary, SMALL, *narrow, *options) as server:
+                got = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
+                compare(name, bodies, expected, got)
+                tokens = sum((b["max_tokens"] - 1) * b["n"] for b in bodies)
+                server.wait_until(lambda t=tokens: server.sum("baton_worker_tokens_total",
+                                                              kind="decode") == t, 5,
+                                  f"{name}: a heartbeat after the last token")
+                server.assert_all_free()
+                out = server.sum("baton_swap_blocks_total", direction="out")
+                back = server.sum("baton_swap_blocks_total", direction="in")
+                assert out > 0 and back > 0, (name, out, back)
+                assert server.sum("baton_swap_bytes_total", direction="in") == back * block_bytes
+                again = server.sum("baton_recomputed_tokens_total")
+                assert (again > 0) == ("--swap-bytes" in options), (name, again)
+
+
 def real_model(binary):
     text = "The history of the city begins with a river, a bridge and a market. " * 12
     bodies = [{"prompt": text[:length], "max_tokens": 24, "temperature": t, "seed": 5,
@@ -103,4 +134,4 @@ def known_answers(binary):
 
 
 if __name__ == "__main__":
-    main([known_answers, small_model, real_model], sys.argv)
+    main([known_answers, small_model, swapped, real_model], sys.argv)

@@ -106,6 +106,18 @@ static void test_pool(void **state)
                         shape.block_bytes);
     for (size_t i = 2 * shape.block_bytes; i < 4 * shape.block_bytes; i++)
         assert_int_equal(other[i], 0);
+    /* Out to the host's slots and back into other blocks. */
+    const block_id ids[] = {1, 4, 0}, slots[] = {2, 0, 1}, back[] = {3, 0, 2};
+    assert_int_equal(backend->calls->swap_open(backend, 3), OK);
+    memset(pool.host + 4 * shape.block_bytes, 9, shape.block_bytes);
+    assert_int_equal(backend->calls->swap_out(backend, ids, slots, 3), OK);
+    assert_int_equal(backend->calls->swap_in(backend, slots, back, 2), OK);
+    assert_memory_equal(other + 3 * shape.block_bytes, other + shape.block_bytes,
+                        shape.block_bytes);
+    assert_memory_equal(other, other + 4 * shape.block_bytes, shape.block_bytes);
+    assert_int_equal(backend->calls->swap_in(backend, slots + 2, back + 1, 1), OK);
+    for (size_t i = 0; i < shape.block_bytes; i++)
+        assert_int_equal(other[i], 0);
     munmap(other, pool.bytes);
 
     assert_true((fcntl(pool.fd, F_GETFD) & FD_CLOEXEC) != 0);

@@ -17,6 +17,7 @@
 #define TICKS_MAX 60000
 #define ATTEMPTS_MAX 3
 #define POOL_BLOCKS 64 /* of the engines; a world uses fewer */
+#define SWAP_SLOTS 40  /* likewise */
 #define CONTEXT_TOKENS 128
 
 enum ask_state { ASK_NEW, ASK_WAITING, ASK_RUNNING, ASK_DONE };
@@ -94,6 +95,7 @@ static struct sim {
     bool broken_stays_broken; /* faults may make an error of any request */
     /* Over all worlds. */
     uint64_t results, errors, cancelled, again, preemptions, evictions, local, steps, ticks;
+    uint64_t swap_out_blocks, swap_in_blocks, recomputed_tokens;
 } sim;
 
 static uint32_t below(uint32_t limit)
@@ -397,6 +399,8 @@ static void worker_check(const struct sim_worker *w)
     assert_int_equal(blocks.free + blocks.cached + blocks.referenced, w->station.block_count);
     assert_true(counters.running + counters.preempted <= w->station.decode_batch);
     assert_true(counters.reserved_blocks <= blocks.referenced);
+    assert_true(counters.swapped_blocks <= w->station.swap_slots);
+    assert_true(counters.preempted > 0 || counters.swapped_blocks == 0);
 }
 
 /* ---- a world ---- */
@@ -425,6 +429,7 @@ static void world_workers(void)
         ASSERT_OK(prefix_tree_open(s->block_count, percent(20) ? below(8) : UINT32_MAX, &s->tree));
         fake_transfer_open(&w->transfer, s);
         const struct station_config config = {.batch_tokens = 8 + below(120),
+                                              .swap_slots = percent(40) ? 0 : below(SWAP_SLOTS + 1),
                                               .no_prefix_cache = !prefix_cache};
         station_start(s, sim.model, &config, &w->transfer);
         s->heard = worker_heard;
@@ -605,6 +610,9 @@ static void world_close(void)
         prefix_tree_count(s->tree, &blocks);
         sim.preemptions += counters.preemptions;
         sim.evictions += blocks.evictions;
+        sim.swap_out_blocks += counters.swap_out_blocks;
+        sim.swap_in_blocks += counters.swap_in_blocks;
+        sim.recomputed_tokens += counters.recomputed_tokens;
         station_assert_idle(s);
         assert_int_equal(sim.workers[i].decoding, 0);
         assert_int_equal(sim.workers[i].queued_tokens, 0);
@@ -663,7 +671,7 @@ static void every_world_comes_to_its_end(void **state)
                                          .sequences_max = 8 + 16,
                                          .outputs_max = 8 + 32};
     for (int i = 0; i < WORKERS_MAX; i++)
-        rig_engine_open(sim.model, &config, POOL_BLOCKS, &sim.engines[i]);
+        rig_engine_open(sim.model, &config, POOL_BLOCKS, SWAP_SLOTS, &sim.engines[i]);
 
     for (uint64_t seed = seed_first; seed < seed_first + seed_count; seed++) {
         fprintf(stderr, "\rseed %llu ",
@@ -681,14 +689,17 @@ static void every_world_comes_to_its_end(void **state)
     fprintf(stderr, "\n");
     print_message(
         "%llu worlds: %llu results, %llu errors, %llu cancelled, %llu begun again, %llu "
-        "local, %llu handoffs, %llu preemptions, %llu evictions, %llu steps, %llu ticks\n",
+        "local, %llu handoffs, %llu preemptions, %llu blocks swapped out, %llu in, %llu tokens "
+        "computed again, %llu evictions, %llu steps, %llu ticks\n",
         (unsigned long long)seed_count, (unsigned long long)sim.results,
         (unsigned long long)sim.errors, (unsigned long long)sim.cancelled,
         (unsigned long long)sim.again, (unsigned long long)sim.local,
         (unsigned long long)fake_handoffs, (unsigned long long)sim.preemptions,
-        (unsigned long long)sim.evictions, (unsigned long long)sim.steps,
-        (unsigned long long)sim.ticks);
+        (unsigned long long)sim.swap_out_blocks, (unsigned long long)sim.swap_in_blocks,
+        (unsigned long long)sim.recomputed_tokens, (unsigned long long)sim.evictions,
+        (unsigned long long)sim.steps, (unsigned long long)sim.ticks);
     if (seed_count >= 100) { /* the worlds are as eventful as they are meant to be */
+        assert_true(sim.swap_in_blocks > seed_count && sim.recomputed_tokens > seed_count);
         assert_true(sim.preemptions > seed_count && sim.again > 0 && sim.errors > 0);
         assert_true(sim.cancelled > seed_count && fake_handoffs > seed_count && sim.local > 0);
     }

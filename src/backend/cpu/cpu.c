@@ -219,6 +219,60 @@ static void cpu_block_copy(struct backend *backend, block_id from, block_id to)
     memcpy(cpu->pool.host + to * bytes, cpu->pool.host + from * bytes, bytes);
 }
 
+/* ---- blocks that give way -------------------------------------------------------------------- */
+
+static status cpu_swap_open(struct backend *backend, uint32_t slot_count)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    size_t bytes;
+    assert(cpu->swap == NULL && slot_count > 0);
+    if (!size_mul(slot_count, cpu->shape.block_bytes, &bytes))
+        return error_set(ERR_NO_MEMORY, "%u blocks of %zu bytes are too many to swap", slot_count,
+                         cpu->shape.block_bytes);
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return error_set(ERR_NO_MEMORY, "no memory for %zu bytes of swapped blocks: %s", bytes,
+                         strerror(errno));
+    (void)madvise(base, bytes, MADV_HUGEPAGE);
+    cpu->swap = base;
+    cpu->swap_slots = slot_count;
+    return OK;
+}
+
+struct swap_job {
+    struct cpu_backend *cpu;
+    const block_id *ids, *slots;
+    bool out;
+};
+
+static void swap_chunk(void *ctx, uint32_t i, uint32_t thread)
+{
+    (void)thread;
+    const struct swap_job *job = ctx;
+    size_t bytes = job->cpu->shape.block_bytes;
+    assert(job->ids[i] < job->cpu->pool.block_count && job->slots[i] < job->cpu->swap_slots);
+    uint8_t *block = job->cpu->pool.host + job->ids[i] * bytes;
+    uint8_t *slot = job->cpu->swap + job->slots[i] * bytes;
+    memcpy(job->out ? slot : block, job->out ? block : slot, bytes);
+}
+
+static status cpu_swap_out(struct backend *backend, const block_id *ids, const block_id *slots,
+                           uint32_t count)
+{
+    struct swap_job job = {cpu_of(backend), ids, slots, true};
+    team_run(job.cpu->team, count, swap_chunk, &job);
+    return OK;
+}
+
+static status cpu_swap_in(struct backend *backend, const block_id *slots, const block_id *ids,
+                          uint32_t count)
+{
+    struct swap_job job = {cpu_of(backend), ids, slots, false};
+    team_run(job.cpu->team, count, swap_chunk, &job);
+    return OK;
+}
+
 /* ---- the simple operations, row by row ------------------------------------------------------- */
 
 #define PIECE_ROWS 16u
@@ -384,6 +438,8 @@ static void cpu_close(struct backend *backend)
         (void)munmap(cpu->pool.host, cpu->pool.bytes);
         (void)close(cpu->pool.fd);
     }
+    if (cpu->swap != NULL)
+        (void)munmap(cpu->swap, cpu->swap_slots * cpu->shape.block_bytes);
     packed_file_close(cpu->packed_file);
     regions_close(cpu);
     free(cpu);
@@ -396,6 +452,9 @@ static const struct backend_calls cpu_calls = {
     .buffer_open = cpu_buffer_open,
     .pool_open = cpu_pool_open,
     .block_copy = cpu_block_copy,
+    .swap_open = cpu_swap_open,
+    .swap_out = cpu_swap_out,
+    .swap_in = cpu_swap_in,
     .step_begin = cpu_step_begin,
     .embed = cpu_embed,
     .norm = cpu_norm,

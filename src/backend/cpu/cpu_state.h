@@ -70,6 +70,8 @@ struct cpu_backend {
     struct backend_tensor *tensors;
     struct backend_buffer *buffers;
     struct backend_pool pool;
+    uint8_t *swap; /* [swap_slots] blocks, or NULL */
+    uint32_t swap_slots;
     struct backend_counters counters;
 
     const struct step *step; /* between step_begin and step_wait */

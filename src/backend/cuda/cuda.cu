@@ -235,6 +235,56 @@ static status cuda_blocks_landed(struct backend *backend, const block_id *ids, u
     return failure(cuda);
 }
 
+/* Pinned, so that the device copies at the speed of its bus. Where that much cannot be pinned the
+ * driver copies through a buffer of its own, which is slower and as right. */
+static status cuda_swap_open(struct backend *backend, uint32_t slot_count)
+{
+    struct cuda_backend *cuda = cuda_of(backend);
+    size_t bytes = (size_t)slot_count * cuda->shape.block_bytes;
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return error_set(ERR_NO_MEMORY, "no memory for %zu bytes of swapped blocks: %s", bytes,
+                         strerror(errno));
+    cuda->swap = (char *)at;
+    cuda->swap_slots = slot_count;
+    cuda->swap_pinned = cudaHostRegister(at, bytes, cudaHostRegisterDefault) == cudaSuccess;
+    if (!cuda->swap_pinned)
+        (void)cudaGetLastError();
+    return OK;
+}
+
+static status cuda_swap_out(struct backend *backend, const block_id *ids, const block_id *slots,
+                            uint32_t count)
+{
+    struct cuda_backend *cuda = cuda_of(backend);
+    size_t bytes = cuda->shape.block_bytes;
+    for (uint32_t i = 0; i < count && cuda->failed == OK; i++)
+        cuda_good(cuda,
+                  cudaMemcpyAsync(cuda->swap + slots[i] * bytes, cuda->pool_device + ids[i] * bytes,
+                                  bytes, cudaMemcpyDeviceToHost, cuda->stream),
+                  "copy of blocks to the host");
+    cuda_good(cuda, cudaStreamSynchronize(cuda->stream), "copy of blocks to the host");
+    return failure(cuda);
+}
+
+/* The mirror, which peers fetch from, gets them too, while the device's copies are under way. */
+static status cuda_swap_in(struct backend *backend, const block_id *slots, const block_id *ids,
+                           uint32_t count)
+{
+    struct cuda_backend *cuda = cuda_of(backend);
+    size_t bytes = cuda->shape.block_bytes;
+    for (uint32_t i = 0; i < count && cuda->failed == OK; i++)
+        cuda_good(cuda,
+                  cudaMemcpyAsync(cuda->pool_device + ids[i] * bytes, cuda->swap + slots[i] * bytes,
+                                  bytes, cudaMemcpyHostToDevice, cuda->stream),
+                  "copy of blocks from the host");
+    for (uint32_t i = 0; i < count && cuda->pool.host != NULL; i++)
+        memcpy(cuda->pool.host + ids[i] * bytes, cuda->swap + slots[i] * bytes, bytes);
+    cuda_good(cuda, cudaStreamSynchronize(cuda->stream), "copy of blocks from the host");
+    return failure(cuda);
+}
+
 /* ---- the descriptor ---- */
 
 /* Arrays one behind the other, tables last; the same places on host and device. */
@@ -636,6 +686,11 @@ static void cuda_close(struct backend *backend)
         (void)munmap(cuda->pool.host, cuda->pool.bytes);
         (void)close(cuda->pool.fd);
     }
+    if (cuda->swap != NULL) {
+        if (cuda->swap_pinned)
+            (void)cudaHostUnregister(cuda->swap);
+        (void)munmap(cuda->swap, cuda->swap_slots * cuda->shape.block_bytes);
+    }
     void *const pinned[] = {cuda->descriptor_host, cuda->picked_host, cuda->row_host};
     for (size_t i = 0; i < sizeof(pinned) / sizeof(pinned[0]); i++)
         if (pinned[i] != NULL)
@@ -667,6 +722,9 @@ static struct backend_calls calls_make(void)
     calls.buffer_open = cuda_buffer_open;
     calls.pool_open = cuda_pool_open;
     calls.block_copy = cuda_block_copy;
+    calls.swap_open = cuda_swap_open;
+    calls.swap_out = cuda_swap_out;
+    calls.swap_in = cuda_swap_in;
     calls.step_begin = cuda_step_begin;
     calls.embed = cuda_embed;
     calls.norm = cuda_norm;

@@ -113,6 +113,9 @@ struct cuda_backend {
 
     struct backend_pool pool; /* host: the mirror */
     char *pool_device, *mirror_device;
+    char *swap; /* [swap_slots] blocks in memory of the host, or NULL */
+    uint32_t swap_slots;
+    bool swap_pinned;
     double *frequencies;
 
     const struct step *step;

@@ -338,11 +338,14 @@ static void a_context_is_filled_to_its_end(void **state)
 static void a_full_pool_delays_and_fails_nobody(void **state)
 {
     (void)state;
-    for (int round = 0; round < 4; round++) {
-        bool hands = round >= 2;
+    /* Nothing is kept of what gives way; a part of it; all of it. */
+    static const uint32_t slots[] = {0, 5, 8 * 32};
+    for (int round = 0; round < 12; round++) {
+        bool hands = round % 4 >= 2;
         const struct station_config small = {.block_count = 32,
                                              .context_tokens = 128,
                                              .decode_batch = 8,
+                                             .swap_slots = slots[round / 4],
                                              .no_prefix_cache = round % 2 == 1};
         struct pair pair;
         pair_open(&pair, MODEL, hands ? NULL : &small, &small, TRANSFER_SHM);
@@ -366,6 +369,7 @@ static void a_full_pool_delays_and_fails_nobody(void **state)
             struct prefix_tree_counts b = blocks(s);
             preempted_most = c.preempted > preempted_most ? c.preempted : preempted_most;
             assert_int_equal(b.free + b.cached + b.referenced, 32);
+            assert_true(c.swapped_blocks <= small.swap_slots);
             /* Nobody waits while nothing runs; the next step brings the oldest back. */
             bool idle = c.preempted > 0 && c.running == 0 && c.receiving == 0 &&
                         prefill_idle(pair.p.prefill);
@@ -375,12 +379,16 @@ static void a_full_pool_delays_and_fails_nobody(void **state)
                 fail_msg("they wait on each other");
         }
         struct decode_counters c = counted(s);
-        print_message("prefix cache %d, handed %d: %llu preemptions, %u at once, %llu of %llu "
-                      "tokens computed again\n",
-                      !small.no_prefix_cache, hands, (unsigned long long)c.preemptions,
-                      preempted_most, (unsigned long long)c.recomputed_tokens,
-                      (unsigned long long)c.tokens);
-        assert_true(c.preemptions > 0 && c.recomputed_tokens > 0);
+        print_message("prefix cache %d, handed %d, %u slots: %llu preemptions, %u at once, %llu "
+                      "blocks out, %llu in, %llu of %llu tokens computed again\n",
+                      !small.no_prefix_cache, hands, small.swap_slots,
+                      (unsigned long long)c.preemptions, preempted_most,
+                      (unsigned long long)c.swap_out_blocks, (unsigned long long)c.swap_in_blocks,
+                      (unsigned long long)c.recomputed_tokens, (unsigned long long)c.tokens);
+        assert_true(c.preemptions > 0);
+        assert_true((c.recomputed_tokens > 0) == (small.swap_slots < 8 * 32));
+        assert_true((c.swap_out_blocks > 0) == (small.swap_slots > 0));
+        assert_true((c.swap_in_blocks > 0) == (small.swap_slots > 0));
         pair_assert_tokens(&pair);
         uint64_t tokens = 0;
         for (uint32_t i = 0; i < 14; i++)
@@ -414,6 +422,58 @@ static void the_youngest_gives_way(void **state)
     alone_run(&alone);
     for (uint32_t i = 0; i < 3; i++)
         rig_assert_tokens(&alone.reference, &alone.book, &asks[i]);
+    alone_close(&alone);
+}
+
+/* By priority first: the eldest of three goes when it matters least. */
+static void the_least_important_gives_way(void **state)
+{
+    (void)state;
+    struct alone alone;
+    alone_open(&alone, &(struct station_config){
+                           .block_count = 32, .context_tokens = 128, .swap_slots = 64});
+    struct rig_ask asks[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        asks[i] = ask_local(i + 1, 20, 90);
+        asks[i].priority = i == 0 ? 1 : 0;
+        station_submit(&alone.s, &asks[i]);
+        while (counted(&alone.s).running < i + 1)
+            assert_true(station_step(&alone.s));
+    }
+    while (rig_entry(&alone.book, 2)->got.finish[0] == WIRE_FINISH_NONE) {
+        uint32_t before = rig_entry(&alone.book, 2)->got.counts[0];
+        assert_true(station_step(&alone.s));
+        assert_int_equal(rig_entry(&alone.book, 2)->got.counts[0], before + 1);
+    }
+    assert_true(rig_entry(&alone.book, 3)->got.counts[0] >
+                rig_entry(&alone.book, 1)->got.counts[0]);
+    alone_run(&alone);
+    assert_int_equal(counted(&alone.s).recomputed_tokens, 0);
+    for (uint32_t i = 0; i < 3; i++)
+        rig_assert_tokens(&alone.reference, &alone.book, &asks[i]);
+    alone_close(&alone);
+}
+
+/* Several that give way with one prompt have its blocks in the host's memory once; and who goes
+ * again finds what it left there. */
+static void shared_blocks_are_copied_once(void **state)
+{
+    (void)state;
+    struct alone alone;
+    alone_open(&alone, &(struct station_config){
+                           .block_count = 32, .context_tokens = 128, .swap_slots = 64});
+    struct rig_ask ask = ask_local(1, 60, 60);
+    ask.n = 4; /* 15 blocks of the prompt, shared by four sequences */
+    station_submit(&alone.s, &ask);
+    while (counted(&alone.s).preempted < 2)
+        assert_true(station_step(&alone.s));
+    uint64_t copied = counted(&alone.s).swap_out_blocks;
+    assert_true(copied >= 15 && copied < 2 * 15);
+    assert_int_equal(counted(&alone.s).swapped_blocks, copied);
+    alone_run(&alone);
+    assert_int_equal(counted(&alone.s).recomputed_tokens, 0);
+    assert_true(counted(&alone.s).swap_out_blocks < 15 + 4 * 15);
+    rig_assert_tokens(&alone.reference, &alone.book, &ask);
     alone_close(&alone);
 }
 
@@ -464,12 +524,14 @@ static void run_until_all_joined(struct pair *pair, uint32_t count)
 static void cancelled_in_any_state(void **state)
 {
     (void)state;
-    static const char *const states[] = {"waiting", "receiving", "running", "preempted"};
-    for (uint32_t round = 0; round < 4; round++) {
+    static const char *const states[] = {"waiting", "receiving", "running", "preempted", "swapped"};
+    for (uint32_t round = 0; round < 5; round++) {
         struct pair pair;
         pair_open(&pair, MODEL, NULL,
-                  &(struct station_config){
-                      .decode_batch = round == 0 ? 2 : 8, .block_count = 32, .context_tokens = 128},
+                  &(struct station_config){.decode_batch = round == 0 ? 2 : 8,
+                                           .swap_slots = round == 4 ? 64 : 0,
+                                           .block_count = 32,
+                                           .context_tokens = 128},
                   TRANSFER_SHM);
         struct rig_ask asks[3];
         for (uint32_t i = 0; i < 3; i++) {
@@ -494,6 +556,7 @@ static void cancelled_in_any_state(void **state)
         default:
             run_until_all_joined(&pair, 3);
             PAIR_UNTIL(&pair, counted(&pair.d).preempted == 1);
+            assert_true((counted(&pair.d).swapped_blocks > 0) == (round == 4));
             break;
         }
         print_message("cancelled when %s\n", states[round]);
@@ -501,6 +564,7 @@ static void cancelled_in_any_state(void **state)
         prefill_cancel(pair.p.prefill, 3);
         decode_cancel(pair.d.decode, 3, WIRE_ALL_SEQUENCES);
         decode_cancel(pair.d.decode, 77, WIRE_ALL_SEQUENCES);
+        assert_int_equal(counted(&pair.d).swapped_blocks, 0);
         uint32_t count = entry->got.counts[0];
         pair_run(&pair);
         station_assert_idle(&pair.p);
@@ -693,6 +757,8 @@ int main(void)
         cmocka_unit_test(a_context_is_filled_to_its_end),
         cmocka_unit_test(a_full_pool_delays_and_fails_nobody),
         cmocka_unit_test(the_youngest_gives_way),
+        cmocka_unit_test(the_least_important_gives_way),
+        cmocka_unit_test(shared_blocks_are_copied_once),
         cmocka_unit_test(newcomers_wait_for_the_preempted),
         cmocka_unit_test(cancelled_in_any_state),
         cmocka_unit_test(one_sequence_can_be_cancelled),
