@@ -375,7 +375,7 @@ status disk_learn(const char *folder, struct disk_shape *shape_out)
     st = error_set(ERR_NOT_FOUND, "%s holds no segments", folder);
     for (uint32_t i = 0; i < count && (st == ERR_NOT_FOUND || st == ERR_CORRUPT); i++) {
         segment_name(numbers[i], name);
-        st = segment_learn(folder_fd, name, shape_out);
+        st = segment_learn(folder_fd, name, shape_out, NULL);
     }
     if (st == ERR_CORRUPT) /* none can be read: as if there were none; open says so of each */
         st = error_set(ERR_NOT_FOUND, "no segment of %s can be read", folder);

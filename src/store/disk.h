@@ -35,6 +35,7 @@
 
 #define DISK_VERSION 1u
 #define DISK_QUEUE_MAX 256 /* writes that wait */
+#define DISK_BLOCK_BYTES_MAX (1ull << 30)
 #define DISK_TEXT_BYTES 256
 
 struct disk;

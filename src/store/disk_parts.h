@@ -2,6 +2,7 @@
  *
  *     disk.c            the thread, its queue, reports and counters; which segment goes when
  *     disk_segment.c    one file: its head, its records, what is checked of them
+ *     export.c          a segment that is no part of a folder, and whose head counts its records
  */
 #ifndef STORE_DISK_PARTS_H
 #define STORE_DISK_PARTS_H
@@ -15,6 +16,7 @@ struct disk_format {
     uint32_t record_head_bytes; /* up to the block */
     uint64_t record_bytes;      /* from one record to the next */
     uint32_t records_max;       /* of a segment */
+    uint32_t records;           /* that the head counts; 0: it does not, as in a folder */
 };
 
 struct segment {
@@ -33,6 +35,13 @@ void disk_format_of(const struct disk_shape *shape, uint64_t segment_bytes,
 status segment_make(const struct disk_format *format, int folder_fd, uint32_t number,
                     struct segment **segment_out);
 
+/* The same under another name than its number's. */
+status segment_make_named(const struct disk_format *format, int folder_fd, const char *name,
+                          uint32_t number, struct segment **segment_out);
+
+/* Write the head again: format->records has changed. Errors: ERR_IO, ERR_NO_MEMORY. */
+status segment_write_head(const struct disk_format *format, const struct segment *segment);
+
 /* Open a file, check its head, and look at every record; the torn end is cut off. *corrupt_out:
  * records that were damaged. Errors: ERR_CORRUPT (its head), ERR_REFUSED (it is of other blocks:
  * named), ERR_IO, ERR_NO_MEMORY. */
@@ -43,8 +52,9 @@ status segment_open(const struct disk_format *format, int folder_fd, uint32_t nu
 void segment_close(struct segment *segment);
 void segment_name(uint32_t number, char name[32]);
 
-/* The shape that a file's head tells. */
-status segment_learn(int folder_fd, const char *name, struct disk_shape *shape_out);
+/* The shape that a file's head tells. records_out: what it counts; may be NULL. */
+status segment_learn(int folder_fd, const char *name, struct disk_shape *shape_out,
+                     uint32_t *records_out);
 
 /* There is room. On failure nothing was appended. Errors: ERR_IO, ERR_NO_MEMORY. */
 status segment_append(const struct disk_format *format, struct segment *segment,

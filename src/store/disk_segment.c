@@ -83,7 +83,7 @@ static uint8_t *head_write(const struct disk_format *format)
     write_u32(&w, shape->hello.block_tokens);
     write_u32(&w, shape->hello.rank);
     write_u32(&w, shape->hello.ranks);
-    write_u32(&w, 0);
+    write_u32(&w, format->records);
     write_u64(&w, format->record_bytes);
     write_u64(&w, shape->block_bytes);
     write_bytes(&w, shape->hello.fingerprint, HELLO_HASH_BYTES);
@@ -114,7 +114,7 @@ static status learn_layers(struct reader *r, struct disk_shape *shape)
 }
 
 static status learn_from(const uint8_t *head, size_t bytes, const char *name,
-                         struct disk_shape *shape)
+                         struct disk_shape *shape, uint32_t *records_out)
 {
     struct reader r = reader_over(head, bytes);
     uint32_t magic = read_u32(&r), version = read_u32(&r);
@@ -123,8 +123,8 @@ static status learn_from(const uint8_t *head, size_t bytes, const char *name,
                          name, magic);
     if (version != DISK_VERSION)
         return error_set(ERR_REFUSED,
-                         "%s is of version %u, this release writes %u; give the store an empty "
-                         "folder",
+                         "%s is of version %u, this release reads and writes %u; give a store an "
+                         "empty folder, and an import a file of this release",
                          name, version, DISK_VERSION);
     read_u32(&r);
     read_u32(&r);
@@ -133,7 +133,7 @@ static status learn_from(const uint8_t *head, size_t bytes, const char *name,
     shape->hello.block_tokens = read_u32(&r);
     shape->hello.rank = read_u32(&r);
     shape->hello.ranks = read_u32(&r);
-    read_u32(&r);
+    *records_out = read_u32(&r);
     read_u64(&r);
     shape->block_bytes = read_u64(&r);
     const uint8_t *fingerprint = read_bytes(&r, HELLO_HASH_BYTES);
@@ -172,7 +172,8 @@ static ssize_t read_at(int fd, uint8_t *to, size_t bytes, uint64_t offset)
     return (ssize_t)done;
 }
 
-static status learn_from_fd(int fd, const char *name, struct disk_shape *shape_out)
+static status learn_from_fd(int fd, const char *name, struct disk_shape *shape_out,
+                            uint32_t *records_out)
 {
     size_t bytes = (size_t)round_up(HEAD_FIXED_BYTES + 16ull * LAYERS_MAX + SUM_BYTES, STEP_BYTES);
     struct disk_shape shape = {0};
@@ -181,7 +182,7 @@ static status learn_from_fd(int fd, const char *name, struct disk_shape *shape_o
         return error_set(ERR_NO_MEMORY, "no memory for the head of %s", name);
     ssize_t got = read_at(fd, head, bytes, 0);
     status st = got < 0 ? error_set(ERR_IO, "cannot read %s: %s", name, strerror(errno))
-                        : learn_from(head, (size_t)got, name, &shape);
+                        : learn_from(head, (size_t)got, name, &shape, records_out);
     free(head);
     if (st != OK)
         free(shape.layers);
@@ -190,13 +191,17 @@ static status learn_from_fd(int fd, const char *name, struct disk_shape *shape_o
     return st;
 }
 
-status segment_learn(int folder_fd, const char *name, struct disk_shape *shape_out)
+status segment_learn(int folder_fd, const char *name, struct disk_shape *shape_out,
+                     uint32_t *records_out)
 {
+    uint32_t records = 0;
     int fd = openat(folder_fd, name, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return error_set(ERR_IO, "cannot open %s: %s", name, strerror(errno));
-    status st = learn_from_fd(fd, name, shape_out);
+    status st = learn_from_fd(fd, name, shape_out, &records);
     close(fd);
+    if (st == OK && records_out != NULL)
+        *records_out = records;
     return st;
 }
 
@@ -205,7 +210,8 @@ static status segment_check_shape(const struct disk_format *format, int fd, cons
 {
     const struct disk_shape *ours = format->shape;
     struct disk_shape theirs;
-    status st = learn_from_fd(fd, name, &theirs);
+    uint32_t records;
+    status st = learn_from_fd(fd, name, &theirs, &records);
     if (st != OK)
         return st;
     snprintf(theirs.hello.name, sizeof(theirs.hello.name), "%s", name);
@@ -406,6 +412,26 @@ status segment_make(const struct disk_format *format, int folder_fd, uint32_t nu
 {
     char name[32];
     segment_name(number, name);
+    return segment_make_named(format, folder_fd, name, number, segment_out);
+}
+
+status segment_write_head(const struct disk_format *format, const struct segment *segment)
+{
+    uint8_t *head = head_write(format);
+    if (head == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for the head of a segment");
+    ssize_t put = pwrite(segment->fd, head, format->head_bytes, 0);
+    int cause = put < 0 ? errno : ENOSPC;
+    free(head);
+    return put == (ssize_t)format->head_bytes
+               ? OK
+               : error_set(ERR_IO, "cannot write the head of segment %u: %s", segment->number,
+                           strerror(cause));
+}
+
+status segment_make_named(const struct disk_format *format, int folder_fd, const char *name,
+                          uint32_t number, struct segment **segment_out)
+{
     int fd = openat(folder_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return error_set(ERR_IO, "cannot make %s: %s", name, strerror(errno));

@@ -16,7 +16,6 @@
 
 #define TICK_MS 500
 #define PENDING_BYTES (16u << 20)
-#define BLOCK_BYTES_MAX (1ull << 30)
 
 /* ---- sending ---- */
 
@@ -176,7 +175,7 @@ static status keeper_learn(struct keeper *keeper)
 static status layout_check(const struct wire_store_layout *layout)
 {
     if (layout->layer_count == 0 || layout->block_bytes == 0 ||
-        layout->block_bytes > BLOCK_BYTES_MAX)
+        layout->block_bytes > DISK_BLOCK_BYTES_MAX)
         return error_set(ERR_BAD_INPUT, "a layout of %u layers and blocks of %" PRIu64 " bytes",
                          layout->layer_count, layout->block_bytes);
     for (uint32_t i = 0; i < layout->layer_count; i++) {

@@ -79,20 +79,31 @@ status keeper_on_list(struct client *client, const uint8_t *payload, uint32_t by
 {
     struct keeper *keeper = client->keeper;
     struct wire_store_delete message;
-    struct block_key keys[LIST_KEYS];
+    const struct memory_entry *entries[LIST_KEYS];
+    uint8_t items[LIST_KEYS * WIRE_STORE_RECORD_BYTES];
     uint64_t place;
     status st = wire_store_delete_decode(payload, bytes, &message);
     if (st != OK)
         return st;
-    struct wire_store_ask answer = {.number = message.number, .items = keys[0].bytes};
+    bool records = message.scope == WIRE_STORE_LIST_RECORDS;
+    uint32_t item_bytes = records ? WIRE_STORE_RECORD_BYTES : WIRE_STORE_KEY_BYTES;
+    struct wire_store_ask answer = {.number = message.number, .items = items};
     memcpy(&place, message.key, sizeof(place));
     if (keeper->known)
-        answer.count = memory_list(keeper->memory, &place, keys, LIST_KEYS);
+        answer.count = memory_list(keeper->memory, &place, entries, LIST_KEYS);
     else
         place = 0;
+    for (uint32_t i = 0; i < answer.count; i++) {
+        uint8_t *item = items + (size_t)i * item_bytes;
+        memcpy(item, entries[i]->key.bytes, BLOCK_KEY_BYTES);
+        if (!records)
+            continue;
+        memcpy(item + BLOCK_KEY_BYTES, entries[i]->parent.bytes, BLOCK_KEY_BYTES);
+        item[2 * BLOCK_KEY_BYTES] = entries[i]->is_first;
+    }
     memcpy(answer.lease.bytes, &place, sizeof(place));
     wire_frame_reset(&keeper->frame);
-    wire_store_ask_encode(&keeper->frame, &answer, WIRE_STORE_KEY_BYTES);
+    wire_store_ask_encode(&keeper->frame, &answer, item_bytes);
     client_send(client, FRAME_STORE_KEYS);
     return OK;
 }

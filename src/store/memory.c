@@ -381,8 +381,8 @@ void memory_lost_place(struct memory *memory, struct memory_entry *entry)
         entry_free(memory, entry);
 }
 
-uint32_t memory_list(const struct memory *memory, uint64_t *place, struct block_key *keys_out,
-                     uint32_t count)
+uint32_t memory_list(const struct memory *memory, uint64_t *place,
+                     const struct memory_entry **entries_out, uint32_t count)
 {
     /* place: buckets done. Whole buckets only, so that a list that changes repeats nothing. */
     uint32_t filled = 0;
@@ -395,7 +395,7 @@ uint32_t memory_list(const struct memory *memory, uint64_t *place, struct block_
             return filled;
         for (entry = memory->by_key[*place]; entry != NULL && filled < count;
              entry = entry->key_next)
-            keys_out[filled++] = entry->key;
+            entries_out[filled++] = entry;
     }
     *place = 0;
     return filled;

@@ -91,9 +91,10 @@ void memory_expire(struct memory *memory, uint64_t now_ns, memory_forget forget,
 /* The disk does not have it any more: without a slot it is gone. */
 void memory_lost_place(struct memory *memory, struct memory_entry *entry);
 
-/* Up to count keys, from a place that 0 begins and that is 0 again at the end. */
-uint32_t memory_list(const struct memory *memory, uint64_t *place, struct block_key *keys_out,
-                     uint32_t count);
+/* Up to count entries, from a place that 0 begins and that is 0 again at the end. They are memory's
+ * until its next call. */
+uint32_t memory_list(const struct memory *memory, uint64_t *place,
+                     const struct memory_entry **entries_out, uint32_t count);
 
 void memory_count(const struct memory *memory, struct memory_counts *counts_out);
 

@@ -99,7 +99,13 @@ enum wire_store_scope {
     WIRE_STORE_ALL,
 };
 
-/* DELETE; LIST uses number, key (the last one of the answer before, or zeros) and scope 0. */
+/* LIST uses number, key (from the lease of the answer before, or zeros) and a scope of its own. */
+enum wire_store_list {
+    WIRE_STORE_LIST_KEYS = 0,
+    WIRE_STORE_LIST_RECORDS, /* KEYS has records then */
+};
+
+/* DELETE. */
 struct wire_store_delete {
     uint64_t number;
     uint32_t scope;

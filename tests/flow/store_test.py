@@ -48,6 +48,10 @@ def operators_ask(binary):
         assert code == 1 and "--tree" in err, err
         code, _, err = run(binary, "kv", "query", "--store", store.address, "xyz")
         assert code == 1 and "32 hexadecimal digits" in err, err
+        code, _, err = run(binary, "kv", "export", "--store", store.address, f"{store.folder}/file")
+        assert code == 1 and "no blocks yet" in err, err
+        code, _, err = run(binary, "kv", "import", "--store", store.address, SMALL)
+        assert code == 1 and "no segment of a store" in err, err
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read()
         assert b"baton_store_keys 0" in metrics, metrics
 

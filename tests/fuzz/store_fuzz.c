@@ -1,6 +1,7 @@
 /* What a store reads from others: the first byte of an input picks who hears the rest.
  *     0 layout   1 keys   2 records   3 want   4 answer   5 delete   6 stats   7 a segment file
- * 8 the same, behind a head that is right: its records. */
+ * 8 the same, behind a head that is right: its records   9 an export   10 a value in Redis
+ * 11 a value in Redis, behind a head that is right but for its checksum. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,6 +12,8 @@
 #include "base/log.h"
 #include "store/disk.h"
 #include "store/disk_parts.h"
+#include "store/export.h"
+#include "store/redis_value.h"
 #include "wire/store.h"
 
 static uint64_t sink; /* so that what was decoded is read */
@@ -68,7 +71,7 @@ static void read_segment(const uint8_t *data, size_t bytes, bool behind_head)
         segment_close(segment);
     int fd = openat(folder_fd, name, O_WRONLY | O_CREAT, 0600);
     if (fd >= 0 && pwrite(fd, data, bytes, behind_head ? format.head_bytes : 0) >= 0) {
-        if (segment_learn(folder_fd, name, &learned) == OK)
+        if (segment_learn(folder_fd, name, &learned, NULL) == OK)
             free(learned.layers);
         if (segment_open(&format, folder_fd, 3, on_found, &shape, &segment, &corrupt) == OK)
             segment_close(segment);
@@ -77,6 +80,44 @@ static void read_segment(const uint8_t *data, size_t bytes, bool behind_head)
         close(fd);
     unlinkat(folder_fd, name, 0);
     close(folder_fd);
+}
+
+static void read_export(const uint8_t *data, size_t bytes)
+{
+    char path[64];
+    struct export *export;
+    if (folder[sizeof(folder) - 2] == 'X' && mkdtemp(folder) == NULL)
+        return;
+    snprintf(path, sizeof(path), "%s/export", folder);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (fd >= 0 && write(fd, data, bytes) == (ssize_t)bytes && export_open(path, &export) == OK) {
+        uint8_t *block = malloc((size_t)export_shape(export)->block_bytes);
+        for (uint32_t i = 0; block != NULL && i < export_count(export); i++) {
+            struct disk_record record;
+            if (export_get(export, i, &record, block) == OK)
+                sink += record.key.bytes[0] + block[0];
+        }
+        free(block);
+        export_close(export);
+    }
+    if (fd >= 0)
+        close(fd);
+    unlink(path);
+}
+
+static void read_value(const uint8_t *data, size_t bytes, bool behind_head)
+{
+    static const struct block_key key;
+    uint8_t value[REDIS_VALUE_HEAD_BYTES + 200], to[200];
+    if (behind_head) {
+        memset(to, 7, sizeof(to));
+        redis_value_write(&key, NULL, to, sizeof(to), value);
+        memcpy(value + REDIS_VALUE_HEAD_BYTES, data, bytes < sizeof(to) ? bytes : sizeof(to));
+        data = value;
+        bytes = bytes < sizeof(to) ? REDIS_VALUE_HEAD_BYTES + bytes : sizeof(value);
+    }
+    if (redis_value_land(data, bytes, &key, to, sizeof(to)) == OK)
+        sink += to[0];
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
@@ -121,6 +162,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     case 7:
     case 8:
         read_segment(data, bytes, which == 8);
+        break;
+    case 9:
+        read_export(data, bytes);
+        break;
+    case 10:
+    case 11:
+        read_value(data, bytes, which == 11);
         break;
     }
     return 0;

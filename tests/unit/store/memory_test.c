@@ -169,7 +169,8 @@ static void disk_entries_outlive_their_slots(void **state)
     (void)state;
     struct memory *memory;
     struct checksum sum = {0};
-    struct block_key keys[KEYS], zero = key_of(0);
+    const struct memory_entry *entries[KEYS];
+    struct block_key zero = key_of(0);
     assert_int_equal(memory_open(SLOTS, 1, &memory), OK);
     for (uint32_t i = 0; i < KEYS; i++) {
         struct block_key key = key_of(i);
@@ -189,7 +190,7 @@ static void disk_entries_outlive_their_slots(void **state)
     uint64_t place = 0;
     uint32_t listed = 0;
     do
-        listed += memory_list(memory, &place, keys, 50);
+        listed += memory_list(memory, &place, entries, 50);
     while (place != 0);
     assert_int_equal(listed, KEYS);
     counts_add_up(memory, 0);
