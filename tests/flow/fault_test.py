@@ -141,9 +141,14 @@ def sigstop_missed_where_sigkill_is_caught(binary):
         bodies = [{"prompt": list(range(4 + i, 40 + i)), "max_tokens": 150, "ignore_eos": True,
                    "temperature": 1, "seed": i} for i in range(8)]
         want = [whole(server, b).said() for b in bodies]
+
+        def lost(name):
+            return len(re.findall(f'event="worker lost" worker={name}', server.process.log()))
+
         for name in ("decode-0", "prefill-0"):
             for _ in range(ROUNDS):
                 before = len(re.findall('another incarnation"', server.process.log()))
+                lost_before = lost(name)
 
                 def stop():
                     running(server, 4)
@@ -154,6 +159,7 @@ def sigstop_missed_where_sigkill_is_caught(binary):
                 assert [a.said() for a in results[:6]] == want[:6], name
 
                 def wake():
+                    server.wait_until(lambda: lost(name) > lost_before, 20, "the loss")
                     time.sleep(0.3)
                     os.kill(server.pid_of(name), signal.SIGCONT)
                 # More than the pools hold, while it wakes up.

@@ -55,7 +55,11 @@ def test_sum(binary):
             pss = sum(pss_bytes(pid) for pid in processes_of(server))
             limit = weights + sum(pool for _, pool, _ in sums) + 128 * MIB
             print(f"PSS {pss / MIB:.1f} MiB, weights + pools + 128 MiB = {limit / MIB:.1f} MiB")
-            assert weights < pss <= limit, (pss / MIB, limit / MIB)
+            assert weights < pss, (pss / MIB, limit / MIB)
+            if os.environ.get("BATON_SANITIZE") == "thread":
+                print("skip  the limit: ThreadSanitizer's shadow is counted with the memory")
+            else:
+                assert pss <= limit, (pss / MIB, limit / MIB)
             assert len(glob.glob(folder + "/*.packed")) == 1 and not glob.glob(folder + "/*.part")
 
 

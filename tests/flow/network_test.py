@@ -231,10 +231,10 @@ def timed_prefill(server, prompt):
 def overlap(binary):
     """The link is so slow that moving the prompt's keys and values takes half as long as computing them:
     at most a tenth of that time is exposed. Offering only after the prefill exposes nearly all."""
-    tokens = 1200
+    tokens, chunk = (1200, 128) if SLOW == 1 else (400, 48)
     dice = random.Random(2)
     prompts = [[dice.randrange(100, 40000) for _ in range(tokens)] for _ in range(9)]
-    options = ["--ctx", "2048", "--kv-bytes", "128M", "--prefill-chunk", "128",
+    options = ["--ctx", "2048", "--kv-bytes", "128M", "--prefill-chunk", str(chunk),
                "--prefix-cache-bytes", "0"]
     with Network(["router", "prefill0", "decode0"]) as net:
         for when in ("early", "late"):
