@@ -255,6 +255,19 @@ static void killed_and_found_again(void **state)
     rig_kill(pid, SIGTERM);
 }
 
+/* Blocks that were just written or sent keep their slots until the store has heard of it, and for
+ * that moment there is no room to load others: what is on disk is all got when it is asked for
+ * again. */
+static void user_get_all(struct user *user, uint64_t chain, const uint32_t *ids, uint32_t count)
+{
+    for (int i = 0; i < WAIT_MS / 10; i++) {
+        if (user_get(user, chain, ids, count, OK) == count)
+            return;
+        usleep(10000);
+    }
+    fail_msg("chain %llu was not got within %d ms", (unsigned long long)chain, WAIT_MS);
+}
+
 /* Memory is smaller than the chains: they come back from the disk, byte for byte. */
 static void disk_gives_back_what_memory_evicted(void **state)
 {
@@ -280,7 +293,7 @@ static void disk_gives_back_what_memory_evicted(void **state)
     }
     for (uint64_t chain = 1; chain <= 5; chain++) {
         memset(block_at(&a.worker, 64), POISON, 40 * a.worker.pool.block_bytes);
-        assert_int_equal(user_get(&a, chain, to, 40, OK), 40);
+        user_get_all(&a, chain, to, 40);
         blocks_compare(&a.worker, ids, &a.worker, to, 0, 40);
     }
     user_close(&a);

@@ -221,7 +221,8 @@ static void cancel_in_the_middle(void **state)
         struct worker holder, receiver;
         worker_open(&holder, "holder", &shape);
         worker_prepare(&receiver, "receiver", &shape);
-        worker_start(&receiver, (struct transfer_options){.test_slow_us = 100});
+        /* A quarter of a second at least, so that a busy machine is still in the middle. */
+        worker_start(&receiver, (struct transfer_options){.test_slow_us = 1000});
         uint32_t ids[64];
         struct lease_id lease;
         lease_id_random(&lease);
@@ -302,13 +303,17 @@ static void revoked_expired_and_never_opened(void **state)
     worker_close(&holder);
 }
 
-/* Until the receiver's block has the bytes of the holder's. */
+/* Until the receiver's block has the bytes of the holder's. It is read by the kernel, from the
+ * pool's file: a thread of the receiver may be writing it. */
 static void wait_for_block(const struct worker *receiver, const struct worker *holder,
                            uint32_t block)
 {
+    uint8_t seen[4096];
+    size_t bytes = receiver->shape.block_bytes;
+    assert_true(bytes <= sizeof(seen));
     for (int i = 0; i < 5000; i++) {
-        if (memcmp(block_at(receiver, block), block_at(holder, block),
-                   receiver->shape.block_bytes) == 0)
+        if (pread(receiver->pool.fd, seen, bytes, (off_t)(block * bytes)) == (ssize_t)bytes &&
+            memcmp(seen, block_at(holder, block), bytes) == 0)
             return;
         usleep(1000);
     }

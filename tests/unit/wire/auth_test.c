@@ -226,27 +226,29 @@ static void middle_send(int fd, const uint8_t *bytes, size_t count)
     }
 }
 
-/* False when the connection is cut here. */
-static bool middle_forward(struct middle *m, int to, uint8_t *bytes, size_t count)
+/* False when the connection is cut here. What is not acted on goes on as it came, in one piece:
+ * byte by byte it would take longer than the acceptor has patience on a busy machine. */
+static bool middle_forward(struct middle *m, int to, const uint8_t *bytes, size_t count)
 {
+    size_t length = m->act == CUT ? 1 : m->act == SWAP ? 2 * m->bytes : m->bytes;
+    uint64_t first = m->seen_bytes;
+    size_t sent = 0;
+    assert_true(count <= m->seen_max - m->seen_bytes);
+    memcpy(m->seen + m->seen_bytes, bytes, count);
+    m->seen_bytes += count;
     for (size_t i = 0; i < count; i++) {
-        uint64_t at = m->seen_bytes;
-        assert_true(m->seen_bytes < m->seen_max);
-        m->seen[m->seen_bytes++] = bytes[i];
-        size_t length = m->act == SWAP ? 2 * m->bytes : m->bytes;
-        bool acts = m->act != PASS && at >= m->at && at < m->at + length;
-        if (m->act == CUT && at == m->at)
-            return false;
-        if (!acts || m->act == CUT) {
-            middle_send(to, &bytes[i], 1);
+        uint64_t at = first + i;
+        if (m->act == PASS || at < m->at || at >= m->at + length)
             continue;
-        }
+        middle_send(to, bytes + sent, i - sent);
+        sent = i + 1;
+        if (m->act == CUT)
+            return false;
         if (m->act == FLIP) {
             uint8_t changed = bytes[i] ^ m->flip;
             middle_send(to, &changed, 1);
-            continue;
         }
-        if (m->act == DROP)
+        if (m->act != SWAP && m->act != REPEAT)
             continue;
         m->held[m->held_bytes++] = bytes[i];
         if (m->held_bytes < length)
@@ -254,6 +256,7 @@ static bool middle_forward(struct middle *m, int to, uint8_t *bytes, size_t coun
         middle_send(to, m->act == SWAP ? m->held + m->bytes : m->held, m->bytes);
         middle_send(to, m->held, m->bytes);
     }
+    middle_send(to, bytes + sent, count - sent);
     return true;
 }
 
@@ -290,8 +293,8 @@ static struct scene *middle_open(struct middle *m)
 {
     struct scene *scene = scene_open(true, false);
     scene->connector.key = scene->acceptor.key = &key_a;
-    scene->acceptor.limits.handshake_ms = 250;
-    scene->acceptor.limits.idle_ms = 400;
+    scene->acceptor.limits.handshake_ms = 1000;
+    scene->acceptor.limits.idle_ms = 1500;
     m->to = scene->address;
     m->seen_max = 4 << 20;
     m->seen = malloc(m->seen_max);
