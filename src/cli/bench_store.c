@@ -1,5 +1,5 @@
-/* baton bench store: add and get of a running store, beside what sockets and memory do with the
- * same bytes. Rounds alternate, so that a noisy moment hits all of them. */
+/* baton bench store: add and get of a running store, beside what sockets, memory and, when asked,
+ * a Redis do with the same bytes. Rounds alternate, so that a noisy moment hits all of them. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "cli/bench_redis.h"
 #include "cli/cluster_options.h"
 #include "cli/commands.h"
 #include "kv/layout.h"
@@ -21,7 +22,7 @@
 #define ROUNDS_MAX 1000
 
 struct bench_store_options {
-    const char *store, *carrier, *cluster_key;
+    const char *store, *carrier, *redis, *cluster_key;
     uint32_t layers, blocks, rounds, pool_blocks;
 };
 
@@ -31,6 +32,8 @@ static const struct option_spec bench_store_rows[] = {
     {"store", OPTION_TEXT, "ADDR", "127.0.0.1:8002", 0, 0, offsetof(T, store),
      "the store: HOST:PORT, unix:PATH, redis://HOST:PORT"},
     {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier), "shm, tcp or auto"},
+    {"redis", OPTION_TEXT, "ADDR", NULL, 0, 0, offsetof(T, redis),
+     "also measure SET and GET of this Redis, pipelined, unchecked: HOST:PORT or unix:PATH"},
     {"layers", OPTION_UINT, "N", "32", 1, 1024, offsetof(T, layers),
      "layers of a block, 32 KiB each"},
     {"blocks", OPTION_UINT, "N", "32", 1, 4096, offsetof(T, blocks), "blocks of one call"},
@@ -40,7 +43,7 @@ static const struct option_spec bench_store_rows[] = {
     CLUSTER_KEY_ROW(T),
 };
 
-enum { ADD, GET, MEMCPY, SOCKET, KINDS };
+enum { ADD, GET, MEMCPY, SOCKET, REDIS_SET, REDIS_GET, KINDS };
 
 struct bench_store {
     const struct bench_store_options *options;
@@ -54,7 +57,7 @@ struct bench_store {
     struct transfer *transfer;
     struct mailbox *transfers, *reports;
     struct store *store;
-    int sockets[2];
+    int sockets[2], redis; /* -1: none */
     double seconds[KINDS][ROUNDS_MAX];
 };
 
@@ -147,6 +150,22 @@ static status bench_wait(struct bench_store *bench, uint32_t kind, double *secon
     return st;
 }
 
+static status bench_redis(struct bench_store *bench, uint32_t round, size_t from, size_t to)
+{
+    size_t bytes = bench->pool.block_bytes;
+    uint32_t count = bench->options->blocks;
+    uint64_t start_ns = clock_ns();
+    status st = bench_redis_set(bench->redis, bench->pool.host + from, bytes, count);
+    bench->seconds[REDIS_SET][round] = (double)(clock_ns() - start_ns) / 1e9;
+    start_ns = clock_ns();
+    if (st == OK)
+        st = bench_redis_get(bench->redis, bench->copy + to, bytes, count);
+    bench->seconds[REDIS_GET][round] = (double)(clock_ns() - start_ns) / 1e9;
+    if (st == OK && memcmp(bench->pool.host + from, bench->copy + to, bench->move_bytes) != 0)
+        st = error_set(ERR_CORRUPT, "Redis gave back something else than it was given");
+    return st;
+}
+
 static status bench_round(struct bench_store *bench, uint32_t round)
 {
     uint32_t count = bench->options->blocks, half = bench->options->pool_blocks / 2;
@@ -182,6 +201,8 @@ static status bench_round(struct bench_store *bench, uint32_t round)
         st = error_set(ERR_CORRUPT, "what came back is not what was added");
     bench->seconds[MEMCPY][round] = bench_memcpy(bench, from, to);
     bench->seconds[SOCKET][round] = bench_socket(bench, from, to);
+    if (st == OK && bench->redis >= 0)
+        st = bench_redis(bench, round, from, to);
     free(blocks);
     free(keys);
     free(ids);
@@ -196,18 +217,23 @@ static int double_order(const void *a, const void *b)
 
 static void bench_print(struct bench_store *bench)
 {
-    static const char *const names[KINDS] = {"add", "get", "memcpy, cold", "tcp socket, plain"};
+    static const char *const names[KINDS] = {
+        "add", "get", "memcpy, cold", "tcp socket, plain", "Redis SET", "Redis GET"};
     uint32_t rounds = bench->options->rounds;
+    int kinds = bench->redis >= 0 ? KINDS : REDIS_SET;
     double rate[KINDS];
-    for (int kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < kinds; kind++) {
         qsort(bench->seconds[kind], rounds, sizeof(double), double_order);
         rate[kind] = (double)bench->move_bytes / bench->seconds[kind][rounds / 2];
     }
     printf("%u rounds of %u blocks of %zu KiB, medians\n", rounds, bench->options->blocks,
            bench->pool.block_bytes / 1024);
-    for (int kind = 0; kind < KINDS; kind++)
+    for (int kind = 0; kind < kinds; kind++)
         printf("%-18s %7.2f GB/s   of memcpy %5.2f   of a plain socket %5.2f\n", names[kind],
                rate[kind] / 1e9, rate[kind] / rate[MEMCPY], rate[kind] / rate[SOCKET]);
+    if (bench->redis >= 0)
+        printf("of Redis: add %.2f of SET, get %.2f of GET\n", rate[ADD] / rate[REDIS_SET],
+               rate[GET] / rate[REDIS_GET]);
 }
 
 /* ---- open and close ---- */
@@ -285,7 +311,7 @@ static status bench_open_store(struct bench_store *bench)
                                               .reports = bench->transfers};
     if (st == OK)
         st = transfer_open(&transfer, &bench->transfer);
-    if (st == OK)
+    if (st == OK && (carriers & TRANSFER_TCP) != 0)
         st = transfer_tcp_address(bench->transfer, &bench->tcp_address);
     const struct store_options store = {
         .address = options->store,
@@ -294,7 +320,7 @@ static status bench_open_store(struct bench_store *bench)
         .transfer = bench->transfer,
         .pool = bench->pool,
         .transfer_unix = (carriers & TRANSFER_SHM) != 0 ? bench->unix_address.text : NULL,
-        .transfer_tcp = bench->tcp_address.text,
+        .transfer_tcp = (carriers & TRANSFER_TCP) != 0 ? bench->tcp_address.text : NULL,
         .key = bench->key,
         .reports = bench->reports,
         .queue_blocks_max = options->blocks};
@@ -320,6 +346,7 @@ static void bench_close(struct bench_store *bench)
         if (bench->sockets[i] >= 0)
             close(bench->sockets[i]);
     }
+    bench_redis_close(bench->redis, bench->options->blocks);
     if (bench->pool.host != NULL)
         munmap(bench->pool.host, bench->pool_bytes);
     if (bench->pool.fd >= 0)
@@ -341,7 +368,7 @@ static int bench_store_run(const void *options_given, const char *const *operand
         return EXIT_FAILED;
     log_open("bench", LOG_WARN);
     bench->options = options;
-    bench->sockets[0] = bench->sockets[1] = bench->pool.fd = -1;
+    bench->sockets[0] = bench->sockets[1] = bench->redis = bench->pool.fd = -1;
     status st = options->pool_blocks / 2 < options->blocks
                     ? error_set(ERR_BAD_INPUT,
                                 "--pool-blocks is %u, expected at least twice "
@@ -352,6 +379,8 @@ static int bench_store_run(const void *options_given, const char *const *operand
         st = bench_open_sockets(bench);
     if (st == OK)
         st = bench_open_store(bench);
+    if (st == OK && options->redis != NULL)
+        st = bench_redis_open(options->redis, &bench->redis);
     for (uint32_t round = 0; st == OK && round < options->rounds; round++)
         st = bench_round(bench, round);
     if (st == OK)

@@ -80,5 +80,30 @@ def bad_input_is_named(binary):
     shutil.rmtree(folder)
 
 
+def benchmark_runs(binary):
+    """`baton bench store` adds and gets over both carriers, compares every byte, and measures a Redis
+    beside it; what the store cannot hold is an error and not a figure."""
+    port = free_port()
+    redis = subprocess.Popen(["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"],
+                             stdout=subprocess.DEVNULL)
+    try:
+        for carrier in ("shm", "tcp"):
+            with Store(binary, "--memory-bytes", "4M", "--carrier", carrier) as store:
+                ask = ["bench", "store", "--store", store.address, "--carrier", carrier, "--layers",
+                       "4", "--rounds", "3", "--pool-blocks", "64"]
+                code, out, err = run(binary, *ask, "--blocks", "8", "--redis", f"127.0.0.1:{port}")
+                assert code == 0, err
+                for kind in ("add", "get", "memcpy", "tcp socket", "Redis SET", "Redis GET"):
+                    rate = re.search(rf"^{kind}\D*([\d.]+) GB/s", out, re.MULTILINE)
+                    assert rate and float(rate[1]) > 0, (kind, out)
+                code, out, err = run(binary, *ask, "--blocks", "32", "--pool-blocks", "128", timeout_s=60)
+                assert code == 0, err
+                code, out, err = run(binary, *ask, "--blocks", "64", "--pool-blocks", "128", timeout_s=60)
+                assert code == 1 and "GB/s" not in out and err, (out, err)
+    finally:
+        redis.kill()
+        redis.wait()
+
+
 if __name__ == "__main__":
-    main([operators_ask, workers_of_serve_connect, bad_input_is_named], sys.argv)
+    main([operators_ask, workers_of_serve_connect, bad_input_is_named, benchmark_runs], sys.argv)
