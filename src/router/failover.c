@@ -159,6 +159,7 @@ static status failover_split(struct router *router, struct request *request)
 static void failover_count(struct router *router, const char *phase)
 {
     struct router_metrics *m = &router->metrics;
+    router->failover_count++;
     prometheus_add(m->all, prometheus_series(m->all, m->failovers, phase), 1);
 }
 

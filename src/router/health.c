@@ -168,7 +168,7 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
         w->pull_rates[worker->slot] = 0; /* Another had this slot. */
     worker_ask_blocks(worker);
     link_limit_payload(worker->link, WORKER_FRAME_BYTES_MAX);
-    worker->progress_ns = clock_ns();
+    worker->progress_ns = worker->beat_ns = clock_ns();
     log_info("worker registered", "worker=%s roles=%s%s blocks=%u ctx=%u pid=%u", registration.name,
              registration.roles & WIRE_ROLE_PREFILL ? "p" : "",
              registration.roles & WIRE_ROLE_DECODE ? "d" : "", registration.block_count,
@@ -177,6 +177,24 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
     health_say_ready(router);
     failover_tick(router, clock_ns());
     return true;
+}
+
+void health_set_roles(struct worker *worker, uint32_t roles)
+{
+    if (worker->registration.roles == roles)
+        return;
+    log_info("worker has another role", "worker=%s roles=%s%s", worker->registration.name,
+             roles & WIRE_ROLE_PREFILL ? "p" : "", roles & WIRE_ROLE_DECODE ? "d" : "");
+    worker->registration.roles = roles;
+    metrics_worker_gone(worker->router, worker); /* Its series name the role. */
+    failover_tick(worker->router, clock_ns());
+}
+
+static void worker_take_roles(struct worker *worker, const uint8_t *payload, uint32_t bytes)
+{
+    uint32_t roles;
+    if (wire_roles_decode(payload, bytes, &roles) == OK)
+        health_set_roles(worker, roles);
 }
 
 static void worker_beat(struct worker *worker, const uint8_t *payload, uint32_t bytes)
@@ -202,6 +220,7 @@ static void worker_beat(struct worker *worker, const uint8_t *payload, uint32_t 
             worker->prefill_rate > 0 ? 0.75 * worker->prefill_rate + 0.25 * rate : rate;
     }
     worker->beat = beat;
+    worker->beat_ns = clock_ns();
     struct wire_frame empty = {0};
     route_send(worker, WIRE_ALIVE, &empty);
 }
@@ -258,6 +277,9 @@ static void worker_request_frame(struct worker *worker, uint16_t type, const uin
         if (wire_failed_decode(payload, bytes, &failed) == OK)
             relay_failed(router, &failed);
         break;
+    case WIRE_ROLES:
+        worker_take_roles(worker, payload, bytes);
+        break;
     case WIRE_BLOCKS:
         worker_take_blocks(worker, payload, bytes);
         break;
@@ -282,6 +304,8 @@ static void worker_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
     struct worker *worker = ctx;
     if (type == WIRE_REGISTER) {
         worker_register(worker, payload, payload_bytes);
+    } else if (!worker->registered && operator_take(worker, type, payload, payload_bytes)) {
+        return;
     } else if (!worker->registered) {
         error_set(ERR_BAD_INPUT, "expected to register first");
         worker_refuse(worker);

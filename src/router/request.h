@@ -30,7 +30,8 @@
 #include "wire/control.h"
 #include "wire/link.h"
 
-#define ROUTER_BUCKETS 4096  /* of the table of requests by id */
+#define ROUTER_BUCKETS 4096 /* of the table of requests by id */
+#define OPERATOR_FRAME_BYTES_MAX (1u << 20)
 #define ROUTER_CORRUPT_MAX 3 /* attempts that end with ERR_CORRUPT, one after another */
 
 struct router;
@@ -48,6 +49,7 @@ struct worker {
     bool registered;
     bool leaving;
     struct wire_heartbeat beat; /* the last */
+    uint64_t beat_ns;           /* when it came */
     uint64_t progress_ns;       /* when step_count last moved, or it was idle */
     /* What we have given it; capacity itself is the worker's to grant. */
     uint64_t queued_tokens; /* of prompts without a first token yet */
@@ -204,6 +206,7 @@ struct router {
     struct answer *answers;
     struct request *buckets[ROUTER_BUCKETS];
     uint64_t next_request_id;
+    uint64_t failover_count;
     uint32_t waiting_count;  /* answers without a first token */
     uint32_t context_tokens; /* the least of the workers'; the model's while there is none */
     struct wire_frame frame; /* scratch */
@@ -291,6 +294,14 @@ status health_open(struct router *router);
 void health_close(struct router *router);
 void health_tick(struct router *router, uint64_t now_ns);
 uint32_t health_worker_count(const struct router *router, uint32_t roles);
+
+/* The worker has these roles from now on: new requests are placed by them. */
+void health_set_roles(struct worker *worker, uint32_t roles);
+
+/* operator.c */
+
+/* A frame of one that is no worker; false: it is none that an operator sends. */
+bool operator_take(struct worker *asker, uint16_t type, const uint8_t *payload, uint32_t bytes);
 
 /* metrics.c */
 status metrics_open(struct router *router);

@@ -362,11 +362,14 @@ void route_decode(struct router *router, struct request *request)
     struct route_view views[ROUTE_WORKERS_MAX];
     struct worker *workers[ROUTE_WORKERS_MAX];
     uint32_t count = route_views(router, views, workers);
-    int best = route_choose_decode(views, count);
     if (request->prefill == NULL || request->state != REQUEST_WAITING)
         return;
+    /* One that has become a decode worker since hands nothing over to itself. */
+    for (uint32_t i = 0; i < count; i++)
+        views[i].usable = views[i].usable && workers[i] != request->prefill;
+    int best = route_choose_decode(views, count);
     if (best < 0) {
-        /* The last decode worker left after this was routed: the prefill worker does both. */
+        /* The last decode worker left after this was routed: one worker does both. */
         failover_request(router, request, NULL);
         return;
     }

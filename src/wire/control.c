@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "wire/codec.h"
+#include "wire/control_fields.h"
 
 /* Encoding reads fields through the same pointers that decoding writes; it never changes them. */
 static struct codec codec_into(struct wire_frame *frame)
@@ -18,28 +19,7 @@ static struct codec codec_from(const uint8_t *data, size_t bytes)
     return (struct codec){.from = reader_over(data, bytes)};
 }
 
-/* Define NAME_encode and NAME_decode of a fixed-size message from its field list. */
-#define CONTROL_MESSAGE(name)                                                                      \
-    void wire_##name##_encode(struct wire_frame *frame, const struct wire_##name *message)         \
-    {                                                                                              \
-        struct codec c = codec_into(frame);                                                        \
-        struct wire_##name copy = *message;                                                        \
-        name##_fields(&c, &copy);                                                                  \
-    }                                                                                              \
-    status wire_##name##_decode(const uint8_t *data, size_t bytes,                                 \
-                                struct wire_##name *message_out)                                   \
-    {                                                                                              \
-        struct codec c = codec_from(data, bytes);                                                  \
-        struct wire_##name message;                                                                \
-        memset(&message, 0, sizeof(message));                                                      \
-        name##_fields(&c, &message);                                                               \
-        status st = codec_finish(&c, #name, false);                                                \
-        if (st == OK)                                                                              \
-            *message_out = message;                                                                \
-        return st;                                                                                 \
-    }
-
-static void register_fields(struct codec *c, struct wire_register *m)
+void wire_register_fields(struct codec *c, struct wire_register *m)
 {
     codec_u32(c, &m->roles, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE, "roles");
     codec_u32(c, &m->pid, UINT32_MAX, "pid");
@@ -54,9 +34,9 @@ static void register_fields(struct codec *c, struct wire_register *m)
     codec_f64(c, &m->limit_operations_per_s, "limit_operations_per_s");
     codec_f64(c, &m->limit_bytes_per_s, "limit_bytes_per_s");
 }
-CONTROL_MESSAGE(register)
+WIRE_MESSAGE(register, wire_register_fields)
 
-static void heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
+void wire_heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
 {
     uint64_t *const fields[] = {
         &m->step_count,
@@ -101,7 +81,7 @@ static void heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
         codec_u64(c, fields[i]);
 }
-CONTROL_MESSAGE(heartbeat)
+WIRE_MESSAGE(heartbeat, wire_heartbeat_fields)
 
 static void reserved_fields(struct codec *c, struct wire_reserved *m)
 {
@@ -110,21 +90,21 @@ static void reserved_fields(struct codec *c, struct wire_reserved *m)
     codec_u32(c, &m->matched_blocks, WIRE_PROMPT_TOKENS_MAX, "matched_blocks");
     codec_text(c, m->text, sizeof(m->text), "text");
 }
-CONTROL_MESSAGE(reserved)
+WIRE_MESSAGE(reserved, reserved_fields)
 
 static void place_fields(struct codec *c, struct wire_place *m)
 {
     codec_u64(c, &m->request_id);
     codec_u32(c, &m->matched_blocks, WIRE_PROMPT_TOKENS_MAX, "matched_blocks");
 }
-CONTROL_MESSAGE(place)
+WIRE_MESSAGE(place, place_fields)
 
 static void cancel_fields(struct codec *c, struct wire_cancel *m)
 {
     codec_u64(c, &m->request_id);
     codec_u32(c, &m->sequence, UINT32_MAX, "sequence");
 }
-CONTROL_MESSAGE(cancel)
+WIRE_MESSAGE(cancel, cancel_fields)
 
 static void failed_fields(struct codec *c, struct wire_failed *m)
 {
@@ -132,7 +112,7 @@ static void failed_fields(struct codec *c, struct wire_failed *m)
     codec_i32(c, &m->status);
     codec_text(c, m->text, sizeof(m->text), "text");
 }
-CONTROL_MESSAGE(failed)
+WIRE_MESSAGE(failed, failed_fields)
 
 static void handed_fields(struct codec *c, struct wire_handed *m)
 {
@@ -143,7 +123,7 @@ static void handed_fields(struct codec *c, struct wire_handed *m)
     codec_u64(c, &m->total_ns);
     codec_u64(c, &m->exposed_ns);
 }
-CONTROL_MESSAGE(handed)
+WIRE_MESSAGE(handed, handed_fields)
 
 void wire_id_encode(struct wire_frame *frame, uint64_t request_id)
 {
@@ -159,6 +139,25 @@ status wire_id_decode(const uint8_t *data, size_t bytes, uint64_t *request_id_ou
     status st = codec_finish(&c, "id", false);
     if (st == OK)
         *request_id_out = request_id;
+    return st;
+}
+
+void wire_roles_encode(struct wire_frame *frame, uint32_t roles)
+{
+    struct codec c = codec_into(frame);
+    codec_u32(&c, &roles, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE, "roles");
+}
+
+status wire_roles_decode(const uint8_t *data, size_t bytes, uint32_t *roles_out)
+{
+    struct codec c = codec_from(data, bytes);
+    uint32_t roles = 0;
+    codec_u32(&c, &roles, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE, "roles");
+    status st = codec_finish(&c, "roles", false);
+    if (st == OK && roles == 0)
+        st = error_set(ERR_BAD_INPUT, "message roles: expected at least one role");
+    if (st == OK)
+        *roles_out = roles;
     return st;
 }
 
@@ -191,26 +190,7 @@ static void first_fields(struct codec *c, struct wire_first *m)
         range_fields(c, &m->ranges[i]);
 }
 
-void wire_first_encode(struct wire_frame *frame, const struct wire_first *message)
-{
-    struct codec c = codec_into(frame);
-    struct wire_first copy = *message;
-    first_fields(&c, &copy);
-}
-
-status wire_first_decode(struct reader *from, struct wire_first *message_out)
-{
-    struct codec c = {.from = *from};
-    struct wire_first message;
-    memset(&message, 0, sizeof(message));
-    first_fields(&c, &message);
-    status st = codec_finish(&c, "first", true);
-    if (st != OK)
-        return st;
-    *from = c.from;
-    *message_out = message;
-    return OK;
-}
+WIRE_MESSAGE_HEAD(first, first_fields)
 
 static void token_fields(struct codec *c, struct wire_token *t)
 {
@@ -489,7 +469,7 @@ static void lend_fields(struct codec *c, struct wire_lend *m)
         c->from.failed = true;
     }
 }
-CONTROL_MESSAGE(lend)
+WIRE_MESSAGE(lend, lend_fields)
 
 static void blocks_fields(struct codec *c, struct wire_blocks *m)
 {
@@ -507,4 +487,4 @@ static void blocks_fields(struct codec *c, struct wire_blocks *m)
         }
     }
 }
-CONTROL_MESSAGE(blocks)
+WIRE_MESSAGE(blocks, blocks_fields)

@@ -17,8 +17,9 @@
  *       | --- alive, to each ------------> | -------------------------> |
  *       | <-- leaving -------------------- | <------------------------- |  draining
  *       | --- lend (keys), to a holder --> |  or to the decode worker:  |  offer blocks by content
- *       | <-- blocks --------------------- | <------------------------- |  what can be matched
- * there
+ *       | <-- blocks --------------------- | <------------------------- |  what it can match
+ *       | --- set roles, drain ----------> | -------------------------> |  an operator asked for it
+ *       | <-- roles ---------------------- | <------------------------- |  to all of its routers
  *
  * A request whose tokens all come from one worker (colocated, or done with its first token) has no
  * starting, reserve, reserved and place. Every frame of a request starts with its id; a frame for
@@ -69,6 +70,7 @@ enum wire_control {
     WIRE_HANDED,
     WIRE_LEAVING, /* empty: no new requests for me; I go when the last one is done */
     WIRE_BLOCKS,
+    WIRE_ROLES,                              /* mine are these from now on */
     WIRE_PREFILL = FRAME_CONTROL_FIRST + 64, /* router to worker */
     WIRE_RESERVE,
     WIRE_PLACE,
@@ -78,6 +80,8 @@ enum wire_control {
     WIRE_LEND,
     WIRE_LEND_END,   /* a request id: what was lent for it and not fetched yet is not wanted */
     WIRE_BLOCKS_ASK, /* empty: say all that can be matched there, from the start */
+    WIRE_SET_ROLES,  /* be of these roles; what runs goes on, and blocks stay */
+    WIRE_DRAIN,      /* empty: leave, as at SIGTERM */
 };
 
 enum wire_role { WIRE_ROLE_PREFILL = 1, WIRE_ROLE_DECODE = 2 }; /* bits; both: colocated */
@@ -342,6 +346,10 @@ struct wire_cancel {
 };
 void wire_cancel_encode(struct wire_frame *frame, const struct wire_cancel *message);
 status wire_cancel_decode(const uint8_t *data, size_t bytes, struct wire_cancel *message_out);
+
+/* set roles and roles: WIRE_ROLE_ bits, at least one. */
+void wire_roles_encode(struct wire_frame *frame, uint32_t roles);
+status wire_roles_decode(const uint8_t *data, size_t bytes, uint32_t *roles_out);
 
 /* starting and lend end carry only a request id, peer lost only an incarnation. */
 void wire_id_encode(struct wire_frame *frame, uint64_t request_id);

@@ -258,12 +258,34 @@ static status control_decode(struct control *control, uint16_t type, const uint8
     }
 }
 
+/* Any worker does both halves: a role only says what it is sent. Blocks and what runs stay. */
+static void control_set_roles(struct control *control, uint32_t roles)
+{
+    control->registration.roles = roles;
+    control->hello.role = roles == WIRE_ROLE_PREFILL  ? HELLO_PREFILL
+                          : roles == WIRE_ROLE_DECODE ? HELLO_DECODE
+                                                      : HELLO_COLOCATED;
+    log_info("another role", "role=%s", hello_role_name(control->hello.role));
+    wire_frame_reset(&control->frame);
+    wire_roles_encode(&control->frame, roles);
+    control_send(control, WIRE_ROLES, control->frame.data, control->frame.bytes);
+}
+
 static void control_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
                              uint32_t payload_bytes)
 {
     struct control *control = ctx;
     if (type == WIRE_ALIVE)
         return;
+    uint32_t roles;
+    if (type == WIRE_DRAIN) {
+        control->setup.on_drain(control->setup.ctx);
+        return;
+    }
+    if (type == WIRE_SET_ROLES && wire_roles_decode(payload, payload_bytes, &roles) == OK) {
+        control_set_roles(control, roles);
+        return;
+    }
     struct wire_failed failed;
     if (type == WIRE_FAILED && wire_failed_decode(payload, payload_bytes, &failed) == OK) {
         control_refused(control, failed.text);

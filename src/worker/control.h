@@ -28,6 +28,8 @@ struct control_setup {
     struct mailbox *compute; /* the compute thread's */
     /* The router will not have this worker: another model, layout, class or version. No retry. */
     void (*on_refused)(void *ctx, const char *reason);
+    /* An operator wants it to leave, as at SIGTERM. */
+    void (*on_drain)(void *ctx);
     void *ctx;
 };
 

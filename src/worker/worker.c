@@ -383,17 +383,31 @@ static void worker_drain_look(void *ctx)
         loop_timer_start(worker->drain_timer, DRAIN_LOOK_MS);
 }
 
+/* No new requests, and an end when the last one is done. */
+static void worker_drain(struct worker *worker)
+{
+    worker->draining = true;
+    control_leave(worker->control);
+    loop_timer_start(worker->drain_timer, 4 * DRAIN_LOOK_MS);
+}
+
 static void worker_on_signal(void *ctx, int number)
 {
     struct worker *worker = ctx;
     log_info(worker->draining ? "stopping" : "draining", "signal=%d", number);
-    if (worker->draining || worker->control == NULL) {
+    if (worker->draining || worker->control == NULL)
         worker_stop_compute(worker);
+    else
+        worker_drain(worker);
+}
+
+static void worker_on_drain(void *ctx)
+{
+    struct worker *worker = ctx;
+    if (worker->draining)
         return;
-    }
-    worker->draining = true;
-    control_leave(worker->control);
-    loop_timer_start(worker->drain_timer, 4 * DRAIN_LOOK_MS);
+    log_info("draining", "reason=\"an operator asked for it\"");
+    worker_drain(worker);
 }
 
 static void worker_on_refused(void *ctx, const char *reason)
@@ -416,6 +430,7 @@ static status worker_register(struct worker *worker)
                                   .vocabulary = worker->model->vocabulary,
                                   .compute = worker->to_compute,
                                   .on_refused = worker_on_refused,
+                                  .on_drain = worker_on_drain,
                                   .ctx = worker};
     return control_open(&setup, &worker->control);
 }

@@ -115,6 +115,14 @@ class Server:
         found = re.findall(rf'event="started" child={name} pid=(\d+)', self.process.log())
         return int(found[-1])
 
+    def ctl(self, *words, fails=False):
+        """baton ctl; what it printed, of `status` as values."""
+        return ctl(self.binary, self.router_address(), *words, fails=fails)
+
+    def router_address(self):
+        """Where its workers, and operators, connect."""
+        return re.findall(r"workers=((?:unix:|127)\S+)", self.process.log())[-1].strip('"')
+
     # -- requests
 
     def request(self, method, path, body=None, headers=None, timeout_s=120):
@@ -195,6 +203,20 @@ class Server:
                                 ("state", "swapped")}.isdisjoint(k))
                        or k[0] in ("baton_worker_sequences", "baton_worker_leases"))
         self.wait_until(free, timeout_s, "all blocks free")
+
+
+def ctl(binary, router, *words, fails=False, key=None):
+    """baton ctl; what it printed, of `status` as values."""
+    args = [binary, "ctl", words[0], "--router", router, *words[1:]]
+    args += ["--json"] if words[0] == "status" else []
+    args += ["--cluster-key", key] if key else []
+    done = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=30 * SLOW, check=False)
+    if fails:
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+    assert done.returncode == 0, (args, done.stderr)
+    return json.loads(done.stdout) if words[0] == "status" else done.stdout
 
 
 def together(functions):

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "wire/control.h"
+#include "wire/operator.h"
 
 /* Decoded, encoded and decoded once more: the bytes agree. */
 #define FUZZ_MESSAGE(name)                                                                         \
@@ -27,6 +27,8 @@ FUZZ_MESSAGE(failed)
 FUZZ_MESSAGE(handed)
 FUZZ_MESSAGE(lend)
 FUZZ_MESSAGE(blocks)
+FUZZ_MESSAGE(change)
+FUZZ_MESSAGE(changed)
 
 static void fuzz_prefill(const uint8_t *data, size_t bytes, struct wire_frame *frame)
 {
@@ -78,14 +80,37 @@ static void fuzz_id(const uint8_t *data, size_t bytes, struct wire_frame *frame)
     assert(frame->bytes == bytes && memcmp(frame->data, data, bytes) == 0);
 }
 
+static void fuzz_roles(const uint8_t *data, size_t bytes, struct wire_frame *frame)
+{
+    uint32_t roles;
+    if (wire_roles_decode(data, bytes, &roles) != OK)
+        return;
+    assert(roles >= WIRE_ROLE_PREFILL && roles <= (WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE));
+    wire_roles_encode(frame, roles);
+    assert(frame->bytes == bytes && memcmp(frame->data, data, bytes) == 0);
+}
+
+static void fuzz_status(const uint8_t *data, size_t bytes, struct wire_frame *frame)
+{
+    struct reader from = reader_over(data, bytes);
+    struct wire_status head;
+    struct wire_member member;
+    if (wire_status_decode(&from, &head) != OK)
+        return;
+    wire_status_encode(frame, &head);
+    while (from.left > 0 && wire_member_decode(&from, &member) == OK)
+        wire_member_encode(frame, &member);
+    assert(frame->bytes == bytes - from.left && memcmp(frame->data, data, frame->bytes) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     static void (*const messages[])(const uint8_t *, size_t, struct wire_frame *) = {
-        fuzz_register, fuzz_heartbeat, fuzz_reserved, fuzz_place, fuzz_failed,
-        fuzz_handed,   fuzz_prefill,   fuzz_reserve,  fuzz_first, fuzz_id,
-        fuzz_cancel,   fuzz_lend,      fuzz_blocks};
+        fuzz_register, fuzz_heartbeat, fuzz_reserved, fuzz_place, fuzz_failed, fuzz_handed,
+        fuzz_prefill,  fuzz_reserve,   fuzz_first,    fuzz_id,    fuzz_cancel, fuzz_lend,
+        fuzz_blocks,   fuzz_change,    fuzz_changed,  fuzz_roles, fuzz_status};
     struct wire_frame frame = {0};
     if (bytes == 0)
         return 0;
