@@ -15,8 +15,10 @@
 
 static const struct option_spec worker_rows[] = {
     MODEL_ROWS(T),
-    {"router", OPTION_TEXT, "ADDR", "127.0.0.1:8001", 0, 0, offsetof(T, router),
-     "where the router listens for workers: HOST:PORT or unix:PATH"},
+    {"router", OPTION_TEXT, "ADDR[,ADDR...]", "127.0.0.1:8001", 0, 0, offsetof(T, routers),
+     "where the router listens for workers: HOST:PORT or unix:PATH; of several routers, all of "
+     "them "
+     "with commas: it works for each"},
     {"name", OPTION_TEXT, "NAME", NULL, 0, 0, offsetof(T, name),
      "name in logs and metrics, one per router; unset: role and process id"},
     {"cpus", OPTION_TEXT, "LIST", NULL, 0, 0, offsetof(T, cpus),

@@ -247,6 +247,40 @@ void decode_cancel_all(struct decode *decode)
         decode_cancel(decode, decode->admitted.head->wire->request_id, WIRE_ALL_SEQUENCES);
 }
 
+/* The first of one router that is not cancelled. */
+static struct decode_request *decode_requests_of(const struct decode_requests *list,
+                                                 uint32_t router)
+{
+    struct decode_request *r = list->head;
+    while (r != NULL && (r->retired || WIRE_ROUTER_OF(r->wire->request_id) != router))
+        r = r->next;
+    return r;
+}
+
+void decode_cancel_router(struct decode *decode, uint32_t router)
+{
+    /* The waiting first: what others let go of is not for them. */
+    const struct decode_requests *const lists[] = {&decode->waiting, &decode->receiving,
+                                                   &decode->admitted};
+    for (int i = 0; i < 3; i++) {
+        const struct decode_request *r;
+        while ((r = decode_requests_of(lists[i], router)) != NULL)
+            decode_cancel(decode, r->wire->request_id, WIRE_ALL_SEQUENCES);
+    }
+}
+
+void decode_each(const struct decode *decode,
+                 void (*each)(void *ctx, uint64_t request_id, uint32_t sequences), void *ctx)
+{
+    const struct decode_requests *const lists[] = {&decode->waiting, &decode->receiving};
+    for (int i = 0; i < 2; i++) {
+        for (const struct decode_request *r = lists[i]->head; r != NULL; r = r->next)
+            each(ctx, r->wire->request_id, r->wire->sequence_count);
+    }
+    for (const struct decode_request *r = decode->admitted.head; r != NULL; r = r->next)
+        each(ctx, r->wire->request_id, r->sequences_left);
+}
+
 bool decode_idle(const struct decode *decode)
 {
     return decode->waiting.head == NULL && decode->receiving.head == NULL &&

@@ -93,6 +93,12 @@ void decode_expect_none(struct decode *decode, uint32_t sequence_count);
 /* sequence: one that is to end where it is, or WIRE_ALL_SEQUENCES. */
 void decode_cancel(struct decode *decode, uint64_t request_id, uint32_t sequence);
 void decode_cancel_all(struct decode *decode);
+/* Those of one router (wire/control.h: WIRE_ROUTER_OF). */
+void decode_cancel_router(struct decode *decode, uint32_t router);
+
+/* Call each with every request that is here, and its sequences that are not finished. */
+void decode_each(const struct decode *decode,
+                 void (*each)(void *ctx, uint64_t request_id, uint32_t sequences), void *ctx);
 
 /* The transfer reports on a receive; true when it was one of ours. */
 bool decode_received(struct decode *decode, const struct transfer_report *report);

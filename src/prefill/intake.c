@@ -225,24 +225,40 @@ void prefill_cancel(struct prefill *prefill, uint64_t request_id)
     }
 }
 
-static void prefill_cancel_list(struct prefill *prefill, struct prefill_list *list)
+static void prefill_cancel_list(struct prefill *prefill, struct prefill_list *list, uint32_t router)
 {
     struct prefill_request *next;
     for (struct prefill_request *r = list->head; r != NULL; r = next) {
         next = r->next;
-        if (!r->retired) {
+        bool theirs = router == WIRE_EVERY_ROUTER || WIRE_ROUTER_OF(r->wire->request_id) == router;
+        if (theirs && !r->retired) {
             prefill_list_remove(list, r);
             prefill_request_retire(prefill, r);
         }
     }
 }
 
-void prefill_cancel_all(struct prefill *prefill)
+void prefill_cancel_router(struct prefill *prefill, uint32_t router)
 {
     /* The held last: retiring puts requests there. */
-    prefill_cancel_list(prefill, &prefill->waiting);
-    prefill_cancel_list(prefill, &prefill->batch);
-    prefill_cancel_list(prefill, &prefill->held);
+    prefill_cancel_list(prefill, &prefill->waiting, router);
+    prefill_cancel_list(prefill, &prefill->batch, router);
+    prefill_cancel_list(prefill, &prefill->held, router);
+}
+
+void prefill_cancel_all(struct prefill *prefill)
+{
+    prefill_cancel_router(prefill, WIRE_EVERY_ROUTER);
+}
+
+void prefill_each(const struct prefill *prefill,
+                  void (*each)(void *ctx, uint64_t request_id, uint32_t prompt_tokens), void *ctx)
+{
+    const struct prefill_list *const lists[] = {&prefill->waiting, &prefill->batch};
+    for (int i = 0; i < 2; i++) {
+        for (const struct prefill_request *r = lists[i]->head; r != NULL; r = r->next)
+            each(ctx, r->wire->request_id, r->wire->prompt_tokens);
+    }
 }
 
 bool prefill_idle(const struct prefill *prefill)

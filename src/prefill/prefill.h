@@ -84,6 +84,8 @@ void prefill_submit(struct prefill *prefill, struct wire_request *request,
 void prefill_place(struct prefill *prefill, const struct wire_place *place);
 void prefill_cancel(struct prefill *prefill, uint64_t request_id);
 void prefill_cancel_all(struct prefill *prefill);
+/* Those of one router (wire/control.h: WIRE_ROUTER_OF); WIRE_EVERY_ROUTER: all. */
+void prefill_cancel_router(struct prefill *prefill, uint32_t router);
 
 /* The transfer says that a lease has ended; true when it was one of ours. Usually that of a held
  * request: its blocks are let go. When it ended before the prefill did, there is nobody to compute
@@ -105,6 +107,10 @@ void prefill_layer_ready(struct prefill *prefill, uint32_t layer);
 /* The planned step ran, and every sequence has its outcome. Those whose outcome is not OK fail,
  * with failure as the reason (NULL when all are OK). */
 void prefill_stepped(struct prefill *prefill, const char *failure);
+
+/* Call each with every request that has no first token yet. */
+void prefill_each(const struct prefill *prefill,
+                  void (*each)(void *ctx, uint64_t request_id, uint32_t prompt_tokens), void *ctx);
 
 /* Nothing queued, running or held. */
 bool prefill_idle(const struct prefill *prefill);

@@ -86,7 +86,8 @@ static void worker_lose(struct worker *worker, const char *reason)
         directory_leave(router->directory, worker->slot);
         worker->slot = -1;
         route_worker_lost(router, worker);
-        worker_tell_lost(router, worker);
+        if (!router->ending) /* Then it is the router that goes: to others they are well. */
+            worker_tell_lost(router, worker);
     }
     link_close(worker->link);
     worker_free(router, worker);
@@ -403,6 +404,7 @@ status health_open(struct router *router)
 void health_close(struct router *router)
 {
     link_listener_close(router->listener);
+    router->ending = true;
     while (router->workers != NULL) {
         router->workers->leaving = true;
         worker_lose(router->workers, "the router ends");

@@ -214,6 +214,7 @@ struct router {
     struct router_metrics metrics;
     bool ready_said;
     bool draining, http_draining;
+    bool ending; /* it lets go of its workers */
     uint64_t drain_deadline_ns;
     int exit_code;
 };

@@ -184,8 +184,8 @@ uint32_t route_views(struct router *router, struct route_view *views, struct wor
         views[count++] = (struct route_view){
             .roles = w->registration.roles,
             .usable = w->registered && !w->leaving && !w->closed,
-            .queued_tokens = w->queued_tokens,
-            .decoding = w->decoding,
+            .queued_tokens = w->queued_tokens + w->beat.others_tokens,
+            .decoding = w->decoding + (uint32_t)w->beat.others_sequences,
             .decode_batch = w->registration.decode_batch > 0 ? w->registration.decode_batch : 1,
             .prefill_rate = w->prefill_rate,
             .slot = w->slot,

@@ -160,8 +160,7 @@ static void router_fill_hello(struct router *router)
     hello->role = HELLO_ROUTER;
     hello->incarnation = hello_incarnation_random();
     snprintf(hello->name, sizeof(hello->name), "router");
-    /* Ids are unique across routers and restarts: 24 random bits, then a count. */
-    router->next_request_id = (hello->incarnation << 40) + 1;
+    router->next_request_id = (hello->incarnation << (64 - WIRE_ROUTER_BITS)) + 1;
 }
 
 static status router_open(struct router *router, const char *model_path)

@@ -75,6 +75,8 @@ void wire_heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
         &m->gather_failures,
         &m->lendings,
         &m->lent_blocks,
+        &m->others_tokens,
+        &m->others_sequences,
     };
     static_assert(sizeof(fields) / sizeof(fields[0]) * 8 == sizeof(struct wire_heartbeat),
                   "every field of a heartbeat travels");

@@ -43,6 +43,15 @@
 #include "wire/frame.h"
 #include "wire/offer.h"
 
+/* Ids of requests are unique across routers: the upper 24 bits are the number of the router, which
+ * are the lower ones of its incarnation; the rest it counts. A worker refuses a router whose number
+ * another one of its routers has. */
+#define WIRE_ROUTER_BITS 24
+#define WIRE_ROUTER_NUMBER(incarnation) ((uint32_t)((incarnation) & ((1u << WIRE_ROUTER_BITS) - 1)))
+#define WIRE_ROUTER_OF(request_id) ((uint32_t)((request_id) >> (64 - WIRE_ROUTER_BITS)))
+#define WIRE_EVERY_ROUTER UINT32_MAX
+#define WIRE_ROUTERS_MAX 16 /* of one worker */
+
 #define WIRE_SALT_BYTES 16
 #define WIRE_ADDRESS_BYTES 128 /* with its NUL */
 #define WIRE_NAME_BYTES 64
@@ -132,6 +141,9 @@ struct wire_heartbeat {
     uint64_t gather_failures;           /* ranges that did not come from where they were asked of */
     uint64_t lendings;                  /* open now */
     uint64_t lent_blocks;               /* fetched by others, since the start */
+    /* What other routers have given it: to each router the heartbeat says its own. */
+    uint64_t others_tokens;    /* of prompts without a first token yet */
+    uint64_t others_sequences; /* placed here and not finished */
 };
 
 enum wire_request_flags {

@@ -49,13 +49,14 @@ void worker_mail_free(struct worker_mail *mail)
     free(mail);
 }
 
-/* A frame for the router. Without memory for it the process has no way to keep its word: it ends,
+/* A frame for a router. Without memory for it the process has no way to keep its word: it ends,
  * and the router sees that. */
-static struct worker_mail *compute_frame(uint16_t type)
+static struct worker_mail *compute_frame(uint16_t type, uint32_t router)
 {
     struct worker_mail *mail = worker_mail_new(WORKER_FRAME);
     assert(mail != NULL);
     mail->type = type;
+    mail->router = router;
     return mail;
 }
 
@@ -67,7 +68,7 @@ static void compute_send(struct compute *compute, struct worker_mail *mail)
 
 static void compute_starting(void *ctx, uint64_t request_id)
 {
-    struct worker_mail *mail = compute_frame(WIRE_STARTING);
+    struct worker_mail *mail = compute_frame(WIRE_STARTING, WIRE_ROUTER_OF(request_id));
     wire_id_encode(&mail->frame, request_id);
     compute_send(ctx, mail);
 }
@@ -75,7 +76,7 @@ static void compute_starting(void *ctx, uint64_t request_id)
 static void compute_first(void *ctx, const struct wire_first *first,
                           const struct wire_token *tokens, const struct wire_token *prompt_tokens)
 {
-    struct worker_mail *mail = compute_frame(WIRE_FIRST);
+    struct worker_mail *mail = compute_frame(WIRE_FIRST, WIRE_ROUTER_OF(first->request_id));
     wire_first_encode(&mail->frame, first);
     for (uint32_t i = 0; i < first->sequence_count; i++)
         wire_token_encode(&mail->frame, &tokens[i]);
@@ -88,7 +89,7 @@ static void compute_failed(void *ctx, uint64_t request_id, status code, const ch
 {
     struct wire_failed failed = {.request_id = request_id, .status = code};
     strncpy(failed.text, text, sizeof(failed.text) - 1);
-    struct worker_mail *mail = compute_frame(WIRE_FAILED);
+    struct worker_mail *mail = compute_frame(WIRE_FAILED, WIRE_ROUTER_OF(request_id));
     wire_failed_encode(&mail->frame, &failed);
     compute_send(ctx, mail);
 }
@@ -102,7 +103,7 @@ static void compute_handed(void *ctx, const struct wire_handed *handed)
         compute->handoff_ns += handed->total_ns;
         compute->handoff_exposed_ns += handed->exposed_ns;
     }
-    struct worker_mail *mail = compute_frame(WIRE_HANDED);
+    struct worker_mail *mail = compute_frame(WIRE_HANDED, WIRE_ROUTER_OF(handed->request_id));
     wire_handed_encode(&mail->frame, handed);
     compute_send(compute, mail);
 }
@@ -129,22 +130,33 @@ static void compute_local_drop(void *ctx, uint32_t sequence_count)
 
 static void compute_reserved(void *ctx, const struct wire_reserved *reserved)
 {
-    struct worker_mail *mail = compute_frame(WIRE_RESERVED);
+    struct worker_mail *mail = compute_frame(WIRE_RESERVED, WIRE_ROUTER_OF(reserved->request_id));
     wire_reserved_encode(&mail->frame, reserved);
     compute_send(ctx, mail);
 }
 
 static void compute_tokens(void *ctx, const struct wire_token *tokens, uint32_t count)
 {
-    struct worker_mail *mail = compute_frame(WIRE_TOKENS);
-    for (uint32_t i = 0; i < count; i++)
-        wire_token_encode(&mail->frame, &tokens[i]);
-    compute_send(ctx, mail);
+    /* One frame for each router that has some; nearly always there is one. */
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t router = WIRE_ROUTER_OF(tokens[i].request_id);
+        bool first = true;
+        for (uint32_t k = 0; k < i && first; k++)
+            first = WIRE_ROUTER_OF(tokens[k].request_id) != router;
+        if (!first)
+            continue;
+        struct worker_mail *mail = compute_frame(WIRE_TOKENS, router);
+        for (uint32_t k = i; k < count; k++) {
+            if (WIRE_ROUTER_OF(tokens[k].request_id) == router)
+                wire_token_encode(&mail->frame, &tokens[k]);
+        }
+        compute_send(ctx, mail);
+    }
 }
 
 static void compute_tell_blocks(void *ctx, const struct wire_blocks *message)
 {
-    struct worker_mail *mail = compute_frame(WIRE_BLOCKS);
+    struct worker_mail *mail = compute_frame(WIRE_BLOCKS, WIRE_EVERY_ROUTER);
     wire_blocks_encode(&mail->frame, message);
     compute_send(ctx, mail);
 }
@@ -286,6 +298,11 @@ static void compute_take(struct compute *compute, struct mail *taken)
         prefill_cancel_all(compute->prefill);
         decode_cancel_all(compute->decode);
         break;
+    case WORKER_FORGET:
+        lend_end_router(compute->lend, mail->router);
+        prefill_cancel_router(compute->prefill, mail->router);
+        decode_cancel_router(compute->decode, mail->router);
+        break;
     case WORKER_RENEW:
         compute->renewing = mail->incarnation;
         lend_end_all(compute->lend);
@@ -296,6 +313,33 @@ static void compute_take(struct compute *compute, struct mail *taken)
         assert(false); /* mail that compute never gets */
     }
     worker_mail_free(mail);
+}
+
+/* The entry of the request's router; NULL when there are too many. */
+static struct worker_load *compute_load(struct worker_mail *mail, uint64_t request_id)
+{
+    uint32_t router = WIRE_ROUTER_OF(request_id), i = 0;
+    while (i < mail->load_count && mail->loads[i].router != router)
+        i++;
+    if (i == WIRE_ROUTERS_MAX)
+        return NULL;
+    if (i == mail->load_count)
+        mail->loads[mail->load_count++].router = router;
+    return &mail->loads[i];
+}
+
+static void compute_load_prefill(void *ctx, uint64_t request_id, uint32_t prompt_tokens)
+{
+    struct worker_load *load = compute_load(ctx, request_id);
+    if (load != NULL)
+        load->tokens += prompt_tokens;
+}
+
+static void compute_load_decode(void *ctx, uint64_t request_id, uint32_t sequences)
+{
+    struct worker_load *load = compute_load(ctx, request_id);
+    if (load != NULL)
+        load->sequences += sequences;
 }
 
 /* What the loop thread puts into the next heartbeat. */
@@ -354,6 +398,8 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .lendings = lend_count(compute->lend),
         .lent_blocks = lend_fetched_blocks(compute->lend),
     };
+    prefill_each(compute->prefill, compute_load_prefill, mail);
+    decode_each(compute->decode, compute_load_decode, mail);
     compute->stats_ns = clock_ns();
     mailbox_post(compute->setup.out, &mail->mail);
 }

@@ -1,6 +1,7 @@
 #include "worker/control.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,36 +18,83 @@
 #define FRAME_BYTES_MAX (64u << 20)
 #define PENDING_BYTES_MAX (128u << 20)
 
+/* One of the worker's routers, and the connection with it. */
+struct control_router {
+    struct control *control;
+    struct address address;
+    struct link *link;
+    uint32_t number; /* of its requests' ids; while ready */
+    bool ready;      /* the handshake is over */
+    bool refused;    /* it will not have this worker */
+    bool told;       /* "cannot reach" was logged for this outage */
+    struct loop_timer *reconnect;
+};
+
 struct control {
     struct control_setup setup;
     struct hello hello;                /* ours, of this incarnation */
     struct wire_register registration; /* likewise */
-    struct address router;
-    struct link *link;
-    bool ready;    /* the handshake is over */
+    struct control_router routers[WIRE_ROUTERS_MAX];
+    uint32_t router_count;
     bool renewing; /* the old incarnation's work is being cancelled: no connection until then */
     bool leaving;
-    bool refused;
-    bool told;            /* "cannot reach" was logged for this outage */
-    uint64_t asked_count; /* requests sent to the compute thread */
-    struct loop_timer *reconnect;
     struct loop_timer *heartbeat;
     struct wire_heartbeat stats; /* the compute thread's last */
-    struct wire_frame frame;     /* scratch */
+    struct worker_load loads[WIRE_ROUTERS_MAX];
+    uint32_t load_count;
+    struct wire_frame frame; /* scratch */
 };
 
 static const struct link_calls control_calls;
 
-/* The router is lost, or has given this worker up: to it, and to the peers that it tells, this
- * incarnation is dead. What it has is cancelled, and then it registers as another one. */
+/* ---- a router is lost ---- */
+
+static bool control_any_ready(const struct control *control)
+{
+    for (uint32_t i = 0; i < control->router_count; i++) {
+        if (control->routers[i].ready)
+            return true;
+    }
+    return false;
+}
+
+/* No router is left: to them, and to the peers that they tell, this incarnation is dead. What it
+ * has is cancelled, and then it registers as another one. */
 static void control_renew(struct control *control)
 {
     struct worker_mail *mail = worker_mail_new(WORKER_RENEW);
     assert(mail != NULL);
-    control->ready = false;
     control->renewing = true;
+    for (uint32_t i = 0; i < control->router_count; i++) { /* Those under way say the old one. */
+        link_close(control->routers[i].link);
+        control->routers[i].link = NULL;
+    }
     mail->incarnation = hello_incarnation_random();
     mailbox_post(control->setup.compute, &mail->mail);
+}
+
+/* This router is lost, or has given this worker up: its requests are cancelled, as nobody is there
+ * to take their tokens. Those of the others go on, so the incarnation stays: whatever it still does
+ * for the lost one has an id that nobody knows any more. */
+static void control_lose(struct control_router *router)
+{
+    struct control *control = router->control;
+    bool was_ready = router->ready;
+    link_close(router->link);
+    router->link = NULL;
+    router->ready = false;
+    if (was_ready && !control_any_ready(control)) {
+        control_renew(control);
+        return;
+    }
+    if (was_ready) {
+        struct worker_mail *mail = worker_mail_new(WORKER_FORGET);
+        assert(mail != NULL);
+        mail->router = router->number;
+        mailbox_post(control->setup.compute, &mail->mail);
+    }
+    if (!control->renewing)
+        loop_timer_start(router->reconnect, RECONNECT_MS);
 }
 
 static void control_renewed(struct control *control, uint64_t incarnation)
@@ -54,108 +102,172 @@ static void control_renewed(struct control *control, uint64_t incarnation)
     control->renewing = false;
     control->hello.incarnation = control->registration.incarnation = incarnation;
     log_info("another incarnation", "incarnation=%016llx", (unsigned long long)incarnation);
-    loop_timer_start(control->reconnect, RECONNECT_MS);
+    for (uint32_t i = 0; i < control->router_count; i++)
+        loop_timer_start(control->routers[i].reconnect, RECONNECT_MS);
 }
 
 /* End the connection and begin another: requests of this one are cancelled here, and the router
  * gives them to somebody else. */
-static void control_break(struct control *control, const char *reason)
+static void control_break(struct control_router *router, const char *reason)
 {
-    log_warn("router lost", "reason=\"%s\"", reason);
-    link_close(control->link);
-    control->link = NULL;
-    control_renew(control);
+    log_warn("router lost", "router=%s reason=\"%s\"", router->address.text, reason);
+    control_lose(router);
 }
 
-static void control_send(struct control *control, uint16_t type, const void *data, size_t bytes)
+/* ---- what is sent ---- */
+
+static void control_send(struct control_router *router, uint16_t type, const void *data,
+                         size_t bytes)
 {
-    if (!control->ready)
+    if (!router->ready)
         return;
     assert(bytes <= FRAME_BYTES_MAX);
-    status st = link_send(control->link, type, data, (uint32_t)bytes);
+    status st = link_send(router->link, type, data, (uint32_t)bytes);
     if (st == OK)
         return;
     /* A router that does not read is lost: better a clean break than a hole in the stream. */
-    control_break(control, error_text());
+    control_break(router, error_text());
 }
+
+/* number: of one router, or WIRE_EVERY_ROUTER. */
+static void control_send_to(struct control *control, uint32_t number, uint16_t type,
+                            const void *data, size_t bytes)
+{
+    for (uint32_t i = 0; i < control->router_count; i++) {
+        if (number == WIRE_EVERY_ROUTER || number == control->routers[i].number)
+            control_send(&control->routers[i], type, data, bytes);
+    }
+}
+
+static void control_beat_one(struct control_router *router)
+{
+    struct control *control = router->control;
+    struct wire_heartbeat beat = control->stats;
+    for (uint32_t i = 0; i < control->load_count; i++) {
+        if (control->loads[i].router == router->number)
+            continue;
+        beat.others_tokens += control->loads[i].tokens;
+        beat.others_sequences += control->loads[i].sequences;
+    }
+    wire_frame_reset(&control->frame);
+    wire_heartbeat_encode(&control->frame, &beat);
+    if (!control->frame.failed)
+        control_send(router, WIRE_HEARTBEAT, control->frame.data, control->frame.bytes);
+}
+
+static void control_beat(void *ctx)
+{
+    struct control *control = ctx;
+    for (uint32_t i = 0; i < control->router_count; i++) {
+        if (control->routers[i].ready)
+            control_beat_one(&control->routers[i]);
+    }
+    loop_timer_start(control->heartbeat, control->setup.heartbeat_ms);
+}
+
+/* ---- connecting ---- */
 
 static void control_connect(void *ctx)
 {
-    struct control *control = ctx;
-    if (control->refused)
+    struct control_router *router = ctx;
+    struct control *control = router->control;
+    if (router->refused || control->renewing || router->link != NULL)
         return;
     struct link_setup setup = {
         .calls = &control_calls,
-        .ctx = control,
+        .ctx = router,
         .hello = &control->hello,
         .key = control->setup.key,
         .limits = {.payload_bytes_max = FRAME_BYTES_MAX,
                    .pending_bytes_max = PENDING_BYTES_MAX,
                    .idle_ms = ROUTER_SILENCE_MS},
     };
-    status st = link_connect(control->setup.loop, &control->router, CONNECT_TIMEOUT_MS, &setup,
-                             &control->link);
+    status st = link_connect(control->setup.loop, &router->address, CONNECT_TIMEOUT_MS, &setup,
+                             &router->link);
     if (st == OK)
         return;
-    control->link = NULL;
-    if (!control->told)
-        log_warn("cannot reach router", "router=%s reason=\"%s\"", control->router.text,
+    router->link = NULL;
+    if (!router->told)
+        log_warn("cannot reach router", "router=%s reason=\"%s\"", router->address.text,
                  error_text());
-    control->told = true;
-    loop_timer_start(control->reconnect, RECONNECT_MS);
+    router->told = true;
+    loop_timer_start(router->reconnect, RECONNECT_MS);
 }
 
-static void control_beat(void *ctx)
+/* Ids say whose a request is. False: another of its routers has this number. */
+static bool control_number_is_free(struct control_router *router, const struct hello *peer)
 {
-    struct control *control = ctx;
-    wire_frame_reset(&control->frame);
-    wire_heartbeat_encode(&control->frame, &control->stats);
-    if (!control->frame.failed)
-        control_send(control, WIRE_HEARTBEAT, control->frame.data, control->frame.bytes);
-    loop_timer_start(control->heartbeat, control->setup.heartbeat_ms);
+    struct control *control = router->control;
+    router->number = WIRE_ROUTER_NUMBER(peer->incarnation);
+    for (uint32_t i = 0; i < control->router_count; i++) {
+        const struct control_router *other = &control->routers[i];
+        if (other != router && other->ready && other->number == router->number) {
+            error_set(ERR_REFUSED,
+                      "its number %06x is that of %s too: both are one process, or one of them is "
+                      "to be started again",
+                      router->number, other->address.text);
+            return false;
+        }
+    }
+    return true;
 }
 
 static void control_on_ready(void *ctx, const struct hello *peer)
 {
-    struct control *control = ctx;
-    control->ready = true;
-    control->told = false;
-    log_info("router reached", "router=%s name=%s", control->router.text, peer->name);
+    struct control_router *router = ctx;
+    struct control *control = router->control;
+    if (!control_number_is_free(router, peer)) {
+        if (!router->told)
+            log_error("router not used", "router=%s reason=\"%s\"", router->address.text,
+                      error_text());
+        router->told = true;
+        control_lose(router);
+        return;
+    }
+    router->ready = true;
+    router->told = false;
+    log_info("router reached", "router=%s name=%s", router->address.text, peer->name);
     wire_frame_reset(&control->frame);
     wire_register_encode(&control->frame, &control->registration);
-    control_send(control, WIRE_REGISTER, control->frame.data, control->frame.bytes);
+    control_send(router, WIRE_REGISTER, control->frame.data, control->frame.bytes);
     if (control->leaving)
-        control_send(control, WIRE_LEAVING, NULL, 0);
-    control_beat(control);
+        control_send(router, WIRE_LEAVING, NULL, 0);
+    if (router->ready)
+        control_beat_one(router);
 }
 
-static void control_refused(struct control *control, const char *reason)
+/* The worker ends when all of them refuse it. */
+static void control_refused(struct control_router *router, const char *reason)
 {
-    if (!control->refused)
-        control->setup.on_refused(control->setup.ctx, reason);
-    control->refused = true;
+    struct control *control = router->control;
+    if (router->refused)
+        return;
+    router->refused = true;
+    log_error("refused by router", "router=%s reason=\"%s\"", router->address.text, reason);
+    for (uint32_t i = 0; i < control->router_count; i++) {
+        if (!control->routers[i].refused)
+            return;
+    }
+    control->setup.on_refused(control->setup.ctx, reason);
 }
 
 static void control_on_close(void *ctx, status cause)
 {
-    struct control *control = ctx;
-    bool was_ready = control->ready;
-    control->link = NULL;
-    control->ready = false;
-    if (cause == ERR_REFUSED) {
-        control_refused(control, error_text());
+    struct control_router *router = ctx;
+    router->link = NULL;
+    if (cause == ERR_REFUSED && !router->ready) {
+        control_refused(router, error_text());
         return;
     }
-    if (was_ready || !control->told)
-        log_warn(was_ready ? "router lost" : "cannot reach router",
-                 "router=%s cause=\"%s\" reason=\"%s\"", control->router.text, status_name(cause),
+    if (router->ready || !router->told)
+        log_warn(router->ready ? "router lost" : "cannot reach router",
+                 "router=%s cause=\"%s\" reason=\"%s\"", router->address.text, status_name(cause),
                  error_text());
-    control->told = true;
-    if (was_ready)
-        control_renew(control);
-    else if (!control->renewing)
-        loop_timer_start(control->reconnect, RECONNECT_MS);
+    router->told = true;
+    control_lose(router);
 }
+
+/* ---- what is received ---- */
 
 /* The sampler's parameters from the wire's, checked. */
 static status control_sampling(const struct control *control, const struct wire_request *request,
@@ -185,17 +297,20 @@ static status control_sampling(const struct control *control, const struct wire_
 }
 
 /* One of the router's requests to the compute thread, or a named failure back. */
-static void control_take_request(struct control *control, struct worker_mail *mail)
+static void control_take_request(struct control_router *router, struct worker_mail *mail)
 {
+    struct control *control = router->control;
     struct wire_request *request = mail->request;
     status st = control_sampling(control, request, &mail->sampling);
+    if (st == OK && WIRE_ROUTER_OF(request->request_id) != router->number)
+        st = error_set(ERR_BAD_INPUT, "the id %016llx is not one of this router's (%06x)",
+                       (unsigned long long)request->request_id, router->number);
     for (uint32_t i = 0; st == OK && i < request->prompt_tokens; i++) {
         if (request->prompt[i] >= control->setup.vocabulary)
             st = error_set(ERR_BAD_INPUT, "prompt token %u is %u, expected less than %u", i,
                            request->prompt[i], control->setup.vocabulary);
     }
     if (st == OK) {
-        control->asked_count++;
         mailbox_post(control->setup.compute, &mail->mail);
         return;
     }
@@ -203,7 +318,7 @@ static void control_take_request(struct control *control, struct worker_mail *ma
     strncpy(failed.text, error_text(), sizeof(failed.text) - 1);
     wire_frame_reset(&control->frame);
     wire_failed_encode(&control->frame, &failed);
-    control_send(control, WIRE_FAILED, control->frame.data, control->frame.bytes);
+    control_send(router, WIRE_FAILED, control->frame.data, control->frame.bytes);
     worker_mail_free(mail);
 }
 
@@ -222,11 +337,9 @@ static status control_decode_lend(const uint8_t *payload, uint32_t bytes, struct
     return OK;
 }
 
-static status control_decode(struct control *control, uint16_t type, const uint8_t *payload,
-                             uint32_t bytes, struct worker_mail *mail)
+static status control_decode(uint16_t type, const uint8_t *payload, uint32_t bytes,
+                             struct worker_mail *mail)
 {
-    status st;
-    (void)control;
     switch (type) {
     case WIRE_PREFILL:
         mail->mail.kind = WORKER_PREFILL;
@@ -253,8 +366,7 @@ static status control_decode(struct control *control, uint16_t type, const uint8
         mail->mail.kind = WORKER_CANCEL;
         return wire_cancel_decode(payload, bytes, &mail->cancel);
     default:
-        st = error_set(ERR_BAD_INPUT, "frame type %u is not one that a router sends", type);
-        return st;
+        return error_set(ERR_BAD_INPUT, "frame type %u is not one that a router sends", type);
     }
 }
 
@@ -268,16 +380,19 @@ static void control_set_roles(struct control *control, uint32_t roles)
     log_info("another role", "role=%s", hello_role_name(control->hello.role));
     wire_frame_reset(&control->frame);
     wire_roles_encode(&control->frame, roles);
-    control_send(control, WIRE_ROLES, control->frame.data, control->frame.bytes);
+    control_send_to(control, WIRE_EVERY_ROUTER, WIRE_ROLES, control->frame.data,
+                    control->frame.bytes);
 }
 
 static void control_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
                              uint32_t payload_bytes)
 {
-    struct control *control = ctx;
+    struct control_router *router = ctx;
+    struct control *control = router->control;
+    struct wire_failed failed;
+    uint32_t roles;
     if (type == WIRE_ALIVE)
         return;
-    uint32_t roles;
     if (type == WIRE_DRAIN) {
         control->setup.on_drain(control->setup.ctx);
         return;
@@ -286,9 +401,8 @@ static void control_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
         control_set_roles(control, roles);
         return;
     }
-    struct wire_failed failed;
     if (type == WIRE_FAILED && wire_failed_decode(payload, payload_bytes, &failed) == OK) {
-        control_refused(control, failed.text);
+        control_refused(router, failed.text);
         return;
     }
     struct worker_mail *mail = worker_mail_new(WORKER_CANCEL);
@@ -296,13 +410,13 @@ static void control_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
         log_error("frame dropped", "reason=\"no memory\" type=%u", type);
         return;
     }
-    status st = control_decode(control, type, payload, payload_bytes, mail);
+    status st = control_decode(type, payload, payload_bytes, mail);
     if (st != OK) {
         /* Dropped, it would leave a request waiting for ever. */
         worker_mail_free(mail);
-        control_break(control, error_text());
+        control_break(router, error_text());
     } else if (mail->request != NULL) {
-        control_take_request(control, mail);
+        control_take_request(router, mail);
     } else {
         mailbox_post(control->setup.compute, &mail->mail);
     }
@@ -314,24 +428,51 @@ static const struct link_calls control_calls = {
     .on_close = control_on_close,
 };
 
+/* "A,B": each with its timer. */
+static status control_open_routers(struct control *control, const char *list)
+{
+    for (const char *at = list; at != NULL;) {
+        const char *comma = strchr(at, ',');
+        char text[ADDRESS_TEXT_BYTES];
+        snprintf(text, sizeof(text), "%.*s", comma != NULL ? (int)(comma - at) : (int)strlen(at),
+                 at);
+        if (control->router_count == WIRE_ROUTERS_MAX)
+            return error_set(ERR_BAD_INPUT, "--router names more than %u routers",
+                             WIRE_ROUTERS_MAX);
+        struct control_router *router = &control->routers[control->router_count++];
+        router->control = control;
+        status st = address_parse(text, 8001, &router->address);
+        for (uint32_t i = 0; st == OK && i + 1 < control->router_count; i++) {
+            if (strcmp(control->routers[i].address.text, router->address.text) == 0)
+                st = error_set(ERR_BAD_INPUT, "--router names %s twice", router->address.text);
+        }
+        if (st == OK)
+            st = loop_timer_open(control->setup.loop, control_connect, router, &router->reconnect);
+        if (st != OK)
+            return st;
+        at = comma != NULL ? comma + 1 : NULL;
+    }
+    return OK;
+}
+
 status control_open(const struct control_setup *setup, struct control **control_out)
 {
     struct control *control = calloc(1, sizeof(*control));
     if (control == NULL)
-        return error_set(ERR_NO_MEMORY, "no memory for the router's connection");
+        return error_set(ERR_NO_MEMORY, "no memory for the connections with routers");
     control->setup = *setup;
     control->hello = *setup->hello;
     control->registration = *setup->registration;
-    status st = address_parse(setup->router, 8001, &control->router);
-    if (st == OK)
-        st = loop_timer_open(setup->loop, control_connect, control, &control->reconnect);
+    status st = control_open_routers(control, setup->routers);
     if (st == OK)
         st = loop_timer_open(setup->loop, control_beat, control, &control->heartbeat);
     if (st != OK) {
         control_close(control);
         return st;
     }
-    control_connect(control);
+    for (uint32_t i = 0; i < control->router_count; i++)
+        control_connect(&control->routers[i]);
+    loop_timer_start(control->heartbeat, setup->heartbeat_ms);
     *control_out = control;
     return OK;
 }
@@ -340,20 +481,29 @@ void control_close(struct control *control)
 {
     if (control == NULL)
         return;
-    link_close(control->link);
-    loop_timer_close(control->reconnect);
+    for (uint32_t i = 0; i < control->router_count; i++) {
+        link_close(control->routers[i].link);
+        loop_timer_close(control->routers[i].reconnect);
+    }
     loop_timer_close(control->heartbeat);
     wire_frame_close(&control->frame);
     free(control);
+}
+
+static void control_take_stats(struct control *control, const struct worker_mail *mail)
+{
+    control->stats = mail->heartbeat;
+    control->load_count = mail->load_count;
+    memcpy(control->loads, mail->loads, sizeof(control->loads));
 }
 
 void control_take(struct control *control, struct mail *taken)
 {
     struct worker_mail *mail = (struct worker_mail *)taken;
     if (taken->kind == WORKER_FRAME)
-        control_send(control, mail->type, mail->frame.data, mail->frame.bytes);
+        control_send_to(control, mail->router, mail->type, mail->frame.data, mail->frame.bytes);
     else if (taken->kind == WORKER_STATS)
-        control->stats = mail->heartbeat;
+        control_take_stats(control, mail);
     else if (taken->kind == WORKER_RENEWED)
         control_renewed(control, mail->incarnation);
     worker_mail_free(mail);
@@ -362,7 +512,7 @@ void control_take(struct control *control, struct mail *taken)
 void control_leave(struct control *control)
 {
     control->leaving = true;
-    control_send(control, WIRE_LEAVING, NULL, 0);
+    control_send_to(control, WIRE_EVERY_ROUTER, WIRE_LEAVING, NULL, 0);
 }
 
 uint64_t control_requests(const struct control *control)

@@ -1,11 +1,15 @@
-/* worker/control.h - the worker's connection to its router, on the loop thread.
+/* worker/control.h - the worker's connections to its routers, on the loop thread.
+ *
+ *     router A <----> |         | ---- mail (requests, cancels) ----> compute thread
+ *     router B <----> | control | <--- mail (frames for one router, or for all) ---
  *
  * Connects, registers, turns frames into mail for the compute thread and the compute thread's mail
- * into frames; heartbeats; and connects again for as long as the process lives. When the router is
- * lost, its requests are cancelled, as nobody is there to take their tokens, and the worker comes
- * back as another incarnation: the router may have declared the old one dead while it was stopped.
+ * into frames; heartbeats; and connects again for as long as the process lives. Whose a request is
+ * says its id. When a router is lost its requests are cancelled, as nobody is there to take their
+ * tokens, and those of the others go on. When no router is left, the worker comes back as another
+ * incarnation: they may have declared the old one dead while it was stopped.
  *
- * Threads: the loop's. Memory: owns link and timers.
+ * Threads: the loop's. Memory: owns links and timers.
  */
 #ifndef WORKER_CONTROL_H
 #define WORKER_CONTROL_H
@@ -19,21 +23,22 @@ struct control;
 
 struct control_setup {
     struct loop *loop;
-    const char *router;            /* address */
+    const char *routers;           /* addresses, with commas between them */
     const struct hello *hello;     /* ours; copied, as the registration is */
     const struct cluster_key *key; /* NULL: none */
     const struct wire_register *registration;
     uint64_t heartbeat_ms;
     uint32_t vocabulary;     /* token ids of requests are below it */
     struct mailbox *compute; /* the compute thread's */
-    /* The router will not have this worker: another model, layout, class or version. No retry. */
+    /* No router will have this worker: another model, layout, class or version. No retry. */
     void (*on_refused)(void *ctx, const char *reason);
     /* An operator wants it to leave, as at SIGTERM. */
     void (*on_drain)(void *ctx);
     void *ctx;
 };
 
-/* Errors: ERR_BAD_INPUT (the address), ERR_NO_MEMORY. A router that is not there yet is no error.
+/* Errors: ERR_BAD_INPUT (an address, or one twice), ERR_NO_MEMORY. A router that is not there yet
+ * is no error.
  */
 status control_open(const struct control_setup *setup, struct control **control_out);
 void control_close(struct control *control);

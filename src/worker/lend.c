@@ -125,6 +125,14 @@ void lend_end_all(struct lend *lend)
         lending_end(lend, l);
 }
 
+void lend_end_router(struct lend *lend, uint32_t router)
+{
+    for (struct lending *l = lend->open; l != NULL; l = l->next) {
+        if (WIRE_ROUTER_OF(l->request_id) == router)
+            lending_end(lend, l);
+    }
+}
+
 bool lend_released(struct lend *lend, const struct transfer_report *report)
 {
     struct lending **at = &lend->open;

@@ -40,6 +40,7 @@ status lend_take(struct lend *lend, const struct wire_lend *message);
 /* What was lent for this request is not wanted any more. */
 void lend_end(struct lend *lend, uint64_t request_id);
 void lend_end_all(struct lend *lend);
+void lend_end_router(struct lend *lend, uint32_t router); /* all that this router asked for */
 
 /* A HOLDER_DONE; true when it was one of ours. */
 bool lend_released(struct lend *lend, const struct transfer_report *report);

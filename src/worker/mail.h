@@ -18,19 +18,30 @@ enum worker_mail_kind {
     WORKER_CANCEL,      /* cancel */
     WORKER_PEER_LOST,   /* incarnation */
     WORKER_RENEW,       /* incarnation: cancel everything, then be that one */
+    WORKER_FORGET,      /* router: cancel all of its requests */
     WORKER_LEND,        /* lend, keys */
     WORKER_LEND_END,    /* incarnation: a request's id */
     WORKER_BLOCKS_ASK,  /* the router wants to know all that can be matched here */
     WORKER_STOP,        /* cancel everything, then end the thread */
     /* compute to loop */
-    WORKER_FRAME,   /* type, frame: for the router */
-    WORKER_STATS,   /* heartbeat */
+    WORKER_FRAME,   /* router, type, frame */
+    WORKER_STATS,   /* heartbeat, loads */
     WORKER_RENEWED, /* incarnation: nothing of the old one is left */
     WORKER_STOPPED, /* the thread has ended */
 };
 
+/* What one router has given this worker. */
+struct worker_load {
+    uint32_t router; /* its number: WIRE_ROUTER_OF its ids */
+    uint32_t sequences;
+    uint64_t tokens; /* of prompts without a first token yet */
+};
+
 struct worker_mail {
-    struct mail mail; /* first */
+    struct mail mail;                           /* first */
+    uint32_t router;                            /* its number, or WIRE_EVERY_ROUTER */
+    struct worker_load loads[WIRE_ROUTERS_MAX]; /* of those that have given something */
+    uint32_t load_count;
     struct wire_request *request;
     struct sampling sampling;
     struct wire_holder holder;

@@ -422,7 +422,7 @@ static void worker_on_refused(void *ctx, const char *reason)
 static status worker_register(struct worker *worker)
 {
     struct control_setup setup = {.loop = worker->loop,
-                                  .router = worker->options->router,
+                                  .routers = worker->options->routers,
                                   .hello = &worker->hello,
                                   .key = worker->key,
                                   .registration = &worker->registration,

@@ -22,7 +22,7 @@
 
 struct worker_options {
     const char *config;
-    const char *router;             /* address of the router's worker port */
+    const char *routers;            /* addresses of its routers' worker ports, with commas */
     const char *name;               /* in logs and metrics; NULL: role and pid */
     const char *transfer;           /* Unix socket where peers of this host fetch; NULL: made up */
     const char *transfer_tcp;       /* where peers of other hosts fetch; NULL: not at all */

@@ -4,6 +4,8 @@ import sys
 
 from baton import MODEL, SMALL, Server, main, together
 
+# Nobody dies here, and on a busy machine the living may be silent for a second.
+PATIENT = ["--silence", "10s"]
 WIDE = ["--kv-bytes", "64M", "--ctx", "512"]
 
 # name, options
@@ -65,7 +67,7 @@ def small_model(binary):
         server.wait_until(lambda: server.sum("baton_prefix_cache_hits_total") > 0, 2, "a hit")
         assert server.sum("baton_handoffs_total") == 0
     for name, options in SPLITS:
-        with Server(binary, SMALL, *WIDE, *options) as server:
+        with Server(binary, SMALL, *WIDE, *PATIENT, *options) as server:
             compare(f"{name}, cold", bodies, expected, run_all(server, bodies))
             compare(f"{name}, cached", bodies, expected, run_all(server, bodies))
             loaded = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
@@ -116,7 +118,7 @@ def real_model(binary):
     with Server(binary, MODEL, "--ctx", "1024", "--colocated", "1") as server:
         expected = run_all(server, bodies)
     for carrier in ("shm", "tcp"):
-        with Server(binary, MODEL, "--ctx", "1024", "--carrier", carrier) as server:
+        with Server(binary, MODEL, *PATIENT, "--ctx", "1024", "--carrier", carrier) as server:
             compare(carrier, bodies, expected, run_all(server, bodies))
             loaded = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
             compare(f"{carrier}, all at once", bodies, expected, loaded)
