@@ -26,6 +26,13 @@ class Hands:
         self.processes = {}
 
     def __enter__(self):
+        try:
+            return self.begin()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+
+    def begin(self):
         self.folder = tempfile.TemporaryDirectory()
         self.key = os.path.join(self.folder.name, "key")
         subprocess.run([self.binary, "key", "--out", self.key], check=True)
