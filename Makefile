@@ -7,6 +7,8 @@ PORT = 8000
 PROMPT = The capital of France is
 ARGS =
 FUZZ_SECONDS = 60
+ABORTS = 100000
+ROUNDS = 50
 TESTS =
 URL =
 prefix = /usr/local
@@ -17,13 +19,13 @@ override PROMPT := $(value PROMPT)
 export PROMPT FUZZ_SECONDS DESTDIR MODEL ARGS URL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-serve model build serve run cuda check asan tsan fuzz chaos bench lint \
+.PHONY: help setup setup-serve model build serve run cuda check asan tsan fuzz chaos soak bench lint \
         format install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 	@echo 'Variables: HOST PORT MODEL ARGS (serve, run), PROMPT (run), TESTS (check, asan, tsan: a ctest'
-	@echo '-R pattern), FUZZ_SECONDS (fuzz), URL (bench), prefix DESTDIR (install).'
+	@echo '-R pattern), FUZZ_SECONDS (fuzz), ABORTS (soak), ROUNDS (chaos), URL (bench), prefix DESTDIR (install).'
 
 setup: ## install the Debian packages that building and testing need
 	@tools/setup serve check
@@ -72,8 +74,11 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS
 	@tools/setup serve check fuzz
 	@tools/fuzz
 
-chaos: build ## kill each process in each phase of a request, 50 times (hours)
-	@BATON_CHAOS=50 tools/flow-python tests/flow/fault_test.py build/release/baton
+chaos: build ## kill each process in each phase of a request, ROUNDS times (hours)
+	@BATON_CHAOS=$(ROUNDS) tools/flow-python tests/flow/fault_test.py build/release/baton
+
+soak: build ## abort ABORTS requests at random moments; nothing may leak
+	@BATON_ABORTS=$(ABORTS) tools/flow-python tests/flow/soak_test.py build/release/baton aborts
 
 bench: build $(wanted_model) ## measure baton serve (or the server at URL)
 	@tools/bench

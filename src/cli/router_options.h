@@ -64,6 +64,15 @@
          1048576,                                                                                  \
          offsetof(T, local_tokens),                                                                \
          "most of a prompt that is computed on the decode worker that holds the rest of it"},      \
+        {"crashes",                                                                                \
+         OPTION_UINT,                                                                              \
+         "WORKERS",                                                                                \
+         "3",                                                                                      \
+         0,                                                                                        \
+         1000000,                                                                                  \
+         offsetof(T, crashes),                                                                     \
+         "a request fails when so many workers died while they computed it, one after another, "   \
+         "with no token in between; 0: never"},                                                    \
         {"body-bytes",                                                                             \
          OPTION_BYTES,                                                                             \
          "BYTES",                                                                                  \

@@ -39,7 +39,7 @@ struct serve_options {
     uint64_t disk_bytes, memory_bytes; /* of a store of ours */
     /* Handed on to the router. */
     const char *host, *model_name, *api_key, *api_key_file;
-    uint32_t port, queue, local_tokens;
+    uint32_t port, queue, local_tokens, crashes;
     uint64_t body_bytes, stream_bytes, request_timeout_ms, silence_ms, stuck_ms, drain_ms;
     /* Handed on to the workers. */
     const char *kernels, *kv_dtype, *packed_weights, *carrier, *offer, *log_level;

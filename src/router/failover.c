@@ -10,6 +10,7 @@
  *
  * Sampling has no hidden state, so whoever goes on draws the tokens that the lost one would have
  * drawn. Every attempt has an id of its own: what a lost worker still had to say is dropped. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,38 @@
 static bool failover_has_tokens(const struct request *request)
 {
     return request->sequences[request->first_number].token_count > 0;
+}
+
+/* ---- requests that take workers down ---- */
+
+/* One more death, and it is given up. A worker has many requests when it dies, and only one of them
+ * may be to blame: suspects are tried one at a time, so that none is there when another one
+ * strikes. Each is let off by its next token. */
+static bool failover_suspects(const struct router *router, const struct request *request)
+{
+    uint32_t limit = router->options->crashes;
+    return limit > 1 && request->deaths + 1 >= limit;
+}
+
+static bool failover_suspect_is_out(struct router *router)
+{
+    const struct request *request = request_find(router, router->suspect_id);
+    return request != NULL && request->state != REQUEST_PARKED &&
+           failover_suspects(router, request);
+}
+
+/* Its worker is dead, and was computing it. True: so many died of it that it ends here. */
+static bool failover_blame(struct router *router, struct request *request,
+                           const struct worker *lost)
+{
+    bool local = (request->wire.flags & WIRE_REQUEST_LOCAL) != 0;
+    bool computing =
+        (lost == request->prefill && !request->handed && (request->started || local)) ||
+        (lost == request->decode && (request->handed || request->state == REQUEST_RUNNING));
+    if (lost->leaving || router->ending || !computing)
+        return false;
+    request->deaths++;
+    return router->options->crashes > 0 && request->deaths >= router->options->crashes;
 }
 
 /* ---- where it goes on ---- */
@@ -43,16 +76,24 @@ static struct worker *failover_choose(struct router *router)
     return best >= 0 ? workers[best] : NULL;
 }
 
-static void failover_park(struct request *request, uint64_t now_ns)
+static void failover_park(const struct router *router, struct request *request, uint64_t now_ns)
 {
     uint64_t wait_ns = RETRY_FIRST_NS << (request->tries < 8 ? request->tries : 8);
+    if (wait_ns > RETRY_MOST_NS)
+        wait_ns = RETRY_MOST_NS;
+    /* Workers that died together are all known to be dead by then: it is not blamed for those. */
+    uint64_t silence_ns = router->options->silence_ms * 1000000u;
+    if (failover_suspects(router, request) && wait_ns < silence_ns)
+        wait_ns = silence_ns;
     request->state = REQUEST_PARKED;
-    request->retry_ns = now_ns + (wait_ns < RETRY_MOST_NS ? wait_ns : RETRY_MOST_NS);
+    request->retry_ns = now_ns + wait_ns;
 }
 
 /* False: nobody is there. */
 static bool failover_place(struct router *router, struct request *request)
 {
+    if (failover_suspects(router, request))
+        router->suspect_id = request->id;
     if (!failover_has_tokens(request) && !request->broken)
         return route_prefill(router, request) == OK;
     struct worker *worker = failover_choose(router);
@@ -66,8 +107,9 @@ static void failover_send(struct router *router, struct request *request)
 {
     request->id = request->wire.request_id = router->next_request_id++;
     request_track(router, request);
-    if (request->tries > 1 || !failover_place(router, request))
-        failover_park(request, clock_ns());
+    if (request->tries > 1 || failover_suspects(router, request) ||
+        !failover_place(router, request))
+        failover_park(router, request, clock_ns());
 }
 
 /* ---- what goes on ---- */
@@ -168,7 +210,17 @@ void failover_request(struct router *router, struct request *request, const stru
     uint64_t was = request->id;
     bool resumes = failover_has_tokens(request);
     uint32_t first = request->first_number, count = request->wire.sequence_count;
+    bool given_up = lost != NULL && failover_blame(router, request, lost);
     route_take_back(router, request, lost);
+    if (given_up) {
+        char text[160];
+        snprintf(text, sizeof(text),
+                 "%u workers died one after another while they computed this request; it is not "
+                 "given to another one",
+                 request->deaths);
+        request_fail(request, 500, "crashes_workers", text);
+        return;
+    }
     request->broken = request->broken || lost == NULL;
     for (uint32_t i = first; i < first + count; i++)
         request->sequences[i].early_count = 0;
@@ -189,7 +241,10 @@ void failover_tick(struct router *router, uint64_t now_ns)
 {
     for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
         for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {
-            if (r->state == REQUEST_PARKED && now_ns >= r->retry_ns && !failover_place(router, r))
+            if (r->state != REQUEST_PARKED || now_ns < r->retry_ns ||
+                (failover_suspects(router, r) && failover_suspect_is_out(router)))
+                continue;
+            if (!failover_place(router, r))
                 return; /* Nobody is there, for the others either. */
         }
     }

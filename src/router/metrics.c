@@ -102,6 +102,9 @@ static void metrics_open_workers(struct router_metrics *m)
         prometheus_gauge(p, "baton_worker_up", "1 while a worker is connected.", "worker,role");
     m->worker_blocks =
         prometheus_gauge(p, "baton_worker_blocks", "KV blocks by state.", "worker,state");
+    m->worker_pool = prometheus_gauge(
+        p, "baton_worker_pool_blocks",
+        "KV blocks that a worker has: those free, cached, referenced and reserved together.", "worker");
     m->kv_usage = prometheus_gauge(p, "baton_kv_cache_usage_perc",
                                    "Share of a worker's blocks that are in use, 0 to 1.", "worker");
     m->worker_sequences =
@@ -140,6 +143,8 @@ static void metrics_open_workers(struct router_metrics *m)
     m->worker_checksum_failures = prometheus_counter(p, "baton_checksum_failures_total",
                                                      "Slices that arrived damaged.", "worker");
     m->worker_leases = prometheus_gauge(p, "baton_worker_leases", "Handoffs under way.", "worker");
+    m->worker_lendings = prometheus_gauge(
+        p, "baton_worker_lendings", "Times that blocks are lent to other workers now.", "worker");
 }
 
 status metrics_open(struct router *router)
@@ -188,6 +193,7 @@ static void metrics_write_worker(struct router_metrics *m, const struct worker *
     metrics_set(m, m->worker_blocks, name, "referenced", b->blocks_referenced);
     metrics_set(m, m->worker_blocks, name, "reserved", b->blocks_reserved);
     metrics_set(m, m->worker_blocks, name, "swapped", b->blocks_swapped);
+    metrics_set(m, m->worker_pool, name, NULL, w->registration.block_count);
     metrics_set(m, m->worker_sequences, name, "running", b->sequences_running);
     metrics_set(m, m->worker_sequences, name, "waiting", b->sequences_waiting);
     metrics_set(m, m->worker_sequences, name, "preempted", b->sequences_preempted);
@@ -205,6 +211,7 @@ static void metrics_write_worker(struct router_metrics *m, const struct worker *
     metrics_set(m, m->worker_prefix_hits, name, NULL, b->prefix_hits);
     metrics_set(m, m->worker_checksum_failures, name, NULL, b->checksum_failures);
     metrics_set(m, m->worker_leases, name, NULL, b->leases);
+    metrics_set(m, m->worker_lendings, name, NULL, b->lendings);
     double step_s = (double)b->step_ns / 1e9;
     double blocks = (double)w->registration.block_count;
     prometheus_set(m->all, prometheus_series(m->all, m->worker_step_seconds, name), step_s);

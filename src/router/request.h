@@ -123,6 +123,8 @@ struct request {
     uint32_t attempts;
     uint32_t tries;    /* of these since its last token */
     uint32_t corrupts; /* of these, ended with ERR_CORRUPT */
+    uint32_t deaths;   /* of these, ended with the death of the worker that was computing it */
+    bool started;      /* its worker has begun with it, as far as is known */
     uint64_t retry_ns; /* parked: not before */
     uint32_t sequences_left;
     uint32_t first_number;      /* the workers' sequence 0 of it is this one */
@@ -178,7 +180,7 @@ struct router_metrics {
         worker_bytes, worker_compute_ratio, worker_bandwidth_ratio, worker_preemptions,
         worker_swap_blocks, worker_swap_bytes, worker_recomputed, worker_step_seconds,
         worker_prefix_queries, worker_prefix_hits, worker_checksum_failures, worker_handoff_seconds,
-        worker_leases, kv_usage;
+        worker_leases, worker_lendings, worker_pool, kv_usage;
 };
 
 struct router {
@@ -207,6 +209,7 @@ struct router {
     struct request *buckets[ROUTER_BUCKETS];
     uint64_t next_request_id;
     uint64_t failover_count;
+    uint64_t suspect_id;     /* the last request that was sent although its workers keep dying */
     uint32_t waiting_count;  /* answers without a first token */
     uint32_t context_tokens; /* the least of the workers'; the model's while there is none */
     struct wire_frame frame; /* scratch */

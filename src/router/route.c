@@ -364,6 +364,7 @@ void route_decode(struct router *router, struct request *request)
     uint32_t count = route_views(router, views, workers);
     if (request->prefill == NULL || request->state != REQUEST_WAITING)
         return;
+    request->started = true;
     /* One that has become a decode worker since hands nothing over to itself. */
     for (uint32_t i = 0; i < count; i++)
         views[i].usable = views[i].usable && workers[i] != request->prefill;
@@ -415,7 +416,7 @@ void route_take_back(struct router *router, struct request *request, const struc
     if (decode != NULL && decode != lost && decode != prefill)
         route_cancel_at(router, decode, request->id, WIRE_ALL_SEQUENCES);
     request->id = 0;
-    request->handed = request->stopped = false;
+    request->handed = request->stopped = request->started = false;
 }
 
 /* The first request of an unfinished answer that depends on the worker. */

@@ -33,6 +33,8 @@ struct router_options {
     uint32_t expect_workers; /* "ready" is said when so many are there */
     uint32_t local_tokens;   /* most of a prompt that is computed on the decode worker that holds
                                 the rest of it; 0: none */
+    uint32_t crashes; /* a request ends when so many workers died of it, one after another; 0:
+                         never */
     uint64_t body_bytes;
     uint64_t stream_bytes;       /* most output that a slow client may leave unread */
     uint64_t request_timeout_ms; /* the longest time without progress of a request */

@@ -201,7 +201,8 @@ class Server:
                        if (k[0] == "baton_worker_blocks" and
                            not {("state", "referenced"), ("state", "reserved"),
                                 ("state", "swapped")}.isdisjoint(k))
-                       or k[0] in ("baton_worker_sequences", "baton_worker_leases"))
+                       or k[0] in ("baton_worker_sequences", "baton_worker_leases",
+                                   "baton_worker_lendings"))
         self.wait_until(free, timeout_s, "all blocks free")
 
 
