@@ -405,7 +405,7 @@ static void relay_first_times(struct request *request, const struct wire_first *
     struct router *router = answer->router;
     uint64_t now_ns = clock_ns();
     request->progress_ns = now_ns;
-    request->tries = request->corrupts = request->deaths = 0;
+    request->tries = request->corrupts = 0; /* not the deaths: decoding it is to come */
     if (request->wire.resumed_tokens > 0)
         return; /* The client has had its first token. */
     request->cached_tokens = first->cached_tokens;
