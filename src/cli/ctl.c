@@ -168,7 +168,8 @@ static const char *ctl_role(uint32_t roles)
 
 static uint64_t member_held(const struct wire_member *m)
 {
-    return m->beat.blocks_referenced + m->beat.blocks_reserved + m->beat.sequences_preempted;
+    return m->beat.blocks_referenced + m->beat.blocks_reserved + m->beat.blocks_swapped +
+           m->beat.sequences_preempted;
 }
 
 /* Every block is in one state. */
@@ -186,9 +187,9 @@ static void member_print(const struct wire_member *m)
     printf("%-16s %-8s %-8s %016" PRIx64 "\n", r->name, ctl_role(r->roles),
            m->leaving != 0 ? "leaving" : "ready", r->incarnation);
     printf("  blocks      %" PRIu64 " free, %" PRIu64 " cached, %" PRIu64 " referenced, %" PRIu64
-           " reserved of %u%s\n",
+           " reserved of %u; %" PRIu64 " swapped out%s\n",
            b->blocks_free, b->blocks_cached, b->blocks_referenced, b->blocks_reserved,
-           r->block_count, member_adds_up(m) ? "" : "  DO NOT ADD UP");
+           r->block_count, b->blocks_swapped, member_adds_up(m) ? "" : "  DO NOT ADD UP");
     printf("  sequences   %" PRIu64 " running, %" PRIu64 " waiting, %" PRIu64
            " preempted; %u placed here and %" PRIu64 " prompt tokens queued by this router\n",
            b->sequences_running, b->sequences_waiting, b->sequences_preempted, m->decoding,
@@ -233,9 +234,10 @@ static void member_json(struct text *text, const struct wire_member *m)
                 m->beat_age_ms);
     text_format(text,
                 "\"blocks\": {\"total\": %u, \"free\": %" PRIu64 ", \"cached\": %" PRIu64
-                ", \"referenced\": %" PRIu64 ", \"reserved\": %" PRIu64 "}, ",
+                ", \"referenced\": %" PRIu64 ", \"reserved\": %" PRIu64 ", \"swapped\": %" PRIu64
+                "}, ",
                 r->block_count, b->blocks_free, b->blocks_cached, b->blocks_referenced,
-                b->blocks_reserved);
+                b->blocks_reserved, b->blocks_swapped);
     text_format(
         text,
         "\"sequences\": {\"running\": %" PRIu64 ", \"waiting\": %" PRIu64

@@ -104,7 +104,8 @@ static void metrics_open_workers(struct router_metrics *m)
         prometheus_gauge(p, "baton_worker_blocks", "KV blocks by state.", "worker,state");
     m->worker_pool = prometheus_gauge(
         p, "baton_worker_pool_blocks",
-        "KV blocks that a worker has: those free, cached, referenced and reserved together.", "worker");
+        "KV blocks that a worker has: those free, cached, referenced and reserved together.",
+        "worker");
     m->kv_usage = prometheus_gauge(p, "baton_kv_cache_usage_perc",
                                    "Share of a worker's blocks that are in use, 0 to 1.", "worker");
     m->worker_sequences =

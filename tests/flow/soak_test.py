@@ -24,7 +24,8 @@ PROBE = {"prompt": list(range(5, 60)), "max_tokens": 20, "ignore_eos": True, "te
 
 
 def in_use(worker):
-    return (worker["blocks"]["referenced"] + worker["blocks"]["reserved"] + worker["leases"] +
+    return (worker["blocks"]["referenced"] + worker["blocks"]["reserved"] +
+            worker["blocks"]["swapped"] + worker["leases"] +
             worker["lendings"] + sum(worker["sequences"].values()))
 
 
