@@ -790,6 +790,20 @@ static status plugin_floor(uint32_t device, double *read_bytes_per_s_out,
     return result == OK ? floor_take(device, read_bytes_per_s_out, operations_per_s_out) : result;
 }
 
+static bool device_look(struct cuda_backend *cuda)
+{
+    int device = (int)cuda->options.device, major = 0;
+    bool good = cuda_good(cuda,
+                          cudaDeviceGetAttribute(&cuda->processors,
+                                                 cudaDevAttrMultiProcessorCount, device),
+                          "device") &&
+                cuda_good(cuda,
+                          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                          "device");
+    cuda->hopper = major == 9 && hopper_has_code();
+    return good;
+}
+
 static bool frequencies_open(struct cuda_backend *cuda)
 {
     const struct backend_shape *shape = &cuda->shape;
@@ -881,7 +895,8 @@ static status plugin_open(const struct backend_shape *shape, const struct backen
     cuda->limits = *limits;
     cuda->options = *options;
     cuda->pool.fd = -1;
-    bool good = cuda_good(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
+    bool good = device_look(cuda) &&
+                cuda_good(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
                           "stream") &&
                 cuda_good(cuda, cudaStreamCreateWithFlags(&cuda->copies, cudaStreamNonBlocking),
                           "stream") &&

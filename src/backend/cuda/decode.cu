@@ -59,8 +59,8 @@ __device__ inline const char *key_at(const decode_args &a, const uint32_t *table
 }
 
 /* The queries as A fragments, in the order of columns that K is read in. */
-template <typename T, int PARTS>
-__device__ static void queries_load(const T *q, uint32_t group, float scale,
+template <int PARTS>
+__device__ static void queries_load(const __half *q, uint32_t group, float scale,
                                     uint32_t a[PARTS][2][4])
 {
     uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -205,7 +205,7 @@ __device__ static void warps_merge(const state<PARTS> &s, float *shared_o, float
 
 template <typename T, int PARTS>
 __global__ void __launch_bounds__(WARPS * 32)
-    decode_kernel(const __grid_constant__ decode_args args, const T *q, T *o)
+    decode_kernel(const __grid_constant__ decode_args args, const __half *q, T *o)
 {
     constexpr uint32_t DIMS = PARTS * 32;
     extern __shared__ float shared_o[];
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(WARPS * 32)
     uint32_t end = min(first + PARTITION_KEYS, length), warp = threadIdx.x / 32;
     const uint32_t *table = args.tables + args.table_offsets[args.row_sequences[row]];
     uint32_t a[PARTS][2][4];
-    queries_load<T, PARTS>(q + (size_t)row * args.q_stride + kv_head * args.group * DIMS,
+    queries_load<PARTS>(q + (size_t)row * args.q_stride + kv_head * args.group * DIMS,
                            args.group, args.scale, a);
     state<PARTS> s = {};
     s.most[0] = s.most[1] = -1e30f;
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(WARPS * 32)
 
 /* Any head: one warp a query head, key after key. */
 template <typename T>
-__global__ void plain_kernel(decode_args args, const T *q, T *o, uint32_t dims)
+__global__ void plain_kernel(decode_args args, const __half *q, T *o, uint32_t dims)
 {
     extern __shared__ float accumulated[];
     uint32_t single = blockIdx.x, h = blockIdx.y, lane = threadIdx.x;
@@ -298,7 +298,7 @@ __global__ void plain_kernel(decode_args args, const T *q, T *o, uint32_t dims)
         return;
     uint32_t row = args.rows[args.first + single], length = args.positions[row] + 1;
     const uint32_t *table = args.tables + args.table_offsets[args.row_sequences[row]];
-    const T *from = q + (size_t)row * args.q_stride + h * dims;
+    const __half *from = q + (size_t)row * args.q_stride + h * dims;
     float most = -1e30f, sum = 0;
     for (uint32_t d = lane; d < dims; d += 32)
         accumulated[d] = 0;
@@ -321,8 +321,8 @@ __global__ void plain_kernel(decode_args args, const T *q, T *o, uint32_t dims)
 }
 
 template <typename T>
-static void decode_run(struct cuda_backend *cuda, const struct decode_args *args, const T *q, T *o,
-                       uint32_t singles, uint32_t partitions)
+static void decode_run(struct cuda_backend *cuda, const struct decode_args *args, const __half *q,
+                       T *o, uint32_t singles, uint32_t partitions)
 {
     const struct backend_shape *shape = &cuda->shape;
     dim3 grid(singles, shape->kv_head_count, partitions);
@@ -347,7 +347,7 @@ static void decode_typed(struct cuda_backend *cuda, const struct decode_args *ar
     uint32_t most = fit < 1 ? 1 : fit > DECODE_SINGLES_MAX ? DECODE_SINGLES_MAX : (uint32_t)fit;
     struct decode_args piece = *args;
     for (; piece.first < singles; piece.first += most)
-        decode_run<T>(cuda, &piece, (const T *)q->data, (T *)o->data,
+        decode_run<T>(cuda, &piece, (const __half *)q->data, (T *)o->data,
                       singles - piece.first < most ? singles - piece.first : most,
                       cuda->partitions);
 }

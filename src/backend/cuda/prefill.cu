@@ -157,7 +157,7 @@ __device__ static void softmax_take(float s[KEYS / 8][4], float o[DIMS / 8][4], 
 
 template <typename T, int DIMS>
 __global__ void __launch_bounds__(WARPS * 32)
-    prefill_kernel(const __grid_constant__ prefill_args args, const T *q_all, T *o_all)
+    prefill_kernel(const __grid_constant__ prefill_args args, const __half *q_all, T *o_all)
 {
     extern __shared__ __align__(128) __half shared[];
     constexpr uint32_t STAGE = 2 * KEYS * DIMS; /* keys, then values */
@@ -175,9 +175,8 @@ __global__ void __launch_bounds__(WARPS * 32)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             uint32_t row = min(warp * 16 + g + i % 2 * 8, rows - 1);
-            const T *from = q_all + (first_row + row) * args.q_stride + head * DIMS + d * 16 +
-                            2 * t + i / 2 * 8;
-            q[d][i] = pair(to_float(from[0]), to_float(from[1]));
+            q[d][i] = *(const uint32_t *)(q_all + (first_row + row) * args.q_stride + head * DIMS +
+                                          d * 16 + 2 * t + i / 2 * 8);
         }
     float o[DIMS / 8][4] = {}, most[2] = {-1e30f, -1e30f}, sum[2] = {0, 0};
     uint32_t steps = (end + KEYS - 1) / KEYS;
@@ -235,7 +234,7 @@ static void prefill_launch(struct cuda_backend *cuda, const struct prefill_args 
                                    cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
               "shared memory of attention");
     prefill_kernel<T, DIMS><<<dim3(cuda->shape.head_count, cuda->tile_count), WARPS * 32, bytes,
-                              cuda->stream>>>(*args, (const T *)q->data, (T *)o->data);
+                              cuda->stream>>>(*args, (const __half *)q->data, (T *)o->data);
 }
 
 template <typename T>
@@ -257,6 +256,10 @@ bool attend_tiles_can(const struct cuda_backend *cuda)
 void attend_tiles(struct cuda_backend *cuda, uint32_t layer, const struct backend_buffer *q,
                   struct backend_buffer *o)
 {
+    if (attend_hopper_can(cuda, q, o)) {
+        attend_hopper(cuda, layer, q, o);
+        return;
+    }
     const struct backend_shape *shape = &cuda->shape;
     const struct device_step *step = &cuda->device;
     struct prefill_args args = {};

@@ -90,9 +90,53 @@ void rows_embed(struct cuda_backend *cuda, const struct backend_tensor *table,
 
 /* ---- norm ---- */
 
+#define NORM_PIECES 4 /* of four values, that a thread keeps */
+
+__device__ inline uint32_t bits_of(__half a, __half b)
+{
+    __half2 v = __halves2half2(a, b);
+    return *(uint32_t *)&v;
+}
+
+__device__ inline uint32_t bits_of(__nv_bfloat16 a, __nv_bfloat16 b)
+{
+    __nv_bfloat162 v = __halves2bfloat162(a, b);
+    return *(uint32_t *)&v;
+}
+
+/* Rows of 4 n values: each is read once. */
 template <typename T>
-__global__ void norm_kernel(const float *x, uint32_t x_stride, const float *weight, T *y,
-                            uint32_t y_stride, uint32_t width, float epsilon)
+__global__ void __launch_bounds__(1024)
+    norm_kernel(const float *x, uint32_t x_stride, const float *weight, T *y, uint32_t y_stride,
+                uint32_t width, float epsilon)
+{
+    const float4 *from = (const float4 *)(x + (size_t)blockIdx.x * x_stride);
+    uint2 *to = (uint2 *)(y + (size_t)blockIdx.x * y_stride);
+    float4 values[NORM_PIECES];
+    float squares = 0;
+#pragma unroll
+    for (uint32_t n = 0; n < NORM_PIECES; n++) {
+        uint32_t i = threadIdx.x + n * blockDim.x;
+        values[n] = i < width / 4 ? from[i] : make_float4(0, 0, 0, 0);
+        squares += values[n].x * values[n].x + values[n].y * values[n].y +
+                   values[n].z * values[n].z + values[n].w * values[n].w;
+    }
+    float scale = 1.0f / sqrtf(block_sum(squares) / (float)width + epsilon);
+#pragma unroll
+    for (uint32_t n = 0; n < NORM_PIECES; n++) {
+        uint32_t i = threadIdx.x + n * blockDim.x;
+        if (i >= width / 4)
+            break;
+        float4 w = __ldg((const float4 *)weight + i), v = values[n];
+        to[i] = make_uint2(
+            bits_of(from_float<T>(v.x * scale * w.x), from_float<T>(v.y * scale * w.y)),
+            bits_of(from_float<T>(v.z * scale * w.z), from_float<T>(v.w * scale * w.w)));
+    }
+}
+
+template <typename T>
+__global__ void norm_any_kernel(const float *x, uint32_t x_stride, const float *weight, T *y,
+                                uint32_t y_stride, uint32_t width, float epsilon)
 {
     const float *from = x + (size_t)blockIdx.x * x_stride;
     T *to = y + (size_t)blockIdx.x * y_stride;
@@ -108,10 +152,18 @@ template <typename T>
 static void norm_run(struct cuda_backend *cuda, const struct backend_buffer *x,
                      const struct backend_tensor *weight, struct backend_buffer *y)
 {
-    uint32_t rows = x->outputs ? cuda->outputs : cuda->rows;
-    norm_kernel<T><<<rows, x->width >= 2048 ? 1024 : ROW_THREADS, 0, cuda->stream>>>(
-        (const float *)x->data, x->stride, (const float *)weight->data, (T *)y->data, y->stride,
-        x->width, cuda->shape.norm_epsilon);
+    uint32_t rows = x->outputs ? cuda->outputs : cuda->rows, width = x->width;
+    uint32_t threads = width <= 4096 ? (width / 4 + 31) / 32 * 32 : 1024;
+    bool pieces = width % 4 == 0 && x->stride % 4 == 0 && y->stride % 4 == 0 &&
+                  width <= 4 * NORM_PIECES * 1024;
+    if (pieces)
+        norm_kernel<T><<<rows, threads, 0, cuda->stream>>>(
+            (const float *)x->data, x->stride, (const float *)weight->data, (T *)y->data,
+            y->stride, width, cuda->shape.norm_epsilon);
+    else
+        norm_any_kernel<T><<<rows, ROW_THREADS, 0, cuda->stream>>>(
+            (const float *)x->data, x->stride, (const float *)weight->data, (T *)y->data,
+            y->stride, width, cuda->shape.norm_epsilon);
 }
 
 void rows_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
@@ -128,27 +180,60 @@ void rows_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
 
 /* ---- gate ---- */
 
+template <typename T> __device__ inline T gated(T gate, T up)
+{
+    float x = to_float(gate);
+    return from_float<T>(x / (1.0f + __expf(-x)) * to_float(up));
+}
+
+/* 16 bytes a thread. */
 template <typename T>
 __global__ void gate_kernel(const T *gate, uint32_t gate_stride, const T *up, uint32_t up_stride,
                             T *h, uint32_t h_stride, uint32_t width)
 {
+    uint32_t i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    if (i >= width)
+        return;
+    uint4 g = *(const uint4 *)(gate + (size_t)blockIdx.y * gate_stride + i);
+    uint4 u = *(const uint4 *)(up + (size_t)blockIdx.y * up_stride + i);
+    T *a = (T *)&g;
+    const T *b = (const T *)&u;
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        a[k] = gated(a[k], b[k]);
+    *(uint4 *)(h + (size_t)blockIdx.y * h_stride + i) = g;
+}
+
+template <typename T>
+__global__ void gate_any_kernel(const T *gate, uint32_t gate_stride, const T *up,
+                                uint32_t up_stride, T *h, uint32_t h_stride, uint32_t width)
+{
     const T *g = gate + (size_t)blockIdx.y * gate_stride, *u = up + (size_t)blockIdx.y * up_stride;
     T *to = h + (size_t)blockIdx.y * h_stride;
     for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < width;
-         i += gridDim.x * blockDim.x) {
-        float x = to_float(g[i]);
-        to[i] = from_float<T>(x / (1.0f + __expf(-x)) * to_float(u[i]));
-    }
+         i += gridDim.x * blockDim.x)
+        to[i] = gated(g[i], u[i]);
+}
+
+static bool in_pieces(const struct backend_buffer *buffer)
+{
+    return buffer->stride % 8 == 0 && (uintptr_t)buffer->data % 16 == 0;
 }
 
 template <typename T>
 static void gate_run(struct cuda_backend *cuda, const struct backend_buffer *gate,
                      const struct backend_buffer *up, struct backend_buffer *h)
 {
-    dim3 grid((gate->width + 1023) / 1024, cuda->rows);
-    gate_kernel<T><<<grid, ROW_THREADS, 0, cuda->stream>>>(
-        (const T *)gate->data, gate->stride, (const T *)up->data, up->stride, (T *)h->data,
-        h->stride, gate->width);
+    dim3 grid((gate->width + 2047) / 2048, cuda->rows);
+    bool pieces = gate->width % 8 == 0 && in_pieces(gate) && in_pieces(up) && in_pieces(h);
+    if (pieces)
+        gate_kernel<T><<<grid, ROW_THREADS, 0, cuda->stream>>>(
+            (const T *)gate->data, gate->stride, (const T *)up->data, up->stride, (T *)h->data,
+            h->stride, gate->width);
+    else
+        gate_any_kernel<T><<<grid, ROW_THREADS, 0, cuda->stream>>>(
+            (const T *)gate->data, gate->stride, (const T *)up->data, up->stride, (T *)h->data,
+            h->stride, gate->width);
 }
 
 void rows_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
@@ -204,13 +289,45 @@ __device__ static void head_turn(float *from, const float *norm, const struct ro
     __syncwarp();
 }
 
-template <typename T>
+/* A head to shared memory and from there, PIECE values a lane at once. */
+template <typename T, int PIECE>
+__device__ inline void head_read(float *to, const T *from, uint32_t head_dim)
+{
+    for (uint32_t i = threadIdx.x % 32 * PIECE; i < head_dim; i += 32 * PIECE) {
+        __align__(8) T values[PIECE];
+        if (PIECE == 4) {
+            *(uint2 *)values = *(const uint2 *)(from + i);
+            *(float4 *)(to + i) = make_float4(to_float(values[0]), to_float(values[1 % PIECE]),
+                                              to_float(values[2 % PIECE]),
+                                              to_float(values[3 % PIECE]));
+        } else {
+            to[i] = to_float(from[i]);
+        }
+    }
+}
+
+template <int PIECE>
+__device__ inline void head_write(__half *to, const float *from, uint32_t head_dim)
+{
+    for (uint32_t i = threadIdx.x % 32 * PIECE; i < head_dim; i += 32 * PIECE) {
+        if (PIECE == 4) {
+            float4 v = *(const float4 *)(from + i);
+            *(uint2 *)(to + i) =
+                make_uint2(bits_of(from_float<__half>(v.x), from_float<__half>(v.y)),
+                           bits_of(from_float<__half>(v.z), from_float<__half>(v.w)));
+        } else {
+            to[i] = from_float<__half>(from[i]);
+        }
+    }
+}
+
+template <typename T, int PIECE>
 __global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, uint32_t k_stride,
                             const T *v, uint32_t v_stride)
 {
     extern __shared__ float shared[];
     float *cosines = shared, *sines = shared + r.half;
-    uint32_t row = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t row = blockIdx.x, warp = threadIdx.x / 32;
     uint32_t warps = blockDim.x / 32;
     float *mine = shared + 2 * r.half + warp * r.head_dim;
     if (row >= r.head[0])
@@ -229,11 +346,9 @@ __global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, 
          h += gridDim.y * warps) {
         if (h < r.head_count) {
             T *at = q + (size_t)row * q_stride + h * r.head_dim;
-            for (uint32_t i = lane; i < r.head_dim; i += 32)
-                mine[i] = to_float(at[i]);
+            head_read<T, PIECE>(mine, at, r.head_dim);
             head_turn(mine, r.q_norm, r, cosines, sines);
-            for (uint32_t i = lane; i < r.head_dim; i += 32)
-                at[i] = from_float<T>(mine[i]);
+            head_write<PIECE>((__half *)at, mine, r.head_dim);
             __syncwarp();
             continue;
         }
@@ -242,17 +357,20 @@ __global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, 
         kv -= is_k ? 0 : r.kv_head_count;
         const T *at = is_k ? k + (size_t)row * k_stride + kv * r.head_dim
                            : v + (size_t)row * v_stride + kv * r.head_dim;
-        for (uint32_t i = lane; i < r.head_dim; i += 32)
-            mine[i] = to_float(at[i]);
+        head_read<T, PIECE>(mine, at, r.head_dim);
         if (is_k)
             head_turn(mine, r.k_norm, r, cosines, sines);
         __half *to = (__half *)(block + (is_k ? 0 : r.plane_bytes)) +
                      ((size_t)kv * r.block_tokens + token) * r.head_dim;
         __syncwarp();
-        for (uint32_t i = lane; i < r.head_dim; i += 32)
-            to[i] = from_float<__half>(mine[i]);
+        head_write<PIECE>(to, mine, r.head_dim);
         __syncwarp();
     }
+}
+
+static bool in_fours(const struct backend_buffer *buffer)
+{
+    return buffer->stride % 4 == 0 && (uintptr_t)buffer->data % 8 == 0;
 }
 
 template <typename T>
@@ -261,10 +379,15 @@ static void rope_run(struct cuda_backend *cuda, const struct rope *rope, struct 
 {
     uint32_t heads = rope->head_count + 2 * rope->kv_head_count;
     size_t bytes = sizeof(float) * (2 * rope->half + ROW_THREADS / 32 * rope->head_dim);
-    dim3 grid(cuda->rows, cuda->rows < 64 ? (heads + 7) / 8 : 1);
-    rope_kernel<T><<<grid, ROW_THREADS, bytes, cuda->stream>>>(
-        *rope, (T *)q->data, q->stride, (const T *)k->data, k->stride, (const T *)v->data,
-        v->stride);
+    dim3 grid(cuda->rows, cuda->rows < 512 ? (heads + 7) / 8 : 1);
+    if (rope->head_dim % 4 == 0 && rope->half % 2 == 0 && in_fours(q) && in_fours(k) && in_fours(v))
+        rope_kernel<T, 4><<<grid, ROW_THREADS, bytes, cuda->stream>>>(
+            *rope, (T *)q->data, q->stride, (const T *)k->data, k->stride, (const T *)v->data,
+            v->stride);
+    else
+        rope_kernel<T, 1><<<grid, ROW_THREADS, bytes, cuda->stream>>>(
+            *rope, (T *)q->data, q->stride, (const T *)k->data, k->stride, (const T *)v->data,
+            v->stride);
 }
 
 void rows_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_buffer *q,

@@ -1,15 +1,17 @@
 /* backend/cuda/state.cuh - what the files of the CUDA backend share.
  *
  * Activations: x (the residual stream) and logits are float; everything between is bf16 when the
- * model's matrices are, else f16. A buffer has room for float rows and holds one form at a time.
- * Products of several weights with one x run as one when the weights lie one behind the other; then
- * their y are columns of one wider buffer (data and stride point into it).
+ * model's matrices are, else f16; q is f16 once it is rotated, as keys and values are. A buffer has
+ * room for float rows and holds one form at a time. Products of several weights with one x run as
+ * one when the weights lie one behind the other; then their y are columns of one wider buffer (data
+ * and stride point into it).
  *
  *     kernel files     rows.cu      embed, norm, gate, rope_store: a row at a time
  *                      stream.cu    y = W x for few rows: reads each weight once
  *                      gemm.cu      y = W x for many rows: cuBLASLt
  *                      decode.cu    attention of single rows: splits the keys
- *                      prefill.cu   attention of chunks of prompts
+ *                      prefill.cu   attention of chunks of prompts; prefill_hopper.cu on sm_90
+ *                      hopper.cu    tensor maps
  *                      pick.cu      logits -> tokens
  *                      load.cu      the file's weights -> the device's form of them
  *
@@ -97,6 +99,7 @@ struct cuda_backend {
     struct backend_limits limits;
     struct backend_plugin_options options;
     int processors;
+    bool hopper; /* code for sm_90a runs */
     bool typed, bf16; /* the form of activations is known, and is bf16 */
     char class_name[32];
     cudaStream_t stream, copies;
@@ -160,6 +163,9 @@ static inline bool launches(const struct cuda_backend *cuda)
     return cuda->mode != STEP_REPLAY && cuda->failed == OK;
 }
 
+/* The plug-in has code for sm_90a. */
+bool hopper_has_code(void);
+
 /* The operations; each named as in backend.h. */
 status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weight,
                    struct backend_tensor **tensor_out);
@@ -184,6 +190,10 @@ void attend_singles(struct cuda_backend *cuda, uint32_t layer, const struct back
 void attend_tiles(struct cuda_backend *cuda, uint32_t layer, const struct backend_buffer *q,
                   struct backend_buffer *o);
 bool attend_tiles_can(const struct cuda_backend *cuda);
+bool attend_hopper_can(const struct cuda_backend *cuda, const struct backend_buffer *q,
+                       const struct backend_buffer *o);
+void attend_hopper(struct cuda_backend *cuda, uint32_t layer, const struct backend_buffer *q,
+                   struct backend_buffer *o);
 void pick_tokens(struct cuda_backend *cuda, const struct backend_buffer *logits);
 
 /* floor.cu: what plugin.h says. */
