@@ -62,6 +62,7 @@ struct rig_ask {
     uint64_t seed;
     uint32_t deadline_ms; /* 0: 20 s */
     uint32_t epoch;
+    uint32_t handoff; /* enum wire_handoff */
     uint8_t salt;
 };
 
@@ -186,6 +187,14 @@ struct station {
     /* Called for everything that is said, after it was entered into the book. May be NULL. */
     void (*heard)(void *ctx, struct station *station, enum rig_said said, uint64_t request_id,
                   const void *message);
+    /* As prefill's calls; without fetch there is no store. */
+    void (*sealed)(void *ctx, uint64_t owner, const struct block_key *key,
+                   const struct block_key *parent, block_id id);
+    status (*fetch)(void *ctx, uint64_t ticket, const struct block_key *keys, const block_id *ids,
+                    uint32_t count, uint32_t deadline_ms);
+    void (*fetch_cancel)(void *ctx, uint64_t ticket);
+    void (*save)(void *ctx, uint64_t request_id, const struct block_key *keys, const block_id *ids,
+                 uint32_t block_count, bool partial);
     void *ctx;
 };
 
@@ -299,6 +308,42 @@ static inline void station_local_drop(void *ctx, uint32_t sequence_count)
     decode_expect_none(station->decode, sequence_count);
 }
 
+static inline void station_sealed_prompt(void *ctx, uint64_t owner, const struct block_key *key,
+                                         const struct block_key *parent, block_id id)
+{
+    struct station *station = ctx;
+    if (station->sealed != NULL)
+        station->sealed(station->ctx, owner, key, parent, id);
+}
+
+static inline void station_sealed_output(void *ctx, const struct block_key *key,
+                                         const struct block_key *parent, block_id id)
+{
+    station_sealed_prompt(ctx, 0, key, parent, id);
+}
+
+static inline status station_fetch(void *ctx, uint64_t ticket, const struct block_key *keys,
+                                   const block_id *ids, uint32_t count, uint32_t deadline_ms)
+{
+    struct station *station = ctx;
+    if (station->fetch == NULL)
+        return ERR_CLOSED;
+    return station->fetch(station->ctx, ticket, keys, ids, count, deadline_ms);
+}
+
+static inline void station_fetch_cancel(void *ctx, uint64_t ticket)
+{
+    struct station *station = ctx;
+    station->fetch_cancel(station->ctx, ticket);
+}
+
+static inline void station_save(void *ctx, uint64_t request_id, const struct block_key *keys,
+                                const block_id *ids, uint32_t block_count, bool partial)
+{
+    struct station *station = ctx;
+    station->save(station->ctx, request_id, keys, ids, block_count, partial);
+}
+
 static inline uint32_t rig_or(uint32_t value, uint32_t otherwise)
 {
     return value != 0 ? value : otherwise;
@@ -360,11 +405,16 @@ static inline void station_start(struct station *station, const struct model *mo
         .local = station_local,
         .local_take = station_local_take,
         .local_drop = station_local_drop,
+        .sealed = station_sealed_prompt,
+        .fetch = station_fetch,
+        .fetch_cancel = station_fetch_cancel,
+        .save = station_save,
     };
     static const struct decode_calls decode_calls = {
         .reserved = station_reserved,
         .tokens = station_tokens,
         .failed = station_failed,
+        .sealed = station_sealed_output,
     };
     struct prefill_options prefill = {.batch_tokens = rig_or(config->batch_tokens, 64),
                                       .chunk_tokens = station->chunk_tokens,
@@ -483,6 +533,7 @@ static inline struct wire_request *rig_wire(const struct rig_ask *ask)
                                    .prompt_tokens = ask->prompt_tokens,
                                    .resumed_tokens = ask->resumed_tokens,
                                    .prompt = ask->prompt,
+                                   .handoff = ask->handoff,
                                    .sampling = {.temperature = ask->temperature,
                                                 .top_p = 1,
                                                 .repetition_penalty = 1,

@@ -125,7 +125,7 @@ status decode_admit(struct decode *decode, struct decode_request *request,
     struct decode_sequence *owner = &request->sequences[0];
     block_table_adopt(&owner->table, request->ids, request->block_count, wire->prompt_tokens);
     request->block_count = 0; /* The references are the table's now. */
-    decode_seal(decode, owner);
+    decode_seal(decode, owner, false);
     for (uint32_t i = 1; i < wire->sequence_count; i++) {
         struct decode_sequence *sequence = &request->sequences[i];
         block_table_share(&sequence->table, decode->tree, &owner->table);

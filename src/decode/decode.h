@@ -40,6 +40,10 @@ struct decode_calls {
     /* All tokens of one step. */
     void (*tokens)(void *ctx, const struct wire_token *tokens, uint32_t count);
     void (*failed)(void *ctx, uint64_t request_id, status code, const char *text);
+    /* A block that was computed here is full and final: worth keeping. parent: NULL for a chain's
+     * first. */
+    void (*sealed)(void *ctx, const struct block_key *key, const struct block_key *parent,
+                   block_id id);
 };
 
 struct decode_options {

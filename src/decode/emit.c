@@ -20,9 +20,9 @@ void decode_keys(const struct decode *decode, struct decode_sequence *sequence, 
         sequence->key_count = count;
 }
 
-void decode_seal(struct decode *decode, struct decode_sequence *sequence)
+void decode_seal(struct decode *decode, struct decode_sequence *sequence, bool computed)
 {
-    if (!decode_shares(decode, sequence->request))
+    if ((sequence->request->wire->flags & WIRE_REQUEST_NO_PREFIX) != 0)
         return;
     uint32_t full = sequence->table.token_count / decode->block_tokens;
     decode_keys(decode, sequence, full);
@@ -30,10 +30,14 @@ void decode_seal(struct decode *decode, struct decode_sequence *sequence)
         uint32_t i = sequence->sealed_blocks;
         const struct block_key *parent = i > 0 ? &sequence->keys[i - 1] : NULL;
         block_id there;
-        status st = prefix_tree_insert(decode->tree, &sequence->keys[i], parent,
-                                       sequence->table.ids[i], &there);
+        status st = OK;
+        if (decode->options.prefix_cache)
+            st = prefix_tree_insert(decode->tree, &sequence->keys[i], parent,
+                                    sequence->table.ids[i], &there);
         if (st == ERR_FULL)
             prefix_tree_swap(decode->tree, &sequence->table.ids[i], there);
+        else if (computed)
+            decode->calls->sealed(decode->ctx, &sequence->keys[i], parent, sequence->table.ids[i]);
         sequence->private_blocks = st == ERR_NOT_FOUND;
         sequence->sealed_blocks++;
     }
@@ -87,7 +91,7 @@ void decode_stepped(struct decode *decode, const char *failure)
         block_table_advance(&s->table, s->step->token_count);
         decode->counters.recomputed_tokens += s->step->token_count - (samples ? 1 : 0);
         s->step = NULL;
-        decode_seal(decode, s);
+        decode_seal(decode, s, true);
         if (!samples)
             continue;
         decode->counters.tokens++;

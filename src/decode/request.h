@@ -126,7 +126,8 @@ bool decode_shares(const struct decode *decode, const struct decode_request *req
 /* Compute the keys of its first count blocks, which are full. */
 void decode_keys(const struct decode *decode, struct decode_sequence *sequence, uint32_t count);
 
-/* Enter the blocks that are full now into the prefix tree. */
-void decode_seal(struct decode *decode, struct decode_sequence *sequence);
+/* Enter the blocks that are full now into the prefix tree. computed: here, so nobody else has told
+ * of them. */
+void decode_seal(struct decode *decode, struct decode_sequence *sequence, bool computed);
 
 #endif

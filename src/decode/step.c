@@ -58,7 +58,7 @@ static void decode_resume(struct decode *decode)
         status st = block_table_reserve(&sequence->table, decode->tree, tokens, &copy);
         assert(st == OK && !copy.needed); /* Matched blocks are full. */
         decode_swap_in(decode, sequence);
-        decode_seal(decode, sequence);
+        decode_seal(decode, sequence, false);
         decode_sequences_remove(&decode->preempted, sequence);
         sequence->preempted = false;
         decode_sequences_insert(&decode->running, sequence);

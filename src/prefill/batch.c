@@ -65,7 +65,7 @@ static bool prefill_start_gather(struct prefill *prefill, struct prefill_request
 }
 
 /* The running batch is nearly done: blocks of those that come next begin to move. Who has no source
- * gathers when it starts, from what the tree has by then. */
+ * that is known gathers when it starts, from what the tree has by then. */
 static void prefill_start_gathers(struct prefill *prefill)
 {
     if (prefill->batch.head == NULL || prefill_batch_left(prefill) > prefill->options.chunk_tokens)
@@ -77,7 +77,8 @@ static void prefill_start_gathers(struct prefill *prefill)
         if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
             return;
         tokens += r->wire->prompt_tokens;
-        if (r->wire->source_count > 0 && !prefill_start_gather(prefill, r))
+        bool comes = r->wire->source_count > 0 || r->wire->saved_blocks > 0;
+        if (comes && !prefill_start_gather(prefill, r))
             return;
     }
 }
@@ -95,9 +96,9 @@ static void prefill_batch_form(struct prefill *prefill)
             break;
         if (!prefill_start_gather(prefill, r))
             break; /* The oldest first: it waits until blocks are back. */
+        tokens += r->wire->prompt_tokens - r->cached_tokens;
         if (r->gather == PREFILL_GATHERING)
             continue; /* Its blocks are on their way. */
-        tokens += r->wire->prompt_tokens - r->cached_tokens;
         prefill_list_remove(&prefill->waiting, r);
         r->state = PREFILL_RUNNING;
         r->started_ns = clock_ns();

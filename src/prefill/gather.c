@@ -1,9 +1,15 @@
-/* The longest prefix that need not be computed: from the own tree, then from peers.
+/* The longest prefix that need not be computed: from the own tree, then from peers, then from the
+ * store.
  *
  *     own tree |#######|
  *     peer A           |=======|            each range is fetched on its own, in parallel;
- *     peer B                   |=====|      one that fails or takes longer than computing it would
- *     compute                        |...   goes to another peer that lends it, and else to compute
+ *     store                    |=====|p|    one that fails or takes longer than computing it would
+ *     compute                          |.   goes to another peer that lends it, then to the store,
+ *                                           and else to compute
+ *
+ * The store is asked for whatever no peer lends: it knows better than anybody what it has, and a
+ * request that goes on from a handoff by the store asks for the prompt's last, partial block (p)
+ * too, which has a key of its own.
  *
  * When every range has ended, what landed without a hole is sealed, and computing starts behind it.
  * Nothing waits here: ranges end by reports, which the transfer makes within each one's deadline.
@@ -22,6 +28,7 @@
  * again as it might have saved; but no less than this, in which a busy machine gets nowhere. */
 #define GATHER_LEAST_MS 250u
 #define GATHER_UNKNOWN_MS 2000u /* nothing was computed here yet */
+#define GATHER_RESUME_MS 1000u  /* what goes on is not to be computed twice */
 
 /* ---- rates ---- */
 
@@ -50,19 +57,21 @@ static uint32_t gather_deadline_ms(const struct prefill *prefill, const struct w
     double ms = gather_compute_s(prefill, blocks) * 1000;
     if (prefill->tokens_per_s <= 0)
         ms = GATHER_UNKNOWN_MS;
-    if (ms < GATHER_LEAST_MS)
-        ms = GATHER_LEAST_MS;
+    double least_ms = wire->resumed_tokens > 0 ? GATHER_RESUME_MS : GATHER_LEAST_MS;
+    if (ms < least_ms)
+        ms = least_ms;
     return ms < wire->deadline_ms ? (uint32_t)ms : wire->deadline_ms;
 }
 
-/* Slower than computing, as far as one knows. Each time it is passed over its rate is believed a
- * little less, so that it is tried again some day. */
-static bool gather_is_slow(struct prefill *prefill, uint64_t incarnation, uint32_t blocks)
+/* Slower than computing, as far as one knows; of no interest to what goes on from elsewhere. Each
+ * time it is passed over its rate is believed a little less, so that it is tried again some day. */
+static bool gather_is_slow(const struct prefill *prefill, const struct prefill_request *request,
+                           struct prefill_peer *peer, uint32_t blocks)
 {
-    struct prefill_peer *peer = gather_peer(prefill, incarnation);
     double compute_s = gather_compute_s(prefill, blocks);
     double bytes = (double)blocks * (double)engine_layout(prefill->engine)->block_bytes;
-    if (peer->bytes_per_s <= 0 || compute_s <= 0 || bytes / peer->bytes_per_s <= compute_s)
+    if (request->wire->resumed_tokens > 0 || peer->bytes_per_s <= 0 || compute_s <= 0 ||
+        bytes / peer->bytes_per_s <= compute_s)
         return false;
     peer->bytes_per_s *= 1.25;
     return true;
@@ -70,21 +79,15 @@ static bool gather_is_slow(struct prefill *prefill, uint64_t incarnation, uint32
 
 /* ---- ranges ---- */
 
-static struct prefill_range *gather_range_add(struct prefill_request *request, uint32_t source,
+static struct prefill_range *gather_range_add(struct prefill_request *request, enum wire_from from,
                                               uint32_t first, uint32_t count)
 {
     if (request->range_count == WIRE_RANGES_MAX)
         return NULL;
-    const struct wire_source *from = &request->wire->sources[source];
     struct prefill_range *range = &request->ranges[request->range_count++];
-    *range = (struct prefill_range){.source = source,
-                                    .started_ns = clock_ns(),
-                                    .told = {.from = WIRE_FROM_PEER,
-                                             .holder = from->holder.incarnation,
-                                             .first_block = first,
-                                             .block_count = count,
-                                             .status = ERR_REFUSED}};
-    request->sources_used |= 1u << source;
+    *range = (struct prefill_range){
+        .started_ns = clock_ns(),
+        .told = {.from = from, .first_block = first, .block_count = count, .status = ERR_REFUSED}};
     return range;
 }
 
@@ -125,10 +128,15 @@ static uint32_t gather_ask(struct prefill *prefill, struct prefill_request *requ
         uint32_t source_end = end - source->first_block < source->block_count
                                   ? end
                                   : source->first_block + source->block_count;
-        struct prefill_range *range = gather_range_add(request, i, first, source_end - first);
+        struct prefill_range *range =
+            gather_range_add(request, WIRE_FROM_PEER, first, source_end - first);
         if (range == NULL)
             return first;
-        if (gather_is_slow(prefill, source->holder.incarnation, source_end - first)) {
+        request->sources_used |= 1u << i;
+        range->source = i;
+        range->told.holder = source->holder.incarnation;
+        if (gather_is_slow(prefill, request, gather_peer(prefill, source->holder.incarnation),
+                           source_end - first)) {
             range->told.status = ERR_TIMEOUT;
             continue;
         }
@@ -144,27 +152,104 @@ static uint32_t gather_ask(struct prefill *prefill, struct prefill_request *requ
     return first;
 }
 
+/* Have the store fill count blocks from first on. */
+static void gather_fetch(struct prefill *prefill, struct prefill_request *request,
+                         const struct block_key *keys, uint32_t first, uint32_t count)
+{
+    if (gather_is_slow(prefill, request, &prefill->store, count))
+        return;
+    struct prefill_range *range = gather_range_add(request, WIRE_FROM_STORE, first, count);
+    if (range == NULL)
+        return;
+    range->ticket = ++prefill->next_ticket;
+    status st = prefill->calls->fetch(prefill->ctx, range->ticket, keys, request->ids + first,
+                                      count, gather_deadline_ms(prefill, request->wire, count));
+    range->told.status = st;
+    range->open = st == OK;
+    if (st == OK)
+        request->ranges_open++;
+    else
+        request->range_count--; /* There is no store, or none now. */
+}
+
+/* first .. end from the peers that lend it, and what none of them does from the store, unless it
+ * was asked. */
+static void gather_cover(struct prefill *prefill, struct prefill_request *request, uint32_t first,
+                         uint32_t end, bool asks_store)
+{
+    while (prefill->transfer != NULL && first < end) {
+        uint32_t next = gather_ask(prefill, request, first, end);
+        if (next == first)
+            break;
+        first = next;
+    }
+    if (asks_store && first < end)
+        gather_fetch(prefill, request, request->keys + first, first, end - first);
+}
+
+/* The prompt's last block, as it was when its prefill was handed over by the store: one token has
+ * come since. */
+static void gather_cover_partial(struct prefill *prefill, struct prefill_request *request)
+{
+    const struct wire_request *wire = request->wire;
+    uint32_t full = (wire->prompt_tokens - 1) / prefill->block_tokens;
+    uint32_t tokens = (wire->prompt_tokens - 1) % prefill->block_tokens;
+    if (wire->resumed_tokens != 1 || tokens == 0)
+        return;
+    struct block_key key = block_key_next(full > 0 ? &request->keys[full - 1] : &request->root,
+                                          wire->prompt + full * prefill->block_tokens, tokens);
+    gather_fetch(prefill, request, &key, full, 1);
+}
+
+/* The last token is always computed. */
+static uint32_t gather_tokens(const struct prefill *prefill, const struct prefill_request *request,
+                              uint32_t blocks)
+{
+    uint64_t tokens = (uint64_t)blocks * prefill->block_tokens;
+    uint32_t most = request->wire->prompt_tokens - 1;
+    return tokens < most ? (uint32_t)tokens : most;
+}
+
+/* The range that has block number at. */
+static const struct prefill_range *gather_range_with(const struct prefill_request *request,
+                                                     uint32_t at)
+{
+    for (uint32_t i = 0; i < request->range_count; i++) {
+        const struct prefill_range *range = &request->ranges[i];
+        if (range->told.first_block <= at && at - range->told.first_block < range->landed_blocks)
+            return range;
+    }
+    return NULL;
+}
+
 /* Every range has ended: computing starts where the blocks without a hole end. */
 static void gather_end(struct prefill *prefill, struct prefill_request *request)
 {
-    uint32_t landed = request->table.token_count / prefill->block_tokens;
-    uint32_t before = landed;
-    for (bool more = true; more;) {
-        more = false;
-        for (uint32_t i = 0; i < request->range_count; i++) {
-            const struct wire_range *told = &request->ranges[i].told;
-            if (told->status == OK && told->block_count > 0 && told->first_block <= landed &&
-                told->first_block + told->block_count > landed) {
-                landed = told->first_block + told->block_count;
-                more = true;
-            }
-        }
+    uint32_t own = request->sealed_blocks, landed = own;
+    const struct prefill_range *range;
+    while ((range = gather_range_with(request, landed)) != NULL) {
+        uint32_t end = range->told.first_block + range->landed_blocks;
+        uint32_t tokens =
+            gather_tokens(prefill, request, end) - gather_tokens(prefill, request, landed);
+        if (range->told.from == WIRE_FROM_STORE)
+            request->store_tokens += tokens;
+        else
+            request->peer_tokens += tokens;
+        landed = end;
     }
-    request->peer_tokens = (landed - before) * prefill->block_tokens;
-    block_table_advance(&request->table, request->peer_tokens);
+    if (landed > own &&
+        engine_blocks_landed(prefill->engine, request->ids + own, landed - own) != OK) {
+        log_line(LOG_ERROR, request->wire->request_id, "fetched blocks not taken", "reason=\"%s\"",
+                 error_text());
+        request->store_tokens = request->peer_tokens = 0;
+    }
+    uint32_t fetched = request->peer_tokens + request->store_tokens;
+    block_table_advance(&request->table, fetched);
     request->cached_tokens = request->table.token_count;
+    request->gathered_blocks = request->cached_tokens / prefill->block_tokens;
     prefill->counters.peer_tokens += request->peer_tokens;
-    prefill->counters.prefix_hits += request->peer_tokens;
+    prefill->counters.store_tokens += request->store_tokens;
+    prefill->counters.prefix_hits += fetched;
     prefill_seal(prefill, request);
     request->gather_ns = clock_ns() - request->gather_started_ns;
     request->gather = PREFILL_GATHERED;
@@ -195,23 +280,22 @@ static status gather_take(struct prefill *prefill, struct prefill_request *reque
 status prefill_gather(struct prefill *prefill, struct prefill_request *request)
 {
     const struct wire_request *wire = request->wire;
-    bool looks = prefill->options.prefix_cache && (wire->flags & WIRE_REQUEST_NO_PREFIX) == 0;
+    bool fetches = (wire->flags & WIRE_REQUEST_NO_PREFIX) == 0;
+    bool looks = fetches && prefill->options.prefix_cache;
     /* At least the last token is computed: its logits are what the request came for. */
     uint32_t most = (wire->prompt_tokens - 1) / prefill->block_tokens;
     status st = gather_take(prefill, request, looks, most);
     if (st != OK)
         return st;
-    if (looks) {
+    if (fetches) {
         prefill->counters.prefix_queries += wire->prompt_tokens;
         prefill->counters.prefix_hits += request->cached_tokens;
     }
     request->gather_started_ns = clock_ns();
     request->gather = PREFILL_GATHERING;
-    for (uint32_t at = request->sealed_blocks; looks && prefill->transfer != NULL && at < most;) {
-        uint32_t end = gather_ask(prefill, request, at, most);
-        if (end == at)
-            break;
-        at = end;
+    if (fetches) {
+        gather_cover(prefill, request, request->sealed_blocks, most, true);
+        gather_cover_partial(prefill, request);
     }
     if (request->ranges_open == 0)
         gather_end(prefill, request);
@@ -221,20 +305,30 @@ status prefill_gather(struct prefill *prefill, struct prefill_request *request)
 void prefill_gather_cancel(struct prefill *prefill, struct prefill_request *request)
 {
     for (uint32_t i = 0; i < request->range_count; i++) {
-        if (request->ranges[i].open)
+        const struct prefill_range *range = &request->ranges[i];
+        if (range->open && range->told.from == WIRE_FROM_STORE)
+            prefill->calls->fetch_cancel(prefill->ctx, range->ticket);
+        else if (range->open)
             transfer_receive_cancel(prefill->transfer,
-                                    &request->wire->sources[request->ranges[i].source].lease);
+                                    &request->wire->sources[range->source].lease);
     }
 }
 
+/* ---- how ranges end ---- */
+
+/* Of a peer, by lease, or (lease NULL) of the store, by ticket. */
 static struct prefill_range *gather_range_of(const struct prefill_list *list,
-                                             const struct lease_id *lease,
+                                             const struct lease_id *lease, uint64_t ticket,
                                              struct prefill_request **request_out)
 {
     for (struct prefill_request *r = list->head; r != NULL; r = r->next) {
         for (uint32_t i = 0; r->ranges_open > 0 && i < r->range_count; i++) {
             struct prefill_range *range = &r->ranges[i];
-            if (range->open && lease_id_equal(&r->wire->sources[range->source].lease, lease)) {
+            bool is_store = range->told.from == WIRE_FROM_STORE;
+            if (!range->open || is_store != (lease == NULL))
+                continue;
+            if (is_store ? range->ticket == ticket
+                         : lease_id_equal(&r->wire->sources[range->source].lease, lease)) {
                 *request_out = r;
                 return range;
             }
@@ -243,81 +337,113 @@ static struct prefill_range *gather_range_of(const struct prefill_list *list,
     return NULL;
 }
 
-/* What the report says of a range, and of the peer that it came from. */
+/* What is said of a range, and learnt of where it came from. */
 static void gather_range_end(struct prefill *prefill, struct prefill_range *range,
-                             const struct transfer_report *report)
+                             struct prefill_peer *peer, status result, uint64_t bytes)
 {
-    struct prefill_peer *peer = gather_peer(prefill, range->told.holder);
     uint64_t now_ns = clock_ns();
     range->open = false;
-    range->told.status = report->status;
-    range->told.carrier = (uint32_t)report->carrier;
-    range->told.bytes = report->bytes;
+    range->told.status = result;
+    range->told.bytes = bytes;
     range->told.ns = now_ns - range->started_ns;
     peer->used_ns = now_ns;
-    if (report->mail.kind == TRANSFER_RECEIVED) {
-        if (report->block_count < range->told.block_count)
-            range->told.block_count = report->block_count; /* It has fewer by now. */
-        if (report->bytes > 0 && range->told.ns > 0) {
-            double rate = (double)report->bytes * 1e9 / (double)range->told.ns;
-            peer->bytes_per_s =
-                peer->bytes_per_s > 0 ? 0.75 * peer->bytes_per_s + 0.25 * rate : rate;
-        }
-    } else if (report->status == ERR_TIMEOUT) {
+    if (result == OK && bytes > 0 && range->told.ns > 0) {
+        double rate = (double)bytes * 1e9 / (double)range->told.ns;
+        peer->bytes_per_s = peer->bytes_per_s > 0 ? 0.75 * peer->bytes_per_s + 0.25 * rate : rate;
+    } else if (result == ERR_TIMEOUT) {
         double least = (double)engine_layout(prefill->engine)->block_bytes *
                        range->told.block_count * 1e9 / ((double)range->told.ns + 1);
         peer->bytes_per_s = least; /* at best; it did not get there */
     }
 }
 
-bool prefill_gathered(struct prefill *prefill, const struct transfer_report *report)
+/* A range of a request that was given up has ended. */
+static void gather_retired(struct prefill *prefill, struct prefill_request *request)
 {
-    struct prefill_request *request;
-    struct prefill_range *range = gather_range_of(&prefill->waiting, &report->lease, &request);
-    bool retired = range == NULL;
-    if (retired)
-        range = gather_range_of(&prefill->held, &report->lease, &request);
-    if (range == NULL)
-        return false;
-    uint32_t first = range->told.first_block, end = first + range->told.block_count;
-    gather_range_end(prefill, range, report);
     request->ranges_open--;
-    if (retired) {
-        if (request->ranges_open == 0 && !request->lease_open) {
-            prefill_list_remove(&prefill->held, request);
-            prefill_request_close(prefill, request);
-        }
-        return true;
+    if (request->ranges_open == 0 && !request->lease_open) {
+        prefill_list_remove(&prefill->held, request);
+        prefill_request_close(prefill, request);
     }
+}
+
+/* Of a range that has ended what did not land goes elsewhere. */
+static void gather_next(struct prefill *prefill, struct prefill_request *request,
+                        const struct prefill_range *range, const char *text)
+{
+    bool is_store = range->told.from == WIRE_FROM_STORE;
+    uint32_t first = range->told.first_block + range->landed_blocks;
+    uint32_t end = range->told.first_block + range->told.block_count;
+    request->ranges_open--;
     if (range->told.status != OK) {
         prefill->counters.gather_failures++;
         log_line(LOG_INFO, request->wire->request_id, "blocks not fetched",
                  "from=%s blocks=%u status=\"%s\" reason=\"%s\"",
-                 request->wire->sources[range->source].holder.name, end - first,
-                 status_name(range->told.status), report->text);
-        while (first < end) {
-            uint32_t next = gather_ask(prefill, request, first, end);
-            if (next == first)
-                break;
-            first = next;
-        }
+                 is_store ? "store" : request->wire->sources[range->source].holder.name,
+                 end - first, status_name(range->told.status), text);
     }
+    if (end <= (request->wire->prompt_tokens - 1) / prefill->block_tokens)
+        gather_cover(prefill, request, first, end, !is_store);
     if (request->ranges_open == 0)
         gather_end(prefill, request);
+}
+
+bool prefill_gathered(struct prefill *prefill, const struct transfer_report *report)
+{
+    struct prefill_request *request;
+    struct prefill_range *range = gather_range_of(&prefill->waiting, &report->lease, 0, &request);
+    bool retired = range == NULL;
+    if (retired)
+        range = gather_range_of(&prefill->held, &report->lease, 0, &request);
+    if (range == NULL)
+        return false;
+    range->told.carrier = (uint32_t)report->carrier;
+    if (report->mail.kind == TRANSFER_RECEIVED) /* It may have fewer by now. */
+        range->landed_blocks = report->block_count < range->told.block_count
+                                   ? report->block_count
+                                   : range->told.block_count;
+    gather_range_end(prefill, range, gather_peer(prefill, range->told.holder), report->status,
+                     report->bytes);
+    if (retired)
+        gather_retired(prefill, request);
+    else
+        gather_next(prefill, request, range, report->text);
     return true;
+}
+
+void prefill_fetched(struct prefill *prefill, const struct prefill_fetch *fetch)
+{
+    struct prefill_request *request;
+    struct prefill_range *range = gather_range_of(&prefill->waiting, NULL, fetch->ticket, &request);
+    bool retired = range == NULL;
+    if (retired)
+        range = gather_range_of(&prefill->held, NULL, fetch->ticket, &request);
+    assert(range != NULL && fetch->block_count <= range->told.block_count);
+    range->landed_blocks = fetch->block_count;
+    gather_range_end(prefill, range, &prefill->store, fetch->status, fetch->bytes);
+    if (retired)
+        gather_retired(prefill, request);
+    else
+        gather_next(prefill, request, range, fetch->text);
 }
 
 void prefill_seal(struct prefill *prefill, struct prefill_request *request)
 {
-    if (!prefill->options.prefix_cache || (request->wire->flags & WIRE_REQUEST_NO_PREFIX) != 0)
+    if ((request->wire->flags & WIRE_REQUEST_NO_PREFIX) != 0)
         return;
     uint32_t full = request->table.token_count / prefill->block_tokens;
     while (request->sealed_blocks < full) {
         uint32_t i = request->sealed_blocks++;
+        const struct block_key *parent = i > 0 ? &request->keys[i - 1] : NULL;
         block_id there;
+        status st = OK;
         /* Another block with this key, or a parent that is gone: ours stays private. It is not
          * swapped, because its id may be on offer. */
-        prefix_tree_insert(prefill->tree, &request->keys[i], i > 0 ? &request->keys[i - 1] : NULL,
-                           request->ids[i], &there);
+        if (prefill->options.prefix_cache)
+            st = prefix_tree_insert(prefill->tree, &request->keys[i], parent, request->ids[i],
+                                    &there);
+        if (i >= request->gathered_blocks && st != ERR_FULL)
+            prefill->calls->sealed(prefill->ctx, request->saves ? request->wire->request_id : 0,
+                                   &request->keys[i], parent, request->ids[i]);
     }
 }

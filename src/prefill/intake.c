@@ -158,7 +158,9 @@ static status prefill_request_open(struct prefill *prefill, struct wire_request 
                          wire->prompt_tokens);
     }
     block_table_open(&request->table, request->ids, blocks, prefill->block_tokens);
-    request->hands_over = (wire->flags & WIRE_REQUEST_LOCAL) == 0 && prefill_goes_on(wire);
+    bool elsewhere = (wire->flags & WIRE_REQUEST_LOCAL) == 0 && prefill_goes_on(wire);
+    request->saves = elsewhere && wire->handoff == WIRE_HANDOFF_STORE;
+    request->hands_over = elsewhere && !request->saves;
     request->state = request->hands_over ? PREFILL_QUEUED : PREFILL_PLACED;
     request->arrived_ns = clock_ns();
     *request_out = request;
@@ -193,11 +195,11 @@ void prefill_submit(struct prefill *prefill, struct wire_request *wire,
         wire_request_free(wire);
         return;
     }
-    struct block_key root =
+    request->root =
         block_key_root(prefill->options.fingerprint, engine_layout(prefill->engine)->hash,
                        engine_layout(prefill->engine)->shape.dtype,
                        engine_numerics_class(prefill->engine), wire->salt, sizeof(wire->salt));
-    request->key_count = block_key_chain(&root, wire->prompt, wire->prompt_tokens,
+    request->key_count = block_key_chain(&request->root, wire->prompt, wire->prompt_tokens,
                                          prefill->block_tokens, request->keys);
     prefill_list_insert(&prefill->waiting, request);
 }

@@ -87,6 +87,7 @@ static status prefill_report_first(struct prefill *prefill, struct prefill_reque
                                .sequence_count = wire->sequence_count,
                                .cached_tokens = r->cached_tokens,
                                .peer_tokens = r->peer_tokens,
+                               .store_tokens = r->store_tokens,
                                .gather_ns = r->gather_ns,
                                .range_count = r->range_count,
                                .queue_ns = r->started_ns - r->arrived_ns,
@@ -127,6 +128,19 @@ static status prefill_hand_over(struct prefill *prefill, struct prefill_request 
     return st;
 }
 
+/* All of the prompt to the store, the last block under a key over exactly its tokens. */
+static void prefill_save(struct prefill *prefill, struct prefill_request *r)
+{
+    uint32_t full = r->key_count, tokens = r->wire->prompt_tokens % prefill->block_tokens;
+    if (tokens > 0)
+        r->keys[full] = block_key_next(full > 0 ? &r->keys[full - 1] : &r->root,
+                                       r->wire->prompt + full * prefill->block_tokens, tokens);
+    prefill->calls->save(prefill->ctx, r->wire->request_id, r->keys, r->ids, r->table.block_count,
+                         tokens > 0);
+    r->table.block_count = 0; /* Its blocks have a new owner. */
+    prefill_request_close(prefill, r);
+}
+
 void prefill_finish(struct prefill *prefill, struct prefill_request *r)
 {
     struct wire_token firsts[WIRE_SEQUENCES_MAX];
@@ -153,6 +167,8 @@ void prefill_finish(struct prefill *prefill, struct prefill_request *r)
     } else if (r->hands_over) {
         r->state = PREFILL_HELD;
         prefill_list_push(&prefill->held, r);
+    } else if (r->saves) {
+        prefill_save(prefill, r);
     } else {
         r->local_taken = false;
         prefill->calls->local(prefill->ctx, r->wire, &r->sampling, r->ids, r->table.block_count,

@@ -2,8 +2,9 @@
  *
  *     intake.c   a request arrives, waits, asks for its place when its turn is near
  *     batch.c    which of those that have a place are computed together, and which rows next
- *     gather.c   the longest prefix that need not be computed: own tree, then peers
- *     offer.c    each layer of each chunk to the receiver while the next one is computed
+ *     gather.c   the longest prefix that need not be computed: own tree, then peers, then the store
+ *     offer.c    each layer of each chunk to the receiver while the next one is computed; or, when
+ *                the store hands it over, all of it when it is computed
  *
  *     queued -> placing -> placed -> gathering -> running -> held -> (gone)
  *                  starting   place     ranges      steps    until the receiver has acknowledged
@@ -45,6 +46,28 @@ struct prefill_calls {
      * none now. It is given back by local, or by local_drop when the request ends before. */
     bool (*local_take)(void *ctx, uint32_t sequence_count);
     void (*local_drop)(void *ctx, uint32_t sequence_count);
+    /* A block that was computed here is full and final: worth keeping. owner: the request, when it
+     * is handed over by the store, else 0. parent: NULL for a chain's first. */
+    void (*sealed)(void *ctx, uint64_t owner, const struct block_key *key,
+                   const struct block_key *parent, block_id id);
+    /* Have the store fill ids with the blocks of these keys, as many leading ones as it has;
+     * prefill_fetched follows, also after fetch_cancel. An error: there is no store now. */
+    status (*fetch)(void *ctx, uint64_t ticket, const struct block_key *keys, const block_id *ids,
+                    uint32_t count, uint32_t deadline_ms);
+    void (*fetch_cancel)(void *ctx, uint64_t ticket);
+    /* Hand over by the store. keys, ids: [block_count] to be copied; the references on ids are the
+     * callee's from now on. partial: the last block is not full; its key names what it has. */
+    void (*save)(void *ctx, uint64_t request_id, const struct block_key *keys, const block_id *ids,
+                 uint32_t block_count, bool partial);
+};
+
+/* How a fetch from the store ended. */
+struct prefill_fetch {
+    uint64_t ticket;
+    status status;
+    const char *text;
+    uint32_t block_count; /* leading ones that landed and are as they were added */
+    uint64_t bytes;
 };
 
 struct prefill_options {
@@ -60,8 +83,8 @@ struct prefill_counters {
     uint64_t tokens;            /* computed */
     uint64_t compute_ns;        /* of the steps in which they were */
     uint64_t recomputed_tokens; /* of resumed requests: what another worker had computed */
-    uint64_t prefix_queries, prefix_hits; /* tokens asked of the prefix tree and peers, and found */
-    uint64_t peer_tokens;                 /* of these, fetched from peers */
+    uint64_t prefix_queries, prefix_hits; /* tokens asked of tree, peers and store, and found */
+    uint64_t peer_tokens, store_tokens;   /* of these, fetched from there */
     uint64_t gather_failures;             /* ranges that a source did not deliver */
     uint32_t waiting;                     /* queued, placing, placed */
     uint32_t running;
@@ -94,6 +117,9 @@ bool prefill_released(struct prefill *prefill, const struct transfer_report *rep
 
 /* The transfer reports on a receive; true when it was a range of a prompt that is gathered here. */
 bool prefill_gathered(struct prefill *prefill, const struct transfer_report *report);
+
+/* What fetch was called for has ended. */
+void prefill_fetched(struct prefill *prefill, const struct prefill_fetch *fetch);
 
 /* Add this half's rows to the next step: at most rows_max rows, sequences_max sequences and
  * outputs_max rows with logits (at least one). Returns the number of sequences written, which must

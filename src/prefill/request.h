@@ -14,11 +14,13 @@ enum prefill_state {
 
 enum prefill_gather_state { PREFILL_UNGATHERED, PREFILL_GATHERING, PREFILL_GATHERED };
 
-/* Blocks that come, or came, from a source of the request. */
+/* Blocks that come, or came, from a source of the request or from the store (told.from). */
 struct prefill_range {
     struct wire_range told; /* what will be said of it */
     uint32_t source;        /* of wire->sources */
+    uint64_t ticket;        /* of the store's fetch */
     bool open;              /* no report yet: its blocks are being written */
+    uint32_t landed_blocks; /* leading ones */
     uint64_t started_ns;
 };
 
@@ -29,10 +31,11 @@ struct prefill_request {
     struct sampling sampling;
     struct block_table table;
     block_id *ids;
-    struct block_key *keys; /* of the prompt's full blocks */
+    struct block_key root, *keys; /* of the prompt's full blocks */
     uint32_t key_count;
     uint32_t sealed_blocks;
-    bool hands_over;  /* another worker decodes it */
+    bool hands_over;  /* another worker decodes it, and fetches from here */
+    bool saves;       /* another worker decodes it, and fetches from the store */
     bool local_taken; /* room is kept for its sequences here */
     bool lease_open;
     bool retired;            /* nobody waits for it; only its lease is not over yet */
@@ -43,7 +46,8 @@ struct prefill_request {
     uint32_t range_count, ranges_open;
     uint32_t sources_used; /* bits of wire->sources */
     uint64_t gather_started_ns, gather_ns;
-    uint32_t cached_tokens, peer_tokens;
+    uint32_t gathered_blocks; /* these were not computed here */
+    uint32_t cached_tokens, peer_tokens, store_tokens;
     const struct engine_sequence *step; /* its part of the planned step; NULL: none */
     uint32_t offer_count; /* blocks after offered_blocks that the planned step completes */
     uint64_t arrived_ns, asked_ns, placed_ns, started_ns, finished_ns;
@@ -58,7 +62,7 @@ struct prefill_list {
     uint32_t count;
 };
 
-/* How fast blocks came from a peer of late. */
+/* How fast blocks came from a peer, or from the store, of late. */
 struct prefill_peer {
     uint64_t incarnation;
     uint64_t used_ns;
@@ -79,6 +83,8 @@ struct prefill {
     struct prefill_list held;
     struct prefill_counters counters;
     struct prefill_peer peers[PREFILL_PEERS_MAX];
+    struct prefill_peer store;
+    uint64_t next_ticket;
     uint64_t planned_ns; /* when the step under way was planned */
     double tokens_per_s; /* of late; 0: unknown */
 };

@@ -14,6 +14,11 @@ static const double handoff_bounds[] = {0.00001, 0.00002, 0.00005, 0.0001, 0.000
                                         0.1,     0.2,     0.5,     1,      2,      5};
 #define HANDOFF_BUCKETS (sizeof(handoff_bounds) / sizeof(handoff_bounds[0]))
 
+/* Of a block, from full to acknowledged by the store: the limits of wire_heartbeat's save_lags. */
+static const double lag_bounds[WIRE_LAGS - 1] = {0.001, 0.002, 0.004, 0.008, 0.016,
+                                                 0.032, 0.064, 0.128, 0.256, 0.512,
+                                                 1.024, 2.048, 4.096, 8.192, 16.384};
+
 static uint32_t metrics_seconds(struct router_metrics *m, const char *name, const char *help)
 {
     return prometheus_histogram(m->all, name, help, "", seconds_bounds, SECONDS_BUCKETS);
@@ -55,8 +60,14 @@ static void metrics_open_requests(struct router_metrics *m)
     m->reused_tokens = prometheus_counter(
         p, "baton_prompt_tokens_reused_total",
         "Prompt tokens that were not computed, by where they came from.", "source");
+    m->resumed_tokens = prometheus_counter(
+        p, "baton_resumed_tokens_total",
+        "Tokens of sequences that went on on another worker, by where their keys and values came "
+        "from.",
+        "source");
     m->gather = metrics_seconds(m, "baton_request_gather_time_seconds",
-                                "Of the queue time, fetching blocks from other workers.");
+                                "Of the queue time, fetching blocks from other workers and the "
+                                "store.");
     m->ranges =
         prometheus_counter(p, "baton_gather_ranges_total",
                            "Ranges of blocks that were to be fetched, by how it ended.", "status");
@@ -148,15 +159,36 @@ static void metrics_open_workers(struct router_metrics *m)
         p, "baton_worker_lendings", "Times that blocks are lent to other workers now.", "worker");
 }
 
+static void metrics_open_saves(struct router_metrics *m)
+{
+    struct prometheus *p = m->all;
+    m->worker_store_up = prometheus_gauge(p, "baton_worker_store_up",
+                                          "1 while a worker reaches the central store.", "worker");
+    m->worker_save_blocks = prometheus_counter(
+        p, "baton_worker_save_blocks_total",
+        "Full blocks of a worker by what became of them at the store: acknowledged, or dropped.",
+        "worker,result");
+    m->worker_saving =
+        prometheus_gauge(p, "baton_worker_saving_blocks",
+                         "Blocks that wait for the store's acknowledgement.", "worker");
+    m->worker_save_bytes = prometheus_counter(p, "baton_worker_save_bytes_total",
+                                              "Bytes that moved to the store.", "worker");
+    m->worker_save_lag =
+        prometheus_histogram(p, "baton_worker_save_lag_seconds",
+                             "From the moment that a block is full to the store's acknowledgement.",
+                             "worker", lag_bounds, WIRE_LAGS - 1);
+}
+
 status metrics_open(struct router *router)
 {
     struct router_metrics *m = &router->metrics;
-    status st = prometheus_open(64, 8192, &m->all);
+    status st = prometheus_open(96, 8192, &m->all);
     if (st != OK)
         return st;
     metrics_open_requests(m);
     metrics_open_http(m);
     metrics_open_workers(m);
+    metrics_open_saves(m);
     return OK;
 }
 
@@ -229,6 +261,21 @@ static void metrics_write_worker(struct router_metrics *m, const struct worker *
                    most_bytes > 0 ? bandwidth / most_bytes : 0);
 }
 
+static void metrics_write_saves(struct router_metrics *m, const struct worker *w)
+{
+    const struct wire_heartbeat *b = &w->beat;
+    const char *name = w->registration.name;
+    if (!w->registration.has_store)
+        return;
+    metrics_set(m, m->worker_store_up, name, NULL, b->store_up);
+    metrics_set(m, m->worker_save_blocks, name, "acknowledged", b->saved_blocks);
+    metrics_set(m, m->worker_save_blocks, name, "dropped", b->unsaved_blocks);
+    metrics_set(m, m->worker_saving, name, NULL, b->saving_blocks);
+    metrics_set(m, m->worker_save_bytes, name, NULL, b->saved_bytes);
+    prometheus_set_histogram(m->all, prometheus_series(m->all, m->worker_save_lag, name),
+                             b->save_lags, (double)b->save_lag_ns / 1e9);
+}
+
 static void metrics_write_http(struct router *router)
 {
     struct router_metrics *m = &router->metrics;
@@ -255,8 +302,10 @@ void metrics_write(struct router *router, struct text *text)
     directory_count(router->directory, &directory);
     prometheus_set(m->all, prometheus_series(m->all, m->directory), (double)directory.entries);
     for (const struct worker *w = router->workers; w != NULL; w = w->next) {
-        if (w->registered && !w->closed)
-            metrics_write_worker(m, w);
+        if (!w->registered || w->closed)
+            continue;
+        metrics_write_worker(m, w);
+        metrics_write_saves(m, w);
     }
     metrics_write_http(router);
     prometheus_write(m->all, text);

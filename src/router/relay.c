@@ -425,16 +425,21 @@ static void relay_first_times(struct request *request, const struct wire_first *
     }
 }
 
-/* Where the tokens came from that were not computed. */
+/* Where the tokens came from: those of a prompt that were not computed, and all of what goes on. */
 static void relay_first_sources(struct request *request, const struct wire_first *first)
 {
     struct router_metrics *m = &request->answer->router->metrics;
+    bool resumed = request->wire.resumed_tokens > 0;
+    uint32_t family = resumed ? m->resumed_tokens : m->reused_tokens;
     uint32_t fetched = first->peer_tokens + first->store_tokens;
     uint32_t own = first->cached_tokens > fetched ? first->cached_tokens - fetched : 0;
-    prometheus_add(m->all, prometheus_series(m->all, m->reused_tokens, "local"), own);
-    prometheus_add(m->all, prometheus_series(m->all, m->reused_tokens, "peer"), first->peer_tokens);
-    prometheus_add(m->all, prometheus_series(m->all, m->reused_tokens, "store"),
-                   first->store_tokens);
+    prometheus_add(m->all, prometheus_series(m->all, family, "local"), own);
+    prometheus_add(m->all, prometheus_series(m->all, family, "peer"), first->peer_tokens);
+    prometheus_add(m->all, prometheus_series(m->all, family, "store"), first->store_tokens);
+    /* Nobody had computed the last one. */
+    if (resumed && request->wire.prompt_tokens > first->cached_tokens)
+        prometheus_add(m->all, prometheus_series(m->all, family, "computed"),
+                       request->wire.prompt_tokens - first->cached_tokens - 1);
     if (first->range_count > 0)
         relay_observe(request->answer->router, m->gather, (double)first->gather_ns / 1e9);
     for (uint32_t i = 0; i < first->range_count; i++)

@@ -181,6 +181,8 @@ struct router_metrics {
         worker_swap_blocks, worker_swap_bytes, worker_recomputed, worker_step_seconds,
         worker_prefix_queries, worker_prefix_hits, worker_checksum_failures, worker_handoff_seconds,
         worker_leases, worker_lendings, worker_pool, kv_usage;
+    uint32_t worker_store_up, worker_save_blocks, worker_saving, worker_save_bytes, worker_save_lag;
+    uint32_t resumed_tokens;
 };
 
 struct router {

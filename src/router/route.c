@@ -315,7 +315,7 @@ void route_resume(struct router *router, struct request *request, struct worker 
     uint32_t runs[DIRECTORY_WORKERS_MAX], key_count;
     struct worker *holder = NULL;
     const struct block_key *keys = sources_keys_of(request, &key_count);
-    directory_find(router->directory, keys, key_count, runs, NULL);
+    directory_find(router->directory, keys, key_count, runs, &request->wire.saved_blocks);
     for (struct worker *w = router->workers; w != NULL; w = w->next) {
         if (w != worker && w->registered && !w->closed && w->slot >= 0 && runs[w->slot] > 0 &&
             (holder == NULL || runs[w->slot] > runs[holder->slot]))
@@ -341,7 +341,7 @@ status route_prefill(struct router *router, struct request *request)
     uint32_t count = route_views(router, views, workers);
     uint32_t key_count;
     const struct block_key *keys = sources_keys_of(request, &key_count);
-    directory_find(router->directory, keys, key_count, runs, NULL);
+    directory_find(router->directory, keys, key_count, runs, &request->wire.saved_blocks);
     for (uint32_t i = 0; i < count; i++)
         views[i].run_blocks = workers[i]->slot >= 0 ? runs[workers[i]->slot] : 0;
     const struct route_ask ask = {.prompt_tokens = request->wire.prompt_tokens,

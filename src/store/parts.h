@@ -8,6 +8,7 @@
  *     any thread                     store's thread
  *     store_add --- job as mail ---> calls.take(client, job) ... store_job_end(job)  --> report
  *                                    calls.give_up(client, job)  (deadline, cancel, close)
+ *     store_renew ----------------->   calls.renew(client)
  *
  * A kind is a table of calls. open runs on the thread of store_open, before the loop runs; all
  * others run on the store's thread and must never block. A job that was taken is ended exactly
@@ -54,6 +55,9 @@ struct store_calls {
     /* See to it that nothing writes into its blocks any more, and end it with cause and text, now
      * or as soon as that is so. Called once for a job at most. */
     void (*give_up)(void *client, struct store_job *job, status cause, const char *text);
+    /* store->hello is another incarnation's; no job is wanted any more. NULL: nobody is told who
+     * this is. */
+    void (*renew)(void *client);
 };
 
 extern const struct store_calls store_remote, store_redis;

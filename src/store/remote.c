@@ -403,6 +403,18 @@ static void remote_connect(void *ctx)
         remote_lost(remote, st, error_text());
 }
 
+/* The store fetches from the incarnation that said hello: say it again. */
+static void remote_renew(void *client)
+{
+    struct remote *remote = client;
+    link_close(remote->link);
+    remote->link = NULL;
+    store_set_up(remote->store, false);
+    remote_abandon_all(remote, ERR_CLOSED, "this worker is another incarnation");
+    remote->retry_ms = RETRY_FIRST_MS;
+    loop_timer_start(remote->retry_timer, 0);
+}
+
 /* ---- transfers ---- */
 
 static void remote_on_transfer(void *ctx, struct mail *mail)
@@ -471,5 +483,8 @@ static status remote_open(struct store *store, void **client_out)
     return OK;
 }
 
-const struct store_calls store_remote = {
-    .open = remote_open, .close = remote_close, .take = remote_take, .give_up = remote_give_up};
+const struct store_calls store_remote = {.open = remote_open,
+                                         .close = remote_close,
+                                         .take = remote_take,
+                                         .give_up = remote_give_up,
+                                         .renew = remote_renew};

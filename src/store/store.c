@@ -16,7 +16,7 @@
 #define CONNECT_MS 3000
 #define ADD_DEADLINE_MS 30000u /* nobody waits for an add, and none is waited for longer */
 
-enum { CALL_CANCEL = STORE_JOB_GET + 1, CALL_STOP };
+enum { CALL_CANCEL = STORE_JOB_GET + 1, CALL_GIVE_UP, CALL_RENEW, CALL_STOP };
 
 /* What an address begins with, and who knows how to use it. The last one takes the rest. */
 static const struct {
@@ -157,15 +157,28 @@ static void store_on_deadline(void *ctx)
         loop_timer_start(store->deadline_timer, (next_ns - now) / 1000000u + 1);
 }
 
+static void store_drop_jobs(struct store *store, const char *text)
+{
+    for (struct store_job *job = store->jobs, *next; job != NULL; job = next) {
+        next = job->next;
+        store_give_up(store, job, ERR_CANCELLED, text);
+    }
+}
+
 static void store_stop(struct store *store)
 {
     store->stopping = true;
-    for (struct store_job *job = store->jobs, *next; job != NULL; job = next) {
-        next = job->next;
-        store_give_up(store, job, ERR_CANCELLED, "the store is being closed");
-    }
+    store_drop_jobs(store, "the store is being closed");
     if (store->jobs == NULL)
         loop_stop(store->loop);
+}
+
+static void store_be(struct store *store, uint64_t incarnation)
+{
+    store->hello.incarnation = incarnation;
+    store_drop_jobs(store, "this worker is another incarnation");
+    if (store->calls->renew != NULL)
+        store->calls->renew(store->client);
 }
 
 static void store_cancel_ticket(struct store *store, uint64_t ticket)
@@ -181,9 +194,13 @@ static void store_on_job(void *ctx, struct mail *mail)
 {
     struct store *store = ctx;
     struct store_job *job = (struct store_job *)mail;
-    if (mail->kind == CALL_CANCEL || mail->kind == CALL_STOP) {
+    if (mail->kind >= CALL_CANCEL) {
         if (mail->kind == CALL_STOP)
             store_stop(store);
+        else if (mail->kind == CALL_RENEW)
+            store_be(store, job->ticket);
+        else if (mail->kind == CALL_GIVE_UP)
+            store_drop_jobs(store, "given up by who asked for it");
         else
             store_cancel_ticket(store, job->ticket);
         job_free(job);
@@ -387,16 +404,32 @@ status store_get(struct store *store, uint64_t ticket, const struct block_key *k
     return store_ask(store, STORE_JOB_GET, ticket, keys, ids, count, deadline_ms);
 }
 
-void store_cancel(struct store *store, uint64_t ticket)
+/* Something that the thread is told, and does not report. */
+static void store_tell(struct store *store, uint32_t kind, uint64_t about)
 {
     struct store_job *job = calloc(1, sizeof(*job));
     if (job == NULL) {
         log_error("call lost", "cause=\"no memory to cancel\""); /* its deadline ends it instead */
         return;
     }
-    job->mail.kind = CALL_CANCEL;
-    job->ticket = ticket;
+    job->mail.kind = kind;
+    job->ticket = about;
     mailbox_post(store->jobs_in, &job->mail);
+}
+
+void store_cancel(struct store *store, uint64_t ticket)
+{
+    store_tell(store, CALL_CANCEL, ticket);
+}
+
+void store_give_up_all(struct store *store)
+{
+    store_tell(store, CALL_GIVE_UP, 0);
+}
+
+void store_renew(struct store *store, uint64_t incarnation)
+{
+    store_tell(store, CALL_RENEW, incarnation);
 }
 
 /* ---- counters ---- */

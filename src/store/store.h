@@ -89,6 +89,14 @@ status store_get(struct store *store, uint64_t ticket, const struct block_key *k
  * writes there any more. */
 void store_cancel(struct store *store, uint64_t ticket);
 
+/* Give up all that was asked for and added so far; each call has its report, ERR_CANCELLED unless
+ * another was under way. */
+void store_give_up_all(struct store *store);
+
+/* This process is another incarnation from now on: what it has under way is given up, and a store
+ * that knows it by its incarnation is connected to anew. After transfer_renew. */
+void store_renew(struct store *store, uint64_t incarnation);
+
 /* ---- reports ---- */
 
 enum store_report_kind {

@@ -31,6 +31,7 @@ void wire_register_fields(struct codec *c, struct wire_register *m)
     codec_text(c, m->transfer_unix, sizeof(m->transfer_unix), "transfer_unix");
     codec_text(c, m->transfer_tcp, sizeof(m->transfer_tcp), "transfer_tcp");
     codec_text(c, m->host, sizeof(m->host), "host");
+    codec_u32(c, &m->has_store, 1, "has_store");
     codec_f64(c, &m->limit_operations_per_s, "limit_operations_per_s");
     codec_f64(c, &m->limit_bytes_per_s, "limit_bytes_per_s");
 }
@@ -77,11 +78,20 @@ void wire_heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
         &m->lent_blocks,
         &m->others_tokens,
         &m->others_sequences,
+        &m->store_up,
+        &m->saving_blocks,
+        &m->saved_blocks,
+        &m->saved_bytes,
+        &m->unsaved_blocks,
+        &m->save_lag_ns,
     };
-    static_assert(sizeof(fields) / sizeof(fields[0]) * 8 == sizeof(struct wire_heartbeat),
+    static_assert((sizeof(fields) / sizeof(fields[0]) + WIRE_LAGS) * 8 ==
+                      sizeof(struct wire_heartbeat),
                   "every field of a heartbeat travels");
     for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
         codec_u64(c, fields[i]);
+    for (size_t i = 0; i < WIRE_LAGS; i++)
+        codec_u64(c, &m->save_lags[i]);
 }
 WIRE_MESSAGE(heartbeat, wire_heartbeat_fields)
 
@@ -126,6 +136,24 @@ static void handed_fields(struct codec *c, struct wire_handed *m)
     codec_u64(c, &m->exposed_ns);
 }
 WIRE_MESSAGE(handed, handed_fields)
+
+static void saved_fields(struct codec *c, struct wire_saved *m)
+{
+    codec_u64(c, &m->request_id);
+    codec_i32(c, &m->status);
+    codec_u64(c, &m->bytes);
+    codec_u64(c, &m->ns);
+    codec_text(c, m->text, sizeof(m->text), "text");
+}
+WIRE_MESSAGE(saved, saved_fields)
+
+uint32_t wire_lag_of(uint64_t ns)
+{
+    uint32_t at = 0;
+    while (at + 1 < WIRE_LAGS && ns > UINT64_C(1000000) << at)
+        at++;
+    return at;
+}
 
 void wire_id_encode(struct wire_frame *frame, uint64_t request_id)
 {
@@ -272,6 +300,8 @@ static void request_fields(struct codec *c, struct wire_request *m)
     codec_u32(c, &s->stop_count, WIRE_STOP_IDS_MAX, "stop_count");
     codec_u32(c, &m->source_count, WIRE_SOURCES_MAX, "source_count");
     codec_u32(c, &m->resumed_tokens, WIRE_PROMPT_TOKENS_MAX, "resumed_tokens");
+    codec_u32(c, &m->handoff, WIRE_HANDOFF_BOTH, "handoff");
+    codec_u32(c, &m->saved_blocks, WIRE_PROMPT_TOKENS_MAX, "saved_blocks");
 }
 
 static void request_encode(struct codec *c, const struct wire_request *request)

@@ -20,6 +20,7 @@
  *       | <-- blocks --------------------- | <------------------------- |  what it can match
  *       | --- set roles, drain ----------> | -------------------------> |  an operator asked for it
  *       | <-- roles ---------------------- | <------------------------- |  to all of its routers
+ *       | <-- saved ---------------------- |  handed over by the store  |
  *
  * A request whose tokens all come from one worker (colocated, or done with its first token) has no
  * starting, reserve, reserved and place. Every frame of a request starts with its id; a frame for
@@ -67,6 +68,7 @@
 #define WIRE_EVENT_BYTES (1 + WIRE_KEY_BYTES)
 #define WIRE_KEYS_MAX 65536   /* of one lend */
 #define WIRE_EVENTS_MAX 65536 /* of one blocks message */
+#define WIRE_LAGS 16          /* times up to 1 ms, 2 ms, 4 ms ... 16.384 s, and longer ones */
 
 enum wire_control {
     WIRE_REGISTER = FRAME_CONTROL_FIRST, /* worker to router */
@@ -79,7 +81,8 @@ enum wire_control {
     WIRE_HANDED,
     WIRE_LEAVING, /* empty: no new requests for me; I go when the last one is done */
     WIRE_BLOCKS,
-    WIRE_ROLES,                              /* mine are these from now on */
+    WIRE_ROLES, /* mine are these from now on */
+    WIRE_SAVED,
     WIRE_PREFILL = FRAME_CONTROL_FIRST + 64, /* router to worker */
     WIRE_RESERVE,
     WIRE_PLACE,
@@ -118,6 +121,7 @@ struct wire_register {
     char host[WIRE_NAME_BYTES];    /* which host shm reaches: boot id and mount */
     double limit_operations_per_s; /* measured at start on its own cores */
     double limit_bytes_per_s;
+    uint32_t has_store; /* 1: it is connected to a central store, or tries to be */
 };
 
 /* What a worker is doing; totals count from its start. */
@@ -141,6 +145,12 @@ struct wire_heartbeat {
     uint64_t gather_failures;           /* ranges that did not come from where they were asked of */
     uint64_t lendings;                  /* open now */
     uint64_t lent_blocks;               /* fetched by others, since the start */
+    uint64_t store_up;                  /* 1: the central store is connected */
+    uint64_t saving_blocks;             /* held until the store has acknowledged them, now */
+    uint64_t saved_blocks, saved_bytes; /* acknowledged; bytes: of those that had to move */
+    uint64_t unsaved_blocks;            /* dropped, or refused: the queue was full, or no store */
+    uint64_t save_lags[WIRE_LAGS];      /* acknowledged blocks, by the time since they were full */
+    uint64_t save_lag_ns;               /* sum of these */
     /* What other routers have given it: to each router the heartbeat says its own. */
     uint64_t others_tokens;    /* of prompts without a first token yet */
     uint64_t others_sequences; /* placed here and not finished */
@@ -151,6 +161,13 @@ enum wire_request_flags {
     WIRE_REQUEST_PROMPT_LOGPROBS = 2, /* logprobs of every prompt token, in first */
     WIRE_REQUEST_NO_PREFIX = 4,       /* do not use the prefix cache */
     WIRE_REQUEST_LOGPROBS = 8,        /* logprobs of output tokens */
+};
+
+/* How a prompt's blocks get to the worker that decodes, when that is another one. */
+enum wire_handoff {
+    WIRE_HANDOFF_DIRECT, /* fetched from the worker that computed them */
+    WIRE_HANDOFF_STORE,  /* added to the store; saved says when, then a resume gathers them there */
+    WIRE_HANDOFF_BOTH,   /* direct, and the last partial block to the store, should that fail */
 };
 
 struct wire_bias {
@@ -206,6 +223,8 @@ struct wire_request {
     const uint32_t *prompt; /* [prompt_tokens] */
     uint32_t source_count;
     const struct wire_source *sources; /* [source_count] */
+    uint32_t handoff;                  /* enum wire_handoff */
+    uint32_t saved_blocks; /* leading ones that the store had once, as far as the router knows */
     struct wire_sampling sampling;
 };
 
@@ -314,6 +333,15 @@ struct wire_handed {
     uint64_t exposed_ns; /* from the end of the prefill to the acknowledgement */
 };
 
+/* A prompt that is handed over by the store is there, all of it (OK), or will not be. */
+struct wire_saved {
+    uint64_t request_id;
+    int32_t status;
+    uint64_t bytes; /* that had to move after the first token */
+    uint64_t ns;    /* from the first token to the acknowledgement */
+    char text[WIRE_TEXT_BYTES];
+};
+
 void wire_register_encode(struct wire_frame *frame, const struct wire_register *message);
 status wire_register_decode(const uint8_t *data, size_t bytes, struct wire_register *message_out);
 void wire_heartbeat_encode(struct wire_frame *frame, const struct wire_heartbeat *message);
@@ -344,11 +372,16 @@ void wire_failed_encode(struct wire_frame *frame, const struct wire_failed *mess
 status wire_failed_decode(const uint8_t *data, size_t bytes, struct wire_failed *message_out);
 void wire_handed_encode(struct wire_frame *frame, const struct wire_handed *message);
 status wire_handed_decode(const uint8_t *data, size_t bytes, struct wire_handed *message_out);
+void wire_saved_encode(struct wire_frame *frame, const struct wire_saved *message);
+status wire_saved_decode(const uint8_t *data, size_t bytes, struct wire_saved *message_out);
 
 void wire_lend_encode(struct wire_frame *frame, const struct wire_lend *message);
 status wire_lend_decode(const uint8_t *data, size_t bytes, struct wire_lend *message_out);
 void wire_blocks_encode(struct wire_frame *frame, const struct wire_blocks *message);
 status wire_blocks_decode(const uint8_t *data, size_t bytes, struct wire_blocks *message_out);
+
+/* Which of the WIRE_LAGS a time belongs to. */
+uint32_t wire_lag_of(uint64_t ns);
 
 /* sequence: WIRE_ALL_SEQUENCES, or the one that has nobody to read it any more (a stop string). */
 #define WIRE_ALL_SEQUENCES UINT32_MAX

@@ -38,6 +38,11 @@ static void blocks_on_event(void *ctx, enum prefix_tree_event event, const struc
     blocks_add(ctx, event == PREFIX_TREE_STORED ? WIRE_EVENT_STORED : WIRE_EVENT_REMOVED, key);
 }
 
+void blocks_saved(struct blocks *blocks, const struct block_key *key)
+{
+    blocks_add(blocks, WIRE_EVENT_SAVED, key);
+}
+
 status blocks_open(struct prefix_tree *tree, uint32_t block_count,
                    void (*send)(void *ctx, const struct wire_blocks *message), void *ctx,
                    struct blocks **blocks_out)

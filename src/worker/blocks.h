@@ -1,9 +1,9 @@
-/* worker/blocks.h - what the own tree can match, told to the router.
+/* worker/blocks.h - what the own tree can match, and what the store has got, told to the router.
  *
- * The tree's hook writes events; they go out in numbered messages, at most every BLOCKS_INTERVAL
- * and at least every BLOCKS_EVENTS of them, or when the thread has nothing else to do. When events
- * come faster than messages may go out, they are dropped and a number is left out: the router sees
- * the gap, asks, and gets all of it (blocks_tell_all).
+ * The tree's hook writes events, and so does the store's acknowledgement; they go out in numbered
+ * messages, at most every BLOCKS_INTERVAL and at least every BLOCKS_EVENTS of them, or when the
+ * thread has nothing else to do. When events come faster than messages may go out, they are dropped
+ * and a number is left out: the router sees the gap, asks, and gets all of it (blocks_tell_all).
  *
  * Threads:  the compute thread.
  * Memory:   BLOCKS_PENDING_MAX events.
@@ -34,7 +34,10 @@ void blocks_close(struct blocks *blocks);
 /* Send what is due at now_ns; idle: send all there is. */
 void blocks_flush(struct blocks *blocks, uint64_t now_ns, bool idle);
 
-/* The router asked: all that the tree can match. */
+/* The store has acknowledged the block with this key. */
+void blocks_saved(struct blocks *blocks, const struct block_key *key);
+
+/* The router asked: all that the tree can match. What the store has it keeps in mind itself. */
 void blocks_tell_all(struct blocks *blocks);
 
 #endif

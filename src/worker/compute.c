@@ -15,8 +15,10 @@
 #include "worker/blocks.h"
 #include "worker/lend.h"
 #include "worker/mail.h"
+#include "worker/save.h"
 
 #define STATS_INTERVAL_NS 100000000u
+#define STOP_SAVE_NS UINT64_C(1000000000) /* what is on its way to the store may still arrive */
 
 struct compute {
     struct compute_setup setup;
@@ -24,13 +26,15 @@ struct compute {
     struct decode *decode;
     struct lend *lend;
     struct blocks *blocks;
+    struct save *save;
     struct engine_sequence *sequences; /* [limits.sequences_max] of the next step */
     uint64_t step_count;
     uint64_t step_ns;
     uint64_t stats_ns; /* when the last stats went out */
     uint64_t handoffs, handoff_bytes, handoff_ns, handoff_exposed_ns;
     bool stopping;
-    uint64_t renewing; /* the incarnation to be, once everything is cancelled; 0: none */
+    uint64_t stop_save_ns; /* stopping: what is not saved by then is given up */
+    uint64_t renewing;     /* the incarnation to be, once everything is cancelled; 0: none */
 };
 
 struct worker_mail *worker_mail_new(enum worker_mail_kind kind)
@@ -161,6 +165,57 @@ static void compute_tell_blocks(void *ctx, const struct wire_blocks *message)
     compute_send(ctx, mail);
 }
 
+static void compute_sealed_prompt(void *ctx, uint64_t owner, const struct block_key *key,
+                                  const struct block_key *parent, block_id id)
+{
+    struct compute *compute = ctx;
+    save_block(compute->save, owner, key, parent, id);
+}
+
+static void compute_sealed_output(void *ctx, const struct block_key *key,
+                                  const struct block_key *parent, block_id id)
+{
+    struct compute *compute = ctx;
+    save_block(compute->save, 0, key, parent, id);
+}
+
+static status compute_fetch(void *ctx, uint64_t ticket, const struct block_key *keys,
+                            const block_id *ids, uint32_t count, uint32_t deadline_ms)
+{
+    struct compute *compute = ctx;
+    if (compute->setup.store == NULL)
+        return ERR_CLOSED;
+    return store_get(compute->setup.store, ticket, keys, ids, count, deadline_ms);
+}
+
+static void compute_fetch_cancel(void *ctx, uint64_t ticket)
+{
+    struct compute *compute = ctx;
+    store_cancel(compute->setup.store, ticket);
+}
+
+static void compute_save(void *ctx, uint64_t request_id, const struct block_key *keys,
+                         const block_id *ids, uint32_t block_count, bool partial)
+{
+    struct compute *compute = ctx;
+    save_hand_over(compute->save, request_id, keys, ids, block_count, partial);
+}
+
+static void compute_kept(void *ctx, const struct block_key *key)
+{
+    struct compute *compute = ctx;
+    blocks_saved(compute->blocks, key);
+}
+
+static void compute_saved(void *ctx, const struct wire_saved *saved)
+{
+    struct worker_mail *mail = compute_frame(WIRE_SAVED, WIRE_ROUTER_OF(saved->request_id));
+    wire_saved_encode(&mail->frame, saved);
+    compute_send(ctx, mail);
+}
+
+static const struct save_calls save_calls = {.kept = compute_kept, .handed = compute_saved};
+
 static const struct prefill_calls prefill_calls = {
     .starting = compute_starting,
     .first = compute_first,
@@ -169,12 +224,17 @@ static const struct prefill_calls prefill_calls = {
     .local = compute_local,
     .local_take = compute_local_take,
     .local_drop = compute_local_drop,
+    .sealed = compute_sealed_prompt,
+    .fetch = compute_fetch,
+    .fetch_cancel = compute_fetch_cancel,
+    .save = compute_save,
 };
 
 static const struct decode_calls decode_calls = {
     .reserved = compute_reserved,
     .tokens = compute_tokens,
     .failed = compute_failed,
+    .sealed = compute_sealed_output,
 };
 
 status compute_open(const struct compute_setup *setup, struct compute **compute_out)
@@ -216,6 +276,9 @@ status compute_open(const struct compute_setup *setup, struct compute **compute_
     if (st == OK)
         st = blocks_open(setup->tree, engine_pool(setup->engine)->block_count, compute_tell_blocks,
                          compute, &compute->blocks);
+    if (st == OK)
+        st = save_open(setup->tree, engine_pool(setup->engine)->block_count, setup->store,
+                       &save_calls, compute, &compute->save);
     if (st != OK) {
         compute_close(compute);
         return st;
@@ -228,6 +291,7 @@ void compute_close(struct compute *compute)
 {
     if (compute == NULL)
         return;
+    save_close(compute->save);
     blocks_close(compute->blocks);
     lend_close(compute->lend);
     prefill_close(compute->prefill);
@@ -249,10 +313,39 @@ static void compute_take_report(struct compute *compute, struct transfer_report 
     transfer_report_free(report);
 }
 
+static void compute_take_store_report(struct compute *compute, struct store_report *report)
+{
+    if (report->mail.kind == STORE_ADDED) {
+        save_added(compute->save, report);
+    } else {
+        const struct prefill_fetch fetch = {.ticket = report->ticket,
+                                            .status = report->status,
+                                            .text = report->text,
+                                            .block_count = report->count,
+                                            .bytes = report->bytes};
+        prefill_fetched(compute->prefill, &fetch);
+    }
+    store_report_free(report);
+}
+
+/* What is under way for the router ends; whoever waits for compute_idle gets there. */
+static void compute_cancel_all(struct compute *compute)
+{
+    lend_end_all(compute->lend);
+    prefill_cancel_all(compute->prefill);
+    decode_cancel_all(compute->decode);
+}
+
+static bool compute_idle(const struct compute *compute)
+{
+    return prefill_idle(compute->prefill) && decode_idle(compute->decode) &&
+           lend_idle(compute->lend) && save_idle(compute->save);
+}
+
 static void compute_take(struct compute *compute, struct mail *taken)
 {
     if (taken->kind >= STORE_ADDED) {
-        store_report_free((struct store_report *)taken);
+        compute_take_store_report(compute, (struct store_report *)taken);
         return;
     }
     if (taken->kind >= TRANSFER_HOLDER_DONE) {
@@ -274,8 +367,10 @@ static void compute_take(struct compute *compute, struct mail *taken)
         prefill_place(compute->prefill, &mail->place);
         break;
     case WORKER_CANCEL:
-        if (mail->cancel.sequence == WIRE_ALL_SEQUENCES)
+        if (mail->cancel.sequence == WIRE_ALL_SEQUENCES) {
             prefill_cancel(compute->prefill, mail->cancel.request_id);
+            save_end(compute->save, mail->cancel.request_id);
+        }
         decode_cancel(compute->decode, mail->cancel.request_id, mail->cancel.sequence);
         break;
     case WORKER_PEER_LOST:
@@ -294,20 +389,19 @@ static void compute_take(struct compute *compute, struct mail *taken)
         break;
     case WORKER_STOP:
         compute->stopping = true;
-        lend_end_all(compute->lend);
-        prefill_cancel_all(compute->prefill);
-        decode_cancel_all(compute->decode);
+        compute->stop_save_ns = clock_ns() + STOP_SAVE_NS;
+        compute_cancel_all(compute);
         break;
     case WORKER_FORGET:
         lend_end_router(compute->lend, mail->router);
+        save_end_router(compute->save, mail->router);
         prefill_cancel_router(compute->prefill, mail->router);
         decode_cancel_router(compute->decode, mail->router);
         break;
     case WORKER_RENEW:
         compute->renewing = mail->incarnation;
-        lend_end_all(compute->lend);
-        prefill_cancel_all(compute->prefill);
-        decode_cancel_all(compute->decode);
+        compute_cancel_all(compute);
+        save_end_all(compute->save);
         break;
     default:
         assert(false); /* mail that compute never gets */
@@ -342,6 +436,16 @@ static void compute_load_decode(void *ctx, uint64_t request_id, uint32_t sequenc
         load->sequences += sequences;
 }
 
+static void compute_stats_of_store(const struct compute *compute, struct wire_heartbeat *beat)
+{
+    struct store_counters store;
+    if (compute->setup.store == NULL)
+        return;
+    store_count(compute->setup.store, &store);
+    beat->store_up = store_is_up(compute->setup.store);
+    beat->checksum_failures += store.checksum_failures;
+}
+
 /* What the loop thread puts into the next heartbeat. */
 static void compute_send_stats(struct compute *compute, bool busy)
 {
@@ -354,6 +458,8 @@ static void compute_send_stats(struct compute *compute, bool busy)
     struct engine_counters engine;
     struct transfer_counters transfer = {0};
     uint64_t block_bytes = engine_block_bytes(compute->setup.engine);
+    struct save_counters save;
+    save_count(compute->save, &save);
     prefill_count(compute->prefill, &prefill);
     decode_count(compute->decode, &decode);
     prefix_tree_count(compute->setup.tree, &blocks);
@@ -397,9 +503,17 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .gather_failures = prefill.gather_failures,
         .lendings = lend_count(compute->lend),
         .lent_blocks = lend_fetched_blocks(compute->lend),
+        .store_tokens = prefill.store_tokens,
+        .saving_blocks = save.saving_blocks,
+        .saved_blocks = save.saved_blocks,
+        .saved_bytes = save.saved_bytes,
+        .unsaved_blocks = save.unsaved_blocks,
+        .save_lag_ns = save.lag_ns,
     };
     prefill_each(compute->prefill, compute_load_prefill, mail);
     decode_each(compute->decode, compute_load_decode, mail);
+    memcpy(mail->heartbeat.save_lags, save.lags, sizeof(save.lags));
+    compute_stats_of_store(compute, &mail->heartbeat);
     compute->stats_ns = clock_ns();
     mailbox_post(compute->setup.out, &mail->mail);
 }
@@ -459,8 +573,24 @@ static void compute_renew(struct compute *compute)
     mail->incarnation = compute->renewing;
     if (compute->setup.transfer != NULL)
         transfer_renew(compute->setup.transfer, compute->renewing);
+    if (compute->setup.store != NULL)
+        store_renew(compute->setup.store, compute->renewing);
     compute->renewing = 0;
     mailbox_post(compute->setup.out, &mail->mail);
+}
+
+/* How long the thread may sleep: until mail comes, or the store has been silent for too long. */
+static int compute_wait_ms(struct compute *compute, uint64_t now_ns)
+{
+    int wait_ms = save_wait_ms(compute->save, now_ns);
+    if (!compute->stopping || wait_ms < 0)
+        return wait_ms;
+    if (now_ns >= compute->stop_save_ns) {
+        save_end_all(compute->save);
+        return wait_ms;
+    }
+    int left_ms = (int)((compute->stop_save_ns - now_ns) / 1000000u) + 1;
+    return wait_ms < left_ms ? wait_ms : left_ms;
 }
 
 void compute_run(struct compute *compute)
@@ -473,18 +603,18 @@ void compute_run(struct compute *compute)
             compute_take(compute, mail);
             mail = next;
         }
-        bool idle = prefill_idle(compute->prefill) && decode_idle(compute->decode) &&
-                    lend_idle(compute->lend);
-        if (compute->stopping && idle)
+        if (compute->stopping && compute_idle(compute))
             break;
-        if (compute->renewing != 0 && idle)
+        if (compute->renewing != 0 && compute_idle(compute))
             compute_renew(compute);
         bool worked = compute_step(compute);
-        if (!worked || clock_ns() - compute->stats_ns > STATS_INTERVAL_NS)
+        uint64_t now_ns = clock_ns();
+        save_flush(compute->save, now_ns);
+        if (!worked || now_ns - compute->stats_ns > STATS_INTERVAL_NS)
             compute_send_stats(compute, worked);
-        blocks_flush(compute->blocks, clock_ns(), !worked);
+        blocks_flush(compute->blocks, now_ns, !worked);
         if (!worked)
-            mailbox_wait(compute->setup.in, -1);
+            mailbox_wait(compute->setup.in, compute_wait_ms(compute, now_ns));
     }
     compute_send_stats(compute, false);
     struct worker_mail *stopped = worker_mail_new(WORKER_STOPPED);

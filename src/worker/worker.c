@@ -248,6 +248,7 @@ static status worker_fill_registration(struct worker *worker)
     r->context_tokens = engine_context_tokens(worker->engine);
     r->decode_batch = options->decode_batch;
     r->incarnation = worker->hello.incarnation;
+    r->has_store = options->store != NULL;
     r->limit_operations_per_s = worker->limits.operations_per_s;
     r->limit_bytes_per_s = worker->limits.read_bytes_per_s;
     snprintf(r->name, sizeof(r->name), "%s", worker->name);

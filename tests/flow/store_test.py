@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 
 from baton import SMALL, Process, Server, free_port, main
+from gather_test import WIDE, conversation, known_everywhere, reference, same, turn, why
 
 SIZE = ["--ctx", "512", "--kv-bytes", "8M"]
+BLOCK = 16
 
 
 def run(binary, *args, timeout_s=30):
@@ -105,5 +108,115 @@ def benchmark_runs(binary):
         redis.wait()
 
 
+def acknowledged(server, blocks, timeout_s=10):
+    """The workers have heard from the store that so many of their blocks are kept."""
+    server.wait_until(lambda: server.sum("baton_worker_save_blocks_total",
+                                         result="acknowledged") >= blocks,
+                      timeout_s, f"{blocks} acknowledged blocks")
+
+
+def killed_and_back(server, names, workers=2):
+    for name in names:
+        was = server.pid_of(name)
+        os.kill(was, signal.SIGKILL)
+        server.wait_until(lambda: server.pid_of(name) != was, 20, f"another {name}")
+    server.wait_until(lambda: server.sum("baton_worker_up") == workers, 20, "workers are back")
+    server.wait_until(lambda: server.sum("baton_worker_store_up") == workers, 20,
+                      "the store is reached")
+
+
+def what_is_computed_outlives_the_workers(binary):
+    """Prompt and answer of turn one, every worker killed, turn two: all full blocks come from the
+    store; nothing was dropped, and the time that each block took is in the metrics."""
+    with Server(binary, SMALL, *WIDE, "--store", "64M") as server:
+        first = conversation(1, 200)
+        turn(server, first, 64, logit_bias={"17": 100})
+        full = (200 + 63) // BLOCK
+        acknowledged(server, full)
+        lags = server.metrics()
+        assert sum(v for k, v in lags.items()
+                   if k[0] == "baton_worker_save_lag_seconds_count") == full, lags
+        assert server.sum("baton_worker_save_blocks_total", result="dropped") == 0
+        killed_and_back(server, ["prefill-0", "decode-0"])
+        second = first + [17] * 64 + conversation(2, 40)
+        have, usage = turn(server, second)
+        assert usage["prompt_tokens_details"]["cached_tokens"] == full * BLOCK, usage
+        assert server.sum("baton_prompt_tokens_reused_total", source="store") == full * BLOCK
+        timeline = why(server, usage["id"])
+        assert f"tokens: own 0, peers 0, store {full * BLOCK}" in timeline, timeline
+        server.assert_all_free()
+    same(reference(binary, [{"prompt": second}])[0], have, "from the store")
+
+
+def peer_and_store(binary):
+    """A decode worker holds the answer of turn one, the store what both workers forgot: each range
+    comes from where it is."""
+    with Server(binary, SMALL, *WIDE, "--store", "64M") as server:
+        first = conversation(1, 200)
+        turn(server, first, 64, logit_bias={"17": 100})
+        acknowledged(server, (200 + 63) // BLOCK)
+        killed_and_back(server, ["prefill-0"])
+        known_everywhere(server, (200 + 63) // BLOCK)
+        # The same prompt once more, which only the store has behind it.
+        second = first + [17] * 64 + conversation(2, 40)
+        have, usage = turn(server, second)
+        full = (200 + 63) // BLOCK * BLOCK
+        assert usage["prompt_tokens_details"]["cached_tokens"] == full, usage
+        peer = server.sum("baton_prompt_tokens_reused_total", source="peer")
+        store = server.sum("baton_prompt_tokens_reused_total", source="store")
+        assert peer + store == full and peer > 0, (peer, store)
+        server.assert_all_free()
+    same(reference(binary, [{"prompt": second}])[0], have, "peer and store")
+
+
+def store_dies_and_comes_back(binary):
+    """kill -9 and SIGSTOP of the store under load: every request is answered, blocks are let go,
+    what cannot be saved is counted; when it is back it is used again."""
+    with Server(binary, SMALL, *WIDE, "--store", "64M") as server:
+        bodies = [{"prompt": conversation(30 + i, 150), "tokens": 24} for i in range(4)]
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            store = server.pid_of("store")
+            os.kill(store, number)
+            got = [turn(server, b["prompt"], b["tokens"])[0] for b in bodies]
+            server.assert_all_free(8)
+            if number == signal.SIGSTOP:
+                os.kill(store, signal.SIGCONT)
+                server.wait_until(lambda: server.sum("baton_worker_saving_blocks") == 0, 8)
+        assert server.sum("baton_worker_save_blocks_total", result="dropped") > 0
+        server.wait_until(lambda: server.sum("baton_worker_store_up") == 2, 20, "it is reached")
+        time.sleep(3.5)  # one that was silent gets nothing for as long
+        before = server.sum("baton_worker_save_blocks_total", result="acknowledged")
+        turn(server, conversation(50, 200), 4)
+        acknowledged(server, before + 200 // BLOCK)
+    for want, have in zip(reference(binary, bodies), got):
+        same(want, have, "store lost")
+
+
+def another_incarnation_saves(binary):
+    """A worker that lost its router comes back as another incarnation: the store takes its blocks
+    again, and it gets them."""
+    with Server(binary, SMALL, *WIDE, "--store", "64M") as server:
+        turn(server, conversation(60, 200), 4)
+        acknowledged(server, 200 // BLOCK)
+        was = server.pid_of("router")
+        os.kill(was, signal.SIGKILL)
+        server.process.wait_for(r"(?s)another incarnation.*another incarnation")
+        server.wait_until(lambda: alive(server) and server.sum("baton_worker_store_up") == 2, 20,
+                          "router, workers and store")
+        before = server.sum("baton_worker_save_blocks_total", result="acknowledged")
+        turn(server, conversation(61, 200), 4)
+        acknowledged(server, before + 200 // BLOCK)
+        assert server.sum("baton_worker_save_blocks_total", result="dropped") == 0
+
+
+def alive(server):
+    try:
+        return server.sum("baton_worker_up") == 2
+    except OSError:
+        return False
+
+
 if __name__ == "__main__":
-    main([operators_ask, workers_of_serve_connect, bad_input_is_named, benchmark_runs], sys.argv)
+    main([operators_ask, workers_of_serve_connect, bad_input_is_named, benchmark_runs,
+          what_is_computed_outlives_the_workers, peer_and_store, store_dies_and_comes_back,
+          another_incarnation_saves], sys.argv)

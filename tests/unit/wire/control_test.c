@@ -124,6 +124,7 @@ DECODER(failed)
 DECODER(handed)
 DECODER(lend)
 DECODER(blocks)
+DECODER(saved)
 
 /* ---- messages of fixed fields ---- */
 
@@ -138,6 +139,7 @@ static void registers_come_back(void **state)
                                         .context_tokens = random_to(WIRE_PROMPT_TOKENS_MAX),
                                         .decode_batch = random_to(1u << 16),
                                         .incarnation = random_u64(),
+                                        .has_store = random_to(1),
                                         .limit_operations_per_s = (double)random_float(),
                                         .limit_bytes_per_s = (double)random_float()};
         random_text(in.name, sizeof(in.name));
@@ -153,6 +155,7 @@ static void registers_come_back(void **state)
         assert_int_equal(out.context_tokens, in.context_tokens);
         assert_int_equal(out.decode_batch, in.decode_batch);
         assert_int_equal(out.incarnation, in.incarnation);
+        assert_int_equal(out.has_store, in.has_store);
         assert_string_equal(out.name, in.name);
         assert_string_equal(out.transfer_unix, in.transfer_unix);
         assert_string_equal(out.transfer_tcp, in.transfer_tcp);
@@ -228,6 +231,22 @@ static void answers_come_back(void **state)
         assert_int_equal(wire_handed_decode(frame.data, frame.bytes, &handed), OK);
         assert_memory_equal(&handed, &handed_in, sizeof(handed));
         assert_no_other_length(decode_handed, &frame);
+
+        struct wire_saved saved, saved_in = {.request_id = random_u64(),
+                                             .status = (int32_t)random_to(UINT32_MAX),
+                                             .bytes = random_u64(),
+                                             .ns = random_u64()};
+        random_text(saved_in.text, sizeof(saved_in.text));
+        wire_frame_reset(&frame);
+        wire_saved_encode(&frame, &saved_in);
+        assert_int_equal(wire_saved_decode(frame.data, frame.bytes, &saved), OK);
+        assert_int_equal(saved.request_id, saved_in.request_id);
+        assert_int_equal(saved.status, saved_in.status);
+        assert_int_equal(saved.bytes, saved_in.bytes);
+        assert_int_equal(saved.ns, saved_in.ns);
+        assert_string_equal(saved.text, saved_in.text);
+        if (round == 0)
+            assert_no_other_length(decode_saved, &frame);
         assert_refused_with(decode_handed, &frame, 12, 16, "carrier");
 
         struct wire_cancel cancel, cancel_in = {random_u64(), random_to(UINT32_MAX)};
@@ -317,6 +336,8 @@ static struct wire_request random_request(struct arrays *arrays)
                                    .prompt_tokens = 1 + random_to(2999),
                                    .prompt = arrays->prompt,
                                    .source_count = random_to(WIRE_SOURCES_MAX),
+                                   .handoff = random_to(WIRE_HANDOFF_BOTH),
+                                   .saved_blocks = random_to(WIRE_PROMPT_TOKENS_MAX),
                                    .sources = arrays->sources};
     for (uint32_t i = 0; i < request.source_count; i++) {
         struct wire_source *source = &arrays->sources[i];
@@ -397,6 +418,8 @@ static void assert_request_equal(const struct wire_request *a, const struct wire
     assert_int_equal(s->stop_count, t->stop_count);
     for (uint32_t i = 0; i < s->stop_count; i++)
         assert_int_equal(s->stop_ids[i], t->stop_ids[i]);
+    assert_int_equal(a->handoff, b->handoff);
+    assert_int_equal(a->saved_blocks, b->saved_blocks);
     assert_int_equal(a->source_count, b->source_count);
     for (uint32_t i = 0; i < a->source_count; i++) {
         const struct wire_source *x = &a->sources[i], *y = &b->sources[i];
@@ -497,6 +520,8 @@ static void requests_out_of_range_are_refused(void **state)
         {128, WIRE_PROMPT_TOKENS_MAX + 1, "resumed_tokens"},
         {128, 60, "60 tokens resumed"}, /* all of the prompt */
         {128, 40, "40 tokens resumed"}, /* all of the answer */
+        {132, WIRE_HANDOFF_BOTH + 1, "handoff"},
+        {136, WIRE_PROMPT_TOKENS_MAX + 1, "saved_blocks"},
     };
     struct wire_frame frame = {0};
     struct wire_request in = random_request(&arrays);
@@ -510,7 +535,7 @@ static void requests_out_of_range_are_refused(void **state)
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
         assert_refused_with(decode_prefill, &frame, wrong[i].offset, wrong[i].value, wrong[i].name);
     /* The bias after the head of 132 bytes: its number. */
-    assert_refused_with(decode_prefill, &frame, 136, 0x7fc00000u, "bias");
+    assert_refused_with(decode_prefill, &frame, 144, 0x7fc00000u, "bias");
     /* A source of no blocks; its count is the last of the message. */
     in.source_count = 1;
     arrays.sources[0] = (struct wire_source){.block_count = 3};

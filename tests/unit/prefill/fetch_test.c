@@ -1,0 +1,456 @@
+/* A prompt's blocks come from the store, alone or beside a peer, and go to it: whatever happens on
+ * the way, the tokens are the same and nothing stays referenced. The store is a shelf in this
+ * program; its answers come a turn later. */
+#include "transfer_rig.h"
+
+#include "worker/lend.h"
+
+#define MODEL_PATH TEST_DATA_DIR "/vectors/models/llama-q4_1-tied.gguf"
+#define SHELF_MAX 512
+
+struct book_on_shelf {
+    struct block_key key;
+    uint8_t *bytes;
+};
+
+struct errand { /* a fetch that is not answered */
+    struct station *station;
+    uint64_t ticket;
+    struct block_key keys[64];
+    block_id ids[64];
+    uint32_t count;
+    bool cancelled;
+};
+
+static struct {
+    struct pair *pair;
+    struct book_on_shelf kept[SHELF_MAX];
+    uint32_t kept_count;
+    struct errand errands[32];
+    uint32_t errand_count;
+    uint32_t fetches, asked;
+    bool closed, keeps_waiting;
+    status fails;
+    uint32_t fails_after; /* this many blocks have landed by then */
+    bool saved, saved_partial;
+} shelf;
+
+static uint8_t *shelf_block(struct station *station, block_id id)
+{
+    return engine_pool(station->engine)->host + id * engine_block_bytes(station->engine);
+}
+
+static void shelf_keep(struct station *station, const struct block_key *key, block_id id)
+{
+    size_t bytes = engine_block_bytes(station->engine);
+    assert_true(shelf.kept_count < SHELF_MAX);
+    struct book_on_shelf *to = &shelf.kept[shelf.kept_count++];
+    to->key = *key;
+    to->bytes = malloc(bytes);
+    assert_non_null(to->bytes);
+    memcpy(to->bytes, shelf_block(station, id), bytes);
+}
+
+static void shelf_sealed_p(void *ctx, uint64_t owner, const struct block_key *key,
+                           const struct block_key *parent, block_id id)
+{
+    (void)ctx, (void)owner, (void)parent;
+    shelf_keep(&shelf.pair->p, key, id);
+}
+
+static void shelf_sealed_d(void *ctx, uint64_t owner, const struct block_key *key,
+                           const struct block_key *parent, block_id id)
+{
+    (void)ctx, (void)owner, (void)parent;
+    shelf_keep(&shelf.pair->d, key, id);
+}
+
+static void shelf_save(void *ctx, uint64_t request_id, const struct block_key *keys,
+                       const block_id *ids, uint32_t block_count, bool partial)
+{
+    struct station *p = &shelf.pair->p;
+    (void)ctx, (void)request_id;
+    for (uint32_t i = 0; i < block_count; i++)
+        shelf_keep(p, &keys[i], ids[i]);
+    prefix_tree_drop(p->tree, ids, block_count);
+    shelf.saved = true;
+    shelf.saved_partial = partial;
+}
+
+static status shelf_fetch(struct station *station, uint64_t ticket, const struct block_key *keys,
+                          const block_id *ids, uint32_t count)
+{
+    if (shelf.closed)
+        return error_set(ERR_CLOSED, "no store is connected");
+    assert_true(shelf.errand_count < 32 && count > 0 && count <= 64);
+    struct errand *errand = &shelf.errands[shelf.errand_count++];
+    *errand = (struct errand){.station = station, .ticket = ticket, .count = count};
+    memcpy(errand->keys, keys, count * sizeof(*keys));
+    memcpy(errand->ids, ids, count * sizeof(*ids));
+    shelf.fetches++;
+    shelf.asked += count;
+    return OK;
+}
+
+static status shelf_fetch_p(void *ctx, uint64_t ticket, const struct block_key *keys,
+                            const block_id *ids, uint32_t count, uint32_t deadline_ms)
+{
+    (void)ctx;
+    assert_true(deadline_ms > 0);
+    return shelf_fetch(&shelf.pair->p, ticket, keys, ids, count);
+}
+
+static status shelf_fetch_d(void *ctx, uint64_t ticket, const struct block_key *keys,
+                            const block_id *ids, uint32_t count, uint32_t deadline_ms)
+{
+    (void)ctx;
+    assert_true(deadline_ms > 0);
+    return shelf_fetch(&shelf.pair->d, ticket, keys, ids, count);
+}
+
+static void shelf_cancel(void *ctx, uint64_t ticket)
+{
+    (void)ctx;
+    for (uint32_t i = 0; i < shelf.errand_count; i++)
+        shelf.errands[i].cancelled =
+            shelf.errands[i].cancelled || shelf.errands[i].ticket == ticket;
+}
+
+static const struct book_on_shelf *shelf_find(const struct block_key *key)
+{
+    for (uint32_t i = 0; i < shelf.kept_count; i++) {
+        if (block_key_equal(&shelf.kept[i].key, key))
+            return &shelf.kept[i];
+    }
+    return NULL;
+}
+
+static void shelf_answer(const struct errand *errand)
+{
+    size_t bytes = engine_block_bytes(errand->station->engine);
+    struct prefill_fetch fetch = {.ticket = errand->ticket, .status = shelf.fails, .text = "shelf"};
+    const struct book_on_shelf *found;
+    uint32_t most = shelf.fails != OK ? shelf.fails_after : errand->count;
+    while (!errand->cancelled && fetch.block_count < errand->count && fetch.block_count < most &&
+           (found = shelf_find(&errand->keys[fetch.block_count])) != NULL)
+        memcpy(shelf_block(errand->station, errand->ids[fetch.block_count++]), found->bytes, bytes);
+    if (errand->cancelled)
+        fetch.status = ERR_CANCELLED;
+    fetch.bytes = fetch.block_count * bytes;
+    prefill_fetched(errand->station->prefill, &fetch);
+}
+
+static void shelf_turn(void)
+{
+    struct errand errands[32];
+    uint32_t count = shelf.errand_count;
+    if (shelf.keeps_waiting)
+        return;
+    memcpy(errands, shelf.errands, sizeof(errands));
+    shelf.errand_count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        shelf_answer(&errands[i]);
+}
+
+struct world {
+    struct pair pair;
+    struct lend *lend; /* of d */
+};
+
+static void world_open(struct world *w)
+{
+    pair_open(&w->pair, MODEL_PATH, NULL, NULL, TRANSFER_SHM);
+    ASSERT_OK(lend_open(w->pair.d.tree, w->pair.d.block_count,
+                        engine_layout(w->pair.d.engine)->shape.layer_count, w->pair.dt.transfer,
+                        &w->lend));
+    memset(&shelf, 0, sizeof(shelf));
+    shelf.pair = &w->pair;
+    w->pair.p.sealed = shelf_sealed_p;
+    w->pair.d.sealed = shelf_sealed_d;
+    w->pair.p.fetch = shelf_fetch_p;
+    w->pair.d.fetch = shelf_fetch_d;
+    w->pair.p.fetch_cancel = w->pair.d.fetch_cancel = shelf_cancel;
+    w->pair.p.save = shelf_save;
+}
+
+static void world_turn(struct world *w)
+{
+    struct transfer_rig *rigs[] = {&w->pair.pt, &w->pair.dt};
+    struct station *stations[] = {&w->pair.p, &w->pair.d};
+    bool any = false;
+    for (int i = 0; i < 2; i++) {
+        for (struct mail *mail = mailbox_take_all(rigs[i]->reports), *next; mail != NULL;
+             mail = next) {
+            struct transfer_report *report = (struct transfer_report *)mail;
+            next = mail->next;
+            if (mail->kind == TRANSFER_HOLDER_DONE)
+                assert_true(prefill_released(stations[i]->prefill, report) ||
+                            lend_released(w->lend, report));
+            else
+                assert_true(decode_received(stations[i]->decode, report) ||
+                            prefill_gathered(stations[i]->prefill, report));
+            transfer_report_free(report);
+        }
+        any = station_step(stations[i]) || any;
+    }
+    shelf_turn();
+    if (!any)
+        usleep(100);
+}
+
+static void world_run(struct world *w)
+{
+    uint64_t end_ns = clock_ns() + PAIR_WAIT_MS * 1000000ull;
+    while (!pair_idle(&w->pair) || !lend_idle(w->lend)) {
+        world_turn(w);
+        assert_true(clock_ns() < end_ns);
+    }
+}
+
+static void world_close(struct world *w)
+{
+    lend_end_all(w->lend);
+    world_run(w);
+    station_assert_idle(&w->pair.p);
+    station_assert_idle(&w->pair.d);
+    lend_close(w->lend);
+    pair_close(&w->pair);
+    for (uint32_t i = 0; i < shelf.kept_count; i++)
+        free(shelf.kept[i].bytes);
+}
+
+/* d computes this by itself: the shelf has the blocks then. */
+static struct rig_ask world_teach(struct world *w, uint32_t tokens)
+{
+    struct rig_ask ask = {.id = 1, .epoch = 1, .flags = WIRE_REQUEST_LOCAL, .max_tokens = 12};
+    rig_fill_prompt(&ask, tokens, 5, tokens);
+    station_submit(&w->pair.d, &ask);
+    world_run(w);
+    return ask;
+}
+
+static struct rig_ask longer(const struct rig_ask *ask, uint64_t id, uint32_t tokens)
+{
+    struct rig_ask more = {.id = id, .max_tokens = 1, .epoch = 3};
+    rig_fill_prompt(&more, tokens, 77, tokens);
+    memcpy(more.prompt, ask->prompt, ask->prompt_tokens * sizeof(ask->prompt[0]));
+    return more;
+}
+
+static const struct wire_first *world_first(struct world *w, const struct rig_ask *ask)
+{
+    rig_assert_tokens(&w->pair.reference, &w->pair.book, ask);
+    return &rig_entry(&w->pair.book, ask->id)->first;
+}
+
+/* Blocks that were computed are told of once, prompt's and output's; those that were fetched not.
+ */
+static void what_is_computed_is_told_of(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w);
+    struct rig_ask first = world_teach(&w, 101);
+    assert_int_equal(shelf.kept_count, (101 + 11) / RIG_BLOCK_TOKENS);
+    struct rig_ask second = longer(&first, 2, 150);
+    station_submit(&w.pair.p, &second);
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->cached_tokens, 100);
+    assert_int_equal(told->store_tokens, 100);
+    assert_int_equal(told->peer_tokens, 0);
+    assert_int_equal(told->range_count, 1);
+    assert_int_equal(told->ranges[0].from, WIRE_FROM_STORE);
+    assert_int_equal(told->ranges[0].status, OK);
+    assert_int_equal(shelf.kept_count, (101 + 11) / RIG_BLOCK_TOKENS + 37 - 25);
+    world_close(&w);
+}
+
+static struct wire_source world_lend(struct world *w, const struct rig_ask *ask, uint32_t first,
+                                     uint32_t count)
+{
+    struct wire_source source = {.first_block = first, .block_count = count};
+    struct block_key keys[RIG_PROMPT_MAX];
+    const struct kv_layout *layout = engine_layout(w->pair.d.engine);
+    uint8_t salt[WIRE_SALT_BYTES] = {ask->salt};
+    source.holder.incarnation = w->pair.dt.hello.incarnation;
+    snprintf(source.holder.name, sizeof(source.holder.name), "d");
+    snprintf(source.holder.transfer_unix, sizeof(source.holder.transfer_unix), "%s",
+             w->pair.dt.unix_address.text);
+    memset(source.lease.bytes, 0x81, sizeof(source.lease.bytes));
+    struct block_key root =
+        block_key_root(w->pair.model->fingerprint, layout->hash, layout->shape.dtype,
+                       engine_numerics_class(w->pair.d.engine), salt, sizeof(salt));
+    block_key_chain(&root, ask->prompt, ask->prompt_tokens, RIG_BLOCK_TOKENS, keys);
+    const struct wire_lend lend = {.request_id = ask->id,
+                                   .lease = source.lease,
+                                   .epoch = ask->epoch,
+                                   .expiry_ms = 5000,
+                                   .first_block = first,
+                                   .key_count = first + count,
+                                   .keys = keys[0].bytes};
+    ASSERT_OK(lend_take(w->lend, &lend));
+    return source;
+}
+
+static void world_ask(struct world *w, const struct rig_ask *ask, const struct wire_source *source)
+{
+    struct wire_frame frame = {0};
+    struct sampling sampling = rig_sampling(ask);
+    struct wire_request *made, *plain = rig_wire(ask);
+    struct wire_request wire = *plain;
+    wire.sources = source;
+    wire.source_count = 1;
+    wire_prefill_encode(&frame, &wire);
+    ASSERT_OK(wire_prefill_decode(frame.data, frame.bytes, &made));
+    wire_frame_close(&frame);
+    wire_request_free(plain);
+    prefill_submit(w->pair.p.prefill, made, &sampling);
+}
+
+/* A peer has the first blocks, the store those after it: both at once, each counted for itself. */
+static void peer_and_store_at_once(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w);
+    struct rig_ask first = world_teach(&w, 101), second = longer(&first, 2, 150);
+    struct wire_source source = world_lend(&w, &second, 0, 10);
+    world_ask(&w, &second, &source);
+    station_step(&w.pair.p);
+    assert_int_equal(shelf.errand_count, 1); /* before the peer has said anything */
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->peer_tokens, 40);
+    assert_int_equal(told->store_tokens, 60);
+    assert_int_equal(told->cached_tokens, 100);
+    assert_int_equal(told->range_count, 2);
+    world_close(&w);
+}
+
+/* The peer is another incarnation by now: the store stands in for it. */
+static void the_store_stands_in_for_a_peer(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w);
+    struct rig_ask first = world_teach(&w, 101), second = longer(&first, 2, 150);
+    struct wire_source source = world_lend(&w, &second, 0, 25);
+    source.holder.incarnation ^= 1;
+    world_ask(&w, &second, &source);
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->store_tokens, 100);
+    assert_int_equal(told->peer_tokens, 0);
+    assert_true(told->ranges[0].from == WIRE_FROM_PEER && told->ranges[0].status != OK);
+    world_close(&w);
+}
+
+/* What landed before a fetch failed is used, the rest is computed; no store is no failure. */
+static void the_rest_is_computed(void **state)
+{
+    (void)state;
+    struct world w;
+    struct prefill_counters counters;
+    world_open(&w);
+    struct rig_ask first = world_teach(&w, 101), second = longer(&first, 2, 150);
+    shelf.fails = ERR_TIMEOUT;
+    shelf.fails_after = 7;
+    station_submit(&w.pair.p, &second);
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->store_tokens, 28);
+    assert_int_equal(told->ranges[0].status, ERR_TIMEOUT);
+    prefill_count(w.pair.p.prefill, &counters);
+    assert_int_equal(counters.gather_failures, 1);
+    assert_int_equal(counters.store_tokens, 28);
+    shelf.closed = true;
+    prefix_tree_clear(w.pair.p.tree);
+    struct rig_ask third = longer(&first, 3, 150);
+    station_submit(&w.pair.p, &third);
+    world_run(&w);
+    assert_int_equal(world_first(&w, &third)->range_count, 0);
+    prefill_count(w.pair.p.prefill, &counters);
+    assert_int_equal(counters.gather_failures, 1);
+    world_close(&w);
+}
+
+/* Given up while its blocks come: they are let go when the store says so, and not before. */
+static void cancelled_while_it_waits(void **state)
+{
+    (void)state;
+    struct world w;
+    struct prefix_tree_counts counts;
+    world_open(&w);
+    struct rig_ask first = world_teach(&w, 101), second = longer(&first, 2, 150);
+    shelf.keeps_waiting = true;
+    station_submit(&w.pair.p, &second);
+    for (int i = 0; i < 5; i++)
+        world_turn(&w);
+    assert_int_equal(shelf.errand_count, 1);
+    prefill_cancel(w.pair.p.prefill, second.id);
+    assert_true(shelf.errands[0].cancelled);
+    prefix_tree_count(w.pair.p.tree, &counts);
+    assert_int_equal(counts.referenced, 38);
+    shelf.keeps_waiting = false;
+    world_run(&w);
+    prefix_tree_count(w.pair.p.tree, &counts);
+    assert_int_equal(counts.referenced, 0);
+    world_close(&w);
+}
+
+/* p computes, the shelf keeps all, d goes on from there and computes nothing of it again. Prompts
+ * that end with a full block, and that do not. */
+static void handed_over_by_the_store(void **state)
+{
+    (void)state;
+    for (uint32_t tokens = 1; tokens <= 40; tokens += 3) {
+        struct world w;
+        struct prefill_counters counters;
+        world_open(&w);
+        struct rig_ask ask = {.id = 9,
+                              .epoch = 1,
+                              .max_tokens = 12,
+                              .temperature = 0.8f,
+                              .seed = tokens,
+                              .handoff = WIRE_HANDOFF_STORE};
+        rig_fill_prompt(&ask, tokens, 5, tokens);
+        struct rig_tokens *whole = malloc(sizeof(*whole));
+        assert_non_null(whole);
+        rig_reference_run(&w.pair.reference, &ask, whole);
+        station_submit(&w.pair.p, &ask);
+        world_run(&w);
+        assert_int_equal(rig_entry(&w.pair.book, ask.id)->starting_count,
+                         0); /* no place is asked */
+        assert_int_equal(rig_entry(&w.pair.book, ask.id)->got.counts[0], 1);
+        assert_true(shelf.saved);
+        assert_int_equal(shelf.saved_partial, tokens % RIG_BLOCK_TOKENS != 0);
+        rig_book_clear(&w.pair.book);
+        struct rig_ask again = rig_resume(&w.pair.book, &ask, whole->tokens[0], 0, 1);
+        again.flags = WIRE_REQUEST_LOCAL;
+        station_submit(&w.pair.d, &again);
+        world_run(&w);
+        const struct rig_entry *entry = rig_entry(&w.pair.book, ask.id);
+        assert_int_equal(entry->got.counts[0], whole->counts[0]);
+        assert_memory_equal(entry->got.tokens[0], whole->tokens[0],
+                            whole->counts[0] * sizeof(uint32_t));
+        prefill_count(w.pair.d.prefill, &counters);
+        assert_int_equal(counters.recomputed_tokens, 0);
+        assert_int_equal(entry->first.store_tokens, tokens);
+        free(whole);
+        world_close(&w);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_computed_is_told_of),
+        cmocka_unit_test(peer_and_store_at_once),
+        cmocka_unit_test(the_store_stands_in_for_a_peer),
+        cmocka_unit_test(the_rest_is_computed),
+        cmocka_unit_test(cancelled_while_it_waits),
+        cmocka_unit_test(handed_over_by_the_store),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
