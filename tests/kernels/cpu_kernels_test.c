@@ -207,16 +207,16 @@ static void test_halves(void **state)
             assert_int_equal(halves[dims], 0x5a5a);
 
             float tile[DIMS * 16], row[6 * 56];
+            uint16_t values[3 * DIMS];
             for (uint32_t t = 0; t < 16; t++) {
                 for (uint32_t d = 0; d < DIMS; d++)
                     keys[t][d] = f32_to_f16(random_float());
                 pointers[t] = keys[t];
             }
-            kernels->key_tile(pointers, dims, tile);
+            kernels->key_tile(pointers, dims, tile, dims % 2 == 0 ? values : NULL);
             for (uint32_t t = 0; t < 16; t++)
                 for (uint32_t d = 0; d < dims; d++)
                     assert_true(tile[d * 16 + t] == f16_to_f32(keys[t][d]));
-            uint16_t values[3 * DIMS];
             for (uint32_t i = 0; i < 3 * DIMS; i++)
                 values[i] = f32_to_f16(random_float());
             for (uint32_t i = 0; i < 6 * 56; i++)
@@ -241,7 +241,8 @@ static void test_halves(void **state)
                                           .weight_stride = 3,
                                           .values = values,
                                           .c = c,
-                                          .c_stride = dims};
+                                          .c_stride = dims,
+                                          .ahead = rows % 2 == 0 ? keys : NULL};
                 kernels->value_product(&p);
                 p.count = 1;
                 p.weights += 2;

@@ -167,7 +167,7 @@ static void keys_unpack(const struct cpu_backend *cpu, const void *const keys[PA
             tile[d * PANEL_COLUMNS + t] = key[d];
     }
     if (!pool_is_float(cpu))
-        cpu->kernels->key_tile(halves, cpu->shape.head_dim, tile);
+        cpu->kernels->key_tile(halves, cpu->shape.head_dim, tile, NULL);
 }
 
 /* Values of count tokens side by side -> as many rows of each panel. */

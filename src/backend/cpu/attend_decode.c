@@ -87,8 +87,24 @@ struct unit_place {
     const struct step_sequence *sequence;
     uint32_t layer;
     uint32_t head, head_end; /* kv heads */
-    uint32_t known;          /* keys that there are */
+    uint32_t start;          /* its first key */
+    uint32_t known;          /* keys of the sequence */
 };
+
+static struct unit_place place_of(const struct decode_job *job, uint32_t slot, uint32_t part)
+{
+    const struct cpu_backend *cpu = job->cpu;
+    const struct decode_unit *unit = &cpu->decode_units[job->first_unit + slot];
+    const struct step_sequence *sequence = &cpu->step->sequences[unit->sequence];
+    uint32_t heads = cpu->shape.kv_head_count;
+    return (struct unit_place){.cpu = cpu,
+                               .sequence = sequence,
+                               .layer = job->layer,
+                               .head = heads * part / job->head_parts,
+                               .head_end = heads * (part + 1) / job->head_parts,
+                               .start = unit->partition * ATTEND_PARTITION,
+                               .known = sequence->start_position + 1};
+}
 
 static const uint16_t *token_at(const struct unit_place *place, uint32_t plane, uint32_t head,
                                 uint32_t position)
@@ -107,22 +123,14 @@ static uint32_t run_at(const struct unit_place *place, uint32_t position, uint32
     return run < most ? run : most;
 }
 
-/* Ask for keys (plane 0) or values of count tokens. The machine does not see the pattern by itself:
- * what lies side by side is one block's. */
-static void place_prefetch(const struct unit_place *place, uint32_t plane, uint32_t start,
-                           uint32_t count)
+/* Where tokens from position on lie, if count of them are there side by side: to ask for them
+ * early. The machine sees no pattern by itself: what lies side by side is one block's. */
+static const void *ahead_at(const struct unit_place *place, uint32_t plane, uint32_t head,
+                            uint32_t position, uint32_t count)
 {
-    uint32_t end = start + count < place->known ? start + count : place->known;
-    size_t token_bytes = place->cpu->shape.head_dim * sizeof(uint16_t);
-    while (start < end) {
-        uint32_t run = run_at(place, start, end - start);
-        for (uint32_t head = place->head; head < place->head_end; head++) {
-            const char *from = (const char *)token_at(place, plane, head, start);
-            for (size_t at = 0; at < run * token_bytes; at += 64)
-                __builtin_prefetch(from + at, 0, 2);
-        }
-        start += run;
-    }
+    if (position >= place->known || run_at(place, position, count) < count)
+        return NULL;
+    return token_at(place, plane, head, position);
 }
 
 /* Scores of the queries of one kv head against count keys from start on, at most STEP_KEYS. */
@@ -143,9 +151,9 @@ static void head_scores(const struct unit_place *place, uint32_t head, uint32_t 
     }
     for (uint32_t i = count; i < panels * PANEL_COLUMNS; i++)
         keys[i] = zero_key;
-    for (uint32_t panel = 0; panel < panels; panel++)
-        kernels->key_tile(keys + panel * PANEL_COLUMNS, dims,
-                          tile + (size_t)panel * dims * PANEL_COLUMNS);
+    for (uint32_t at = 0; at < panels * PANEL_COLUMNS; at += PANEL_COLUMNS)
+        kernels->key_tile(keys + at, dims, tile + (size_t)at * dims,
+                          ahead_at(place, 1, head, start + at, PANEL_COLUMNS));
     struct tile_product product = {.rows = group,
                                    .panels = panels,
                                    .k = dims,
@@ -158,9 +166,10 @@ static void head_scores(const struct unit_place *place, uint32_t head, uint32_t 
     kernels->product(&product);
 }
 
-/* The sums of values of all query heads, each part_floats apart from parts on. */
-static void unit_values(const struct unit_place *place, uint32_t start, uint32_t count,
-                        const float *scores, float *parts)
+/* The sums of values of all query heads, each part_floats apart from parts on. The keys of the next
+ * unit are asked for on the way. */
+static void unit_values(const struct unit_place *place, const struct unit_place *next,
+                        uint32_t start, uint32_t count, const float *scores, float *parts)
 {
     const struct backend_shape *shape = &place->cpu->shape;
     uint32_t group = shape->head_count / shape->kv_head_count;
@@ -171,9 +180,9 @@ static void unit_values(const struct unit_place *place, uint32_t start, uint32_t
     for (uint32_t i = 0; i < count; i += product.count) {
         product.count = run_at(place, start + i, count - i);
         product.add = i > 0;
-        place_prefetch(place, 0, start + ATTEND_PARTITION + i, product.count);
         for (uint32_t head = place->head; head < place->head_end; head++) {
             product.values = token_at(place, 1, head, start + i);
+            product.ahead = ahead_at(next, 0, head, next->start + i, product.count);
             product.weights = scores + (size_t)head * group * ATTEND_SCORE_STRIDE + i;
             product.c = parts + head * group * part_floats(shape);
             place->cpu->kernels->value_product(&product);
@@ -187,14 +196,8 @@ static void decode_unit_run(void *ctx, uint32_t chunk, uint32_t thread)
     struct cpu_backend *cpu = job->cpu;
     const struct backend_shape *shape = &cpu->shape;
     uint32_t slot = chunk / job->head_parts, part = chunk % job->head_parts;
-    const struct decode_unit *unit = &cpu->decode_units[job->first_unit + slot];
-    const struct step_sequence *sequence = &cpu->step->sequences[unit->sequence];
-    struct unit_place place = {.cpu = cpu,
-                               .sequence = sequence,
-                               .layer = job->layer,
-                               .head = shape->kv_head_count * part / job->head_parts,
-                               .head_end = shape->kv_head_count * (part + 1) / job->head_parts,
-                               .known = sequence->start_position + 1};
+    struct unit_place place = place_of(job, slot, part);
+    struct unit_place next = place_of(job, slot + 1 < job->unit_count ? slot + 1 : slot, part);
     uint32_t dims = shape->head_dim, group = shape->head_count / shape->kv_head_count;
     uint32_t query0 = place.head * group, query_end = place.head_end * group;
     float *queries = (float *)(void *)(cpu->scratch + thread * cpu->scratch_bytes);
@@ -203,28 +206,22 @@ static void decode_unit_run(void *ctx, uint32_t chunk, uint32_t thread)
     float *parts = cpu->decode_parts + slot * shape->head_count * part_floats(shape);
 
     float scale = 1.0f / sqrtf((float)dims);
-    const float *q = buffer_row(job->q, sequence->first_row);
+    const float *q = buffer_row(job->q, place.sequence->first_row);
     for (uint32_t i = query0 * dims; i < query_end * dims; i++)
         queries[i] = q[i] * scale;
 
-    uint32_t start = unit->partition * ATTEND_PARTITION;
-    uint32_t count = place.known - start;
+    uint32_t count = place.known - place.start;
     count = count < ATTEND_PARTITION ? count : ATTEND_PARTITION;
-    if (unit->partition == 0)
-        place_prefetch(&place, 0, 0, STEP_KEYS);
     for (uint32_t t = 0; t < count; t += STEP_KEYS) {
         uint32_t keys = count - t < STEP_KEYS ? count - t : STEP_KEYS;
-        if (unit->partition == 0)
-            place_prefetch(&place, 0, t + STEP_KEYS, STEP_KEYS);
-        place_prefetch(&place, 1, start + t, keys);
         for (uint32_t head = place.head; head < place.head_end; head++)
-            head_scores(&place, head, start + t, keys, queries, tile, scores + t);
+            head_scores(&place, head, place.start + t, keys, queries, tile, scores + t);
     }
     for (uint32_t query = query0; query < query_end; query++) {
         float *most = parts + query * part_floats(shape) + padded_dims(shape);
         most[1] = cpu->kernels->softmax(scores + (size_t)query * ATTEND_SCORE_STRIDE, count, most);
     }
-    unit_values(&place, start, count, scores, parts);
+    unit_values(&place, &next, place.start, count, scores, parts);
 }
 
 /* ---- merge ----------------------------------------------------------------------------------- */

@@ -51,6 +51,8 @@ struct value_product {
     float *c;
     size_t c_stride;
     bool add;
+    const void *ahead; /* what is read after them, as many bytes as values: asked for on the way;
+                        * NULL for nothing */
 };
 
 /* What the integer dot product needs of 32 activations beside their int8 values. */
@@ -115,8 +117,10 @@ struct kernels {
 
     /* Floats to f16, saturating at +-65504 (and NaN to -65504). */
     void (*half_store)(const float *x, uint16_t *to, uint32_t count);
-    /* Sixteen keys as a panel [dims][16]. */
-    void (*key_tile)(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile);
+    /* Sixteen keys as a panel [dims][16]. ahead: what is read after them, as many bytes, asked for
+     * on the way; or NULL. */
+    void (*key_tile)(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
+                     const void *ahead);
     /* c[rows][dims] (+)= weights[rows][count] times values [count][dims] side by side, one value
      * after the other, for a few rows: what value_rows and product do for many. */
     void (*value_product)(const struct value_product *product);

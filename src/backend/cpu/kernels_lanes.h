@@ -143,12 +143,22 @@ static void lanes_half_store(const float *x, uint16_t *to, uint32_t count)
     }
 }
 
-static void lanes_key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile)
+/* Ask for bytes from at on of what the caller will read next. */
+static ALWAYS_INLINE void lanes_ahead(const void *ahead, size_t at, uint32_t bytes)
 {
+    if (ahead != NULL)
+        for (uint32_t i = 0; i < bytes; i += 64)
+            __builtin_prefetch((const char *)ahead + at + i, 0, 2);
+}
+
+static void lanes_key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
+                           const void *ahead)
+{
+    const uint32_t step = PANEL_COLUMNS * sizeof(uint16_t); /* of a dimension of all keys */
     uint32_t d = 0;
     for (; d + 8 <= dims; d += 8) {
+        lanes_ahead(ahead, (size_t)d * step, 8 * step);
         lanes_turn_keys(keys, d, tile + (size_t)d * PANEL_COLUMNS);
-        lanes_turn_keys(keys + 8, d, tile + (size_t)d * PANEL_COLUMNS + 8);
     }
     for (; d < dims; d++)
         for (uint32_t t = 0; t < PANEL_COLUMNS; t++)
@@ -186,17 +196,20 @@ static ALWAYS_INLINE void lanes_value_tile(const struct value_product *p, uint32
             sum[r * vectors + v] =
                 p->add ? lanes_load(c + r * p->c_stride + v * LANES) : lanes_zero();
     }
-    for (uint32_t i = 0; i < p->count; i++, values += p->dims) {
-        lanes_f weight[4];
-        UNROLL
-        for (uint32_t r = 0; r < rows; r++)
-            weight[r] = lanes_set(weights[r * p->weight_stride + i]);
+    const void *ahead = row == 0 ? p->ahead : NULL;
+    const size_t at = d * sizeof(*values), dims = p->dims, stride = p->weight_stride;
+    for (uint32_t i = 0; i < p->count; i++, values += dims, weights++) {
+        lanes_ahead(ahead, at + i * dims * sizeof(*values), vectors * LANES * sizeof(*values));
         UNROLL
         for (uint32_t v = 0; v < vectors; v++) {
             lanes_f value = lanes_from_half(values + v * LANES);
             UNROLL
             for (uint32_t r = 0; r < rows; r++)
-                sum[r * vectors + v] = lanes_fma(weight[r], value, sum[r * vectors + v]);
+                sum[r * vectors + v] =
+                    lanes_fma(lanes_set(weights[r * stride]), value, sum[r * vectors + v]);
+            /* Weights come from the cache each time: kept, they would push a sum out of its
+             * register. */
+            __asm__ volatile("" ::: "memory");
         }
     }
     UNROLL

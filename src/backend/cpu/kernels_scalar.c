@@ -161,8 +161,10 @@ static void half_store(const float *x, uint16_t *to, uint32_t count)
     }
 }
 
-static void key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile)
+static void key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
+                     const void *ahead)
 {
+    (void)ahead;
     for (uint32_t d = 0; d < dims; d++)
         for (uint32_t t = 0; t < PANEL_COLUMNS; t++)
             tile[d * PANEL_COLUMNS + t] = f16_to_f32(keys[t][d]);
