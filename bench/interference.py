@@ -5,7 +5,9 @@ each at its defaults and at other chunk sizes, one after another, again and agai
     bench/interference.py --llama PATH/llama-server > table.md
     bench/interference.py --llama PATH/llama-server --setups split,llama --repeat 1 --rounds r.json
 
-Each run: 4 streams decode, quiet for 6 s; then three prompts of 2000 words arrive one after another.
+Each run: 4 streams decode, quiet for 6 s; then three prompts of 2000 words arrive one after another;
+then quiet for 6 s again. Quiet is both: contexts grow, and steps with them, so before alone would flatter
+whoever is measured at rest.
 The table has the median over the rounds of each figure. With --rounds a round may be made in parts,
 at times when the machine is free. Needs the model.
 """
@@ -92,6 +94,8 @@ def keep(path, name, result):
 
 def print_table(rounds):
     columns = [("quiet ITL p50", "median_quiet_itl_ms"), ("quiet p99", "p99_quiet_itl_ms"),
+               ("before p50 / p99", ("median_before_itl_ms", "p99_before_itl_ms")),
+               ("after p50 / p99", ("median_after_itl_ms", "p99_after_itl_ms")),
                ("disturbed ITL p50", "median_disturbed_itl_ms"),
                ("disturbed p99", "p99_disturbed_itl_ms"),
                ("disturbed max", "max_disturbed_itl_ms"),
@@ -102,6 +106,9 @@ def print_table(rounds):
     for name, runs in rounds.items():
         cells = []
         for _, key in columns:
+            if isinstance(key, tuple):
+                cells.append(" / ".join(f"{statistics.median(r[k] for r in runs):,.1f}" for k in key))
+                continue
             values = [r[key] for r in runs]
             text = f"{statistics.median(values):,.1f}"
             if key.startswith("p99"):

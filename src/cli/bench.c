@@ -78,7 +78,7 @@ static const struct option_spec specs[] = {
     {"streams", OPTION_UINT, "N", "4", 1, INTERFERENCE_STREAMS_MAX, FIELD(streams),
      "running streams of --interference"},
     {"quiet", OPTION_SECONDS, "TIME", "10s", 100, 3600000, FIELD(quiet_ms),
-     "how long they are measured alone"},
+     "how long they are measured alone, before the long prompts and again after them"},
     {"long-prompts", OPTION_UINT, "N", "3", 1, 100000, FIELD(long_prompts),
      "how many long prompts arrive"},
     {"long-len", OPTION_UINT, "TOKENS", "2000", 1, TRACE_TOKENS_MAX, FIELD(long_len),

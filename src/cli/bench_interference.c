@@ -14,7 +14,7 @@
 #define LAST_GAP_MS 60000    /* how long a stream may stand still after the last long prompt */
 #define LONG_ID (1ull << 32) /* apart from the streams' prompts */
 
-enum phase { PHASE_SETTLE, PHASE_QUIET, PHASE_DISTURBED, PHASE_LAST_GAP };
+enum phase { PHASE_SETTLE, PHASE_QUIET, PHASE_DISTURBED, PHASE_LAST_GAP, PHASE_QUIET_AGAIN };
 
 struct interference;
 
@@ -38,7 +38,7 @@ struct interference {
     struct text prompt;
     uint64_t next_id; /* each stream's life has a prompt of its own */
     enum phase phase;
-    uint64_t quiet_ns, disturbed_ns, end_ns; /* when the phases began */
+    uint64_t quiet_ns, disturbed_ns, end_ns, again_ns; /* when the phases began */
     status failure;
 };
 
@@ -145,7 +145,11 @@ static void last_gap(struct interference *run, struct stream_slot *slot)
         if (!run->slots[i].last_gap_seen)
             return;
     }
-    loop_stop(run->loop);
+    run->phase = PHASE_QUIET_AGAIN;
+    run->again_ns = clock_ns();
+    loop_timer_start(run->timer, run->plan->quiet_ms);
+    if (run->plan->progress)
+        fprintf(stderr, "\rquiet again for %.1f s   ", (double)run->plan->quiet_ms / 1000);
 }
 
 static void on_stream_token(void *ctx, uint64_t at_ns, uint64_t previous_ns)
@@ -161,7 +165,11 @@ static void on_stream_token(void *ctx, uint64_t at_ns, uint64_t previous_ns)
         break;
     case PHASE_QUIET:
         if (gap && previous_ns >= run->quiet_ns)
-            samples_add(&run->report->quiet_itl_ms, gap_ms);
+            samples_add(&run->report->before_itl_ms, gap_ms);
+        break;
+    case PHASE_QUIET_AGAIN:
+        if (gap && previous_ns >= run->again_ns)
+            samples_add(&run->report->after_itl_ms, gap_ms);
         break;
     case PHASE_DISTURBED:
         if (gap)
@@ -176,7 +184,7 @@ static void on_stream_token(void *ctx, uint64_t at_ns, uint64_t previous_ns)
     }
 }
 
-/* The end of the quiet time, or of the wait for the last gaps. */
+/* The end of a quiet time, or of the wait for the last gaps. */
 static void on_timer(void *ctx)
 {
     struct interference *run = ctx;
@@ -184,6 +192,11 @@ static void on_timer(void *ctx)
         run->phase = PHASE_DISTURBED;
         run->disturbed_ns = clock_ns();
         long_start(run);
+        return;
+    }
+    if (run->phase == PHASE_QUIET_AGAIN) {
+        run->report->after_s = ms_between(run->again_ns, clock_ns()) / 1000;
+        loop_stop(run->loop);
         return;
     }
     interference_fail(run, error_set(ERR_TIMEOUT,
@@ -239,12 +252,16 @@ status interference_run(struct loop *loop, struct bench_server *server,
         }
         loop_run(loop);
         st = run.failure;
-        report.quiet_s = ms_between(run.quiet_ns, run.disturbed_ns) / 1000;
+        report.before_s = ms_between(run.quiet_ns, run.disturbed_ns) / 1000;
         report.disturbed_s = ms_between(run.disturbed_ns, run.end_ns) / 1000;
         if (plan->progress)
             fprintf(stderr, "\r%-40s\r", "");
     }
     interference_close(&run);
+    const struct samples *quiet[] = {&report.before_itl_ms, &report.after_itl_ms};
+    for (size_t i = 0; i < 2; i++)
+        for (size_t k = 0; k < quiet[i]->count; k++)
+            samples_add(&report.quiet_itl_ms, quiet[i]->values[k]);
     if (st != OK) {
         interference_report_close(&report);
         return st;
@@ -255,6 +272,8 @@ status interference_run(struct loop *loop, struct bench_server *server,
 
 void interference_report_close(struct interference_report *report)
 {
+    samples_close(&report->before_itl_ms);
+    samples_close(&report->after_itl_ms);
     samples_close(&report->quiet_itl_ms);
     samples_close(&report->disturbed_itl_ms);
     samples_close(&report->long_ttft_ms);

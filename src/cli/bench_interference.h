@@ -1,13 +1,15 @@
 /* cli/bench_interference.h - what long prompts do to running streams.
  *
- *     stream 1   |--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|   one gap is one ITL sample
- *     stream K   |--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|
- *     prompts                              [ long 1 ][ long 2 ][ long 3 ]
- *                settle |<-- quiet      -->|<-- disturbed            -->|
+ *     stream 1   |--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|   a gap: one ITL sample
+ *     stream K   |--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|--|
+ *     prompts                       [ long 1 ][ long 2 ][ long 3 ]
+ *                settle |<- quiet ->|<-- disturbed            -->|<- quiet ->|
  *
- * A gap is quiet when it lies in the quiet time, and disturbed when any part of it lies in the
- * disturbed time: a stream that stood still until the last prompt was done counts with that gap. A
- * stream that ends is started again.
+ * A step takes longer the longer the streams' contexts are, with or without a prompt beside it. So
+ * there is a quiet time before and one after, equally long: contexts are then about as long in the
+ * quiet as in the disturbed. A gap is quiet when it lies in a quiet time, and disturbed when any
+ * part of it lies in the disturbed time: a stream that stood still until the last prompt was done
+ * counts with that gap. A stream that ends is started again.
  *
  * Threads: one; interference_run runs the loop. Memory: the report owns its samples.
  */
@@ -27,7 +29,7 @@
 struct interference_plan {
     uint32_t streams;
     uint32_t stream_input_tokens, stream_output_tokens;
-    uint64_t quiet_ms;
+    uint64_t quiet_ms; /* before and after */
     uint32_t long_prompts;
     uint32_t long_input_tokens, long_output_tokens;
     struct prompt_kind prompt;
@@ -35,10 +37,12 @@ struct interference_plan {
 };
 
 struct interference_report {
-    struct samples quiet_itl_ms, disturbed_itl_ms;
+    struct samples before_itl_ms, after_itl_ms; /* quiet */
+    struct samples quiet_itl_ms;                /* both */
+    struct samples disturbed_itl_ms;
     struct samples long_ttft_ms; /* one for each long prompt */
     uint64_t long_input_tokens;  /* of all long prompts, as the server counted them */
-    double quiet_s, disturbed_s;
+    double before_s, disturbed_s, after_s;
 };
 
 /* Errors: ERR_REFUSED (a stream or a long prompt failed: the server's words), ERR_CANCELLED

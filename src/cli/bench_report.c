@@ -86,11 +86,13 @@ void report_print(const struct report_subject *subject, struct load_report *repo
 void report_print_interference(const struct report_subject *subject,
                                struct interference_report *report, FILE *to)
 {
-    struct samples *rows[] = {&report->quiet_itl_ms, &report->disturbed_itl_ms};
-    static const char *const names[] = {"ITL quiet (ms)", "ITL disturbed (ms)"};
+    struct samples *rows[] = {&report->quiet_itl_ms, &report->before_itl_ms, &report->after_itl_ms,
+                              &report->disturbed_itl_ms};
+    static const char *const names[] = {"ITL quiet (ms)", "  before", "  after",
+                                        "ITL disturbed (ms)"};
     (void)subject;
     fprintf(to, "%-24s %8s %10s %10s %10s\n", "", "samples", "p50", "p99", "max");
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         struct samples_summary summary = samples_summarize(rows[i]);
         fprintf(to, "%-24s %8zu %10.2f %10.2f %10.2f\n", names[i], rows[i]->count, summary.median,
                 summary.p99, summary.max);
@@ -201,9 +203,11 @@ status report_write_interference(const struct report_subject *subject,
     json_object_set_new(object, "long_ttfts_ms", ttfts);
     json_object_set_new(object, "long_input_tokens",
                         json_integer((json_int_t)report->long_input_tokens));
-    json_object_set_new(object, "quiet_duration", json_real(report->quiet_s));
+    json_object_set_new(object, "quiet_duration", json_real(report->before_s + report->after_s));
     json_object_set_new(object, "disturbed_duration", json_real(report->disturbed_s));
     put_samples(object, "quiet_itl", &report->quiet_itl_ms);
+    put_samples(object, "before_itl", &report->before_itl_ms);
+    put_samples(object, "after_itl", &report->after_itl_ms);
     put_samples(object, "disturbed_itl", &report->disturbed_itl_ms);
     put_samples(object, "long_ttft", &report->long_ttft_ms);
     return write_object(object, path);

@@ -272,6 +272,12 @@ class BenchTest(unittest.TestCase):
         self.assertGreaterEqual(found["max_disturbed_itl_ms"], 250)
         self.assertLess(found["median_quiet_itl_ms"], 200)
         self.assertGreater(found["max_disturbed_itl_ms"], found["median_quiet_itl_ms"])
+        # Quiet is before and after, and both have samples.
+        self.assertLess(found["median_before_itl_ms"], 200)
+        self.assertGreater(found["median_before_itl_ms"], 0)
+        self.assertLess(found["median_after_itl_ms"], 200)
+        self.assertGreater(found["median_after_itl_ms"], 0)
+        self.assertGreaterEqual(found["quiet_duration"], 2)
         done = self.bench("--interference", "--streams", "1", "--quiet", "200ms", "--long-prompts",
                           "1", "--long-len", "600")
         for line in ("ITL quiet (ms)", "ITL disturbed (ms)", "TTFT of long prompts (ms)"):
