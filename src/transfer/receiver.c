@@ -141,16 +141,22 @@ static void receive_fail(struct receive *receive, status cause, const char *text
     receive_end(receive, TRANSFER_FAILED, cause, text, true);
 }
 
-void receive_subscribe(struct receive *receive)
+/* The holder waits for its lease a little less long than we do: so its reason comes before our
+ * deadline, which could only say that nothing came. */
+static uint32_t receive_wait_ms(const struct receive *receive)
 {
     uint64_t now = clock_ns();
+    uint64_t left_ms = receive->deadline_ns > now ? (receive->deadline_ns - now) / 1000000u : 0;
+    return (uint32_t)(left_ms - left_ms / 8);
+}
+
+void receive_subscribe(struct receive *receive)
+{
     uint8_t payload[OFFER_FRAME_BYTES_MAX];
-    struct subscribe_message message = {
-        .tag = receive_tag(receive),
-        .first_index = receive->first_index,
-        .block_count = receive->block_count,
-        .wait_ms =
-            receive->deadline_ns > now ? (uint32_t)((receive->deadline_ns - now) / 1000000u) : 0};
+    struct subscribe_message message = {.tag = receive_tag(receive),
+                                        .first_index = receive->first_index,
+                                        .block_count = receive->block_count,
+                                        .wait_ms = receive_wait_ms(receive)};
     status st = link_send(receive->peer->link, FRAME_SUBSCRIBE, payload,
                           subscribe_write(&message, payload));
     if (st == OK)

@@ -357,7 +357,7 @@ static void a_lease_is_for_one(void **state)
             offer_all(&holder, &lease, ids, 4);
             transfer_complete(holder.transfer, &lease, 4, NULL, 0);
             worker_expect_free(&holder, TRANSFER_HOLDER_DONE, ERR_TIMEOUT);
-            wish.deadline_ms = 200;
+            wish.deadline_ms = 1000;
             transfer_receive(second.transfer, &wish);
             report = worker_report(&second, 3000);
             assert_non_null(report);
