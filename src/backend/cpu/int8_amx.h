@@ -35,17 +35,14 @@ static ALWAYS_INLINE void amx_take_apart(enum dtype type, const struct int8_plac
 {
     for (uint32_t i = 0; i < groups; i++, planes += 512, part_scales += 32) {
         uint32_t group = group0 + i;
-        const uint8_t *values = p->values + group * packed_group_bytes(type);
-        const uint8_t *high = p->high + group * packed_high_bytes(type);
-        const uint8_t *scales =
-            p->scales + group / INT8_GROUPS_PER_SCALE(type) * packed_scale_bytes(type);
+        struct packed_group at = packed_group_at(type, p->panel, group);
         __m512 d, m;
-        lanes_scale(type, scales, group % 8, 0, &d, &m);
+        lanes_scale(type, at.scales, group % 8, 0, &d, &m);
         _mm512_store_ps(part_scales, d);
         _mm512_store_ps(part_scales + 16, m);
         UNROLL
         for (uint32_t quad = 0; quad < 8; quad++)
-            _mm512_store_si512(planes + quad * 64, lanes_quad(type, values, high, quad, 0));
+            _mm512_store_si512(planes + quad * 64, lanes_quad(type, at.values, at.high, quad, 0));
     }
 }
 
@@ -84,7 +81,7 @@ static ALWAYS_INLINE void amx_part(enum dtype type, const struct int8_place *p,
     for (uint32_t i = 0; i <= groups; i++) {
         if (i < groups) {
             if (p->ahead)
-                int8_prefetch(type, p, group0 + i);
+                int8_prefetch_part(type, p, group0 + i);
             _tile_zero(0);
             _tile_loadd(1, planes + i * 512, 64);
             _tile_loadd(2, x + i * 32, p->x_stride);

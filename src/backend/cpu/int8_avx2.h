@@ -268,7 +268,6 @@ static ALWAYS_INLINE void avx2_rows(enum dtype type, const struct int8_place *p,
                                     const uint32_t rows)
 {
     const uint32_t vectors = avx2_vectors(type, rows);
-    const uint8_t *values = p->values + first * 4, *high = p->high + first * 4;
     struct avx2_x x = avx2_x_at(p, 0, rows);
     struct avx2_dots dots;
     __m256 sum[8];
@@ -277,18 +276,17 @@ static ALWAYS_INLINE void avx2_rows(enum dtype type, const struct int8_place *p,
         sum[s] = _mm256_setzero_ps();
 
     for (uint32_t group = 0; group < p->groups; group++) {
-        const uint8_t *scales =
-            p->scales + group / INT8_GROUPS_PER_SCALE(type) * packed_scale_bytes(type);
+        struct packed_group at = packed_group_at(type, p->panel, group);
         uint32_t part = type == DTYPE_Q6_K ? group % 8 * 2 : group % 8;
         if (p->ahead && first == 0)
             int8_prefetch(type, p, group);
-        avx2_group(type, values, high, &x, &dots, rows, vectors);
+        avx2_group(type, at.values + first * 4, at.high + first * 4, &x, &dots, rows, vectors);
         UNROLL
         for (uint32_t v = 0; v < vectors; v++) {
             __m256 d, m, d_high = _mm256_setzero_ps();
-            avx2_scale(type, scales, first + v * 8, part, &d, &m);
+            avx2_scale(type, at.scales, first + v * 8, part, &d, &m);
             if (type == DTYPE_Q6_K)
-                avx2_scale(type, scales, first + v * 8, part + 1, &d_high, &m);
+                avx2_scale(type, at.scales, first + v * 8, part + 1, &d_high, &m);
             UNROLL
             for (uint32_t r = 0; r < rows; r++) {
                 uint32_t s = r * vectors + v;
@@ -297,8 +295,6 @@ static ALWAYS_INLINE void avx2_rows(enum dtype type, const struct int8_place *p,
                                   x.scales[r]);
             }
         }
-        values += packed_group_bytes(type);
-        high += packed_high_bytes(type);
         avx2_x_next(&x, rows);
     }
     UNROLL
@@ -351,12 +347,10 @@ static ALWAYS_INLINE void avx2_take_apart(enum dtype type, const struct int8_pla
     const __m256i nibble = _mm256_set1_epi8(15);
     for (uint32_t i = 0; i < groups; i++, planes += AVX2_GROUP_BYTES(type), part_scales += 32) {
         uint32_t group = group0 + i;
-        const uint8_t *scales =
-            p->scales + group / INT8_GROUPS_PER_SCALE(type) * packed_scale_bytes(type);
+        struct packed_group at = packed_group_at(type, p->panel, group);
         uint32_t part = type == DTYPE_Q6_K ? group % 8 * 2 : group % 8;
         for (uint32_t first = 0; first < PANEL_COLUMNS; first += 8) {
-            const uint8_t *values = p->values + group * packed_group_bytes(type) + first * 4;
-            const uint8_t *high = p->high + group * packed_high_bytes(type) + first * 4;
+            const uint8_t *values = at.values + first * 4, *high = at.high + first * 4;
             uint8_t *to = planes + first * 4;
             if (type == DTYPE_Q8_0) {
                 UNROLL
@@ -375,10 +369,10 @@ static ALWAYS_INLINE void avx2_take_apart(enum dtype type, const struct int8_pla
                 }
             }
             __m256 d, m;
-            avx2_scale(type, scales, first, part, &d, &m);
+            avx2_scale(type, at.scales, first, part, &d, &m);
             _mm256_store_ps(part_scales + first, d);
             if (type == DTYPE_Q6_K)
-                avx2_scale(type, scales, first, part + 1, &m, &d);
+                avx2_scale(type, at.scales, first, part + 1, &m, &d);
             _mm256_store_ps(part_scales + 16 + first, m);
         }
     }
@@ -406,7 +400,7 @@ static ALWAYS_INLINE void avx2_part(enum dtype type, const struct int8_place *p,
     const bool ahead = p->ahead && first == 0;
     for (uint32_t i = 0; i < groups; i++, planes += AVX2_GROUP_BYTES(type), part_scales += 32) {
         if (ahead)
-            int8_prefetch(type, p, group0 + i);
+            int8_prefetch_part(type, p, group0 + i);
         avx2_dots_begin(&dots, rows * vectors);
         UNROLL
         for (uint32_t quad = 0; quad < 8; quad++) {

@@ -53,7 +53,7 @@ static void int8_quantize(const float *x, uint32_t count, int8_t *values,
 
 /* Where a product is: one panel against rows row .. */
 struct int8_place {
-    const uint8_t *values, *high, *scales;
+    const uint8_t *panel;
     const int8_t *x;
     const struct quant_scale *x_scales;
     size_t x_stride, scale_stride;
@@ -66,11 +66,8 @@ struct int8_place {
 static inline struct int8_place int8_place_of(const struct int8_product *p, uint32_t row,
                                               uint32_t panel)
 {
-    const uint8_t *base = packed_panel(p->w, p->first_panel + panel);
     return (struct int8_place){
-        .values = base,
-        .high = base + p->w->high_at,
-        .scales = base + p->w->scale_at,
+        .panel = packed_panel(p->w, p->first_panel + panel),
         .x = p->x->values + (p->first_row + row) * p->x->value_stride,
         .x_scales = p->x->scales + (p->first_row + row) * p->x->scale_stride,
         .x_stride = p->x->value_stride,
@@ -91,28 +88,35 @@ static ALWAYS_INLINE int32_t int8_four(const int8_t *from)
 
 #define INT8_HAS_MINIMUM(type)                                                                     \
     ((type) == DTYPE_Q4_1 || (type) == DTYPE_Q4_K || (type) == DTYPE_Q5_K)
-#define INT8_GROUPS_PER_SCALE(type) (int8_is_k(type) ? 8u : 1u)
 
-static ALWAYS_INLINE bool int8_is_k(enum dtype type)
+/* With few rows memory is what a product waits for, and a core has too few misses in flight at a
+ * time when it only reads: asking for a piece a little later in the stream keeps more of them
+ * going. The first block of rows does that. The end of the matrix is overrun harmlessly. */
+#define INT8_AHEAD_BYTES 2048u
+
+/* With many rows a part of a panel is read at once, and then worked on for long: the next part is
+ * asked for meanwhile. */
+#define INT8_AHEAD_PART_BYTES 8192u
+
+static ALWAYS_INLINE const char *int8_stream(enum dtype type, const struct int8_place *p,
+                                             uint32_t group)
 {
-    return type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q6_K;
+    return (const char *)p->panel + group * packed_unit_bytes(type) / packed_unit_groups(type);
 }
-
-/* With few rows memory is what a product waits for. Panels follow each other, but values and scales
- * are read side by side and a panel is soon over, so the machine's own prefetching stops and
- * starts; asking for what comes some kilobytes later, in the order of memory, keeps it going. The
- * first block of rows does that. The end of the matrix is overrun harmlessly. */
-#define INT8_AHEAD_BYTES 8192u
 
 static ALWAYS_INLINE void int8_prefetch(enum dtype type, const struct int8_place *p, uint32_t group)
 {
-    /* A panel's bytes by groups. */
-    const size_t bytes = packed_group_bytes(type) + packed_high_bytes(type) +
-                         packed_scale_bytes(type) / INT8_GROUPS_PER_SCALE(type);
-    const uint8_t *at = p->values + INT8_AHEAD_BYTES + group * bytes;
     UNROLL
-    for (size_t line = 0; line < bytes; line += 64)
-        _mm_prefetch((const char *)at + line, _MM_HINT_T1);
+    for (size_t at = 0; at < packed_unit_bytes(type) / packed_unit_groups(type); at += 64)
+        _mm_prefetch(int8_stream(type, p, group) + INT8_AHEAD_BYTES + at, _MM_HINT_T0);
+}
+
+static ALWAYS_INLINE void int8_prefetch_part(enum dtype type, const struct int8_place *p,
+                                             uint32_t group)
+{
+    UNROLL
+    for (size_t at = 0; at < packed_unit_bytes(type) / packed_unit_groups(type); at += 64)
+        _mm_prefetch(int8_stream(type, p, group) + INT8_AHEAD_PART_BYTES + at, _MM_HINT_T1);
 }
 
 /* Rows in blocks of the sizes that there is code for; block(rows) runs one. */

@@ -29,21 +29,18 @@ static ALWAYS_INLINE void vnni_rows(enum dtype type, const struct int8_place *p,
         sum[r] = _mm512_setzero_ps();
 
     for (uint32_t group = 0; group < p->groups; group++) {
-        const uint8_t *values = p->values + group * packed_group_bytes(type);
-        const uint8_t *high = p->high + group * packed_high_bytes(type);
-        const uint8_t *scales =
-            p->scales + group / INT8_GROUPS_PER_SCALE(type) * packed_scale_bytes(type);
+        struct packed_group at = packed_group_at(type, p->panel, group);
         uint32_t part = type == DTYPE_Q6_K ? group % 8 * 2 : group % 8;
         if (p->ahead)
             int8_prefetch(type, p, group);
         __m512 d, m, d_high = _mm512_setzero_ps();
-        lanes_scale(type, scales, part, 0, &d, &m);
+        lanes_scale(type, at.scales, part, 0, &d, &m);
         if (type == DTYPE_Q6_K)
-            lanes_scale(type, scales, part + 1, 0, &d_high, &m);
+            lanes_scale(type, at.scales, part + 1, 0, &d_high, &m);
         __m512i w[8];
         UNROLL
         for (uint32_t quad = 0; quad < 8; quad++)
-            w[quad] = lanes_quad(type, values, high, quad, 0);
+            w[quad] = lanes_quad(type, at.values, at.high, quad, 0);
 
         UNROLL
         for (uint32_t r = 0; r < rows; r++) {

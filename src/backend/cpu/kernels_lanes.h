@@ -324,20 +324,20 @@ static ALWAYS_INLINE lanes_i lanes_quad(enum dtype type, const uint8_t *values, 
     return q;
 }
 
-static ALWAYS_INLINE void lanes_unpack_group(enum dtype type, const uint8_t *values,
-                                             const uint8_t *high, const uint8_t *scales,
-                                             uint32_t group, float *tile)
+static ALWAYS_INLINE void lanes_unpack_group(enum dtype type, const uint8_t *panel, uint32_t group,
+                                             float *tile)
 {
+    struct packed_group at = packed_group_at(type, panel, group);
     int32_t zero = type == DTYPE_Q8_0 ? 128 : type == DTYPE_Q4_0 ? 8 : type == DTYPE_Q6_K ? 32 : 0;
     bool minimum = type == DTYPE_Q4_1 || type == DTYPE_Q4_K || type == DTYPE_Q5_K;
     for (uint32_t c0 = 0; c0 < PANEL_COLUMNS; c0 += LANES) {
         lanes_f d, m;
-        lanes_scale(type, scales, type == DTYPE_Q6_K ? group % 8 * 2 : group % 8, c0, &d, &m);
+        lanes_scale(type, at.scales, type == DTYPE_Q6_K ? group % 8 * 2 : group % 8, c0, &d, &m);
         UNROLL
         for (uint32_t quad = 0; quad < 8; quad++) {
             if (type == DTYPE_Q6_K && quad == 4)
-                lanes_scale(type, scales, group % 8 * 2 + 1, c0, &d, &m);
-            lanes_i q = lanes_quad(type, values, high, quad, c0);
+                lanes_scale(type, at.scales, group % 8 * 2 + 1, c0, &d, &m);
+            lanes_i q = lanes_quad(type, at.values, at.high, quad, c0);
             UNROLL
             for (uint32_t byte = 0; byte < 4; byte++) {
                 lanes_i one = lanes_i_and(lanes_i_right(q, byte * 8), lanes_i_set(0xff));
@@ -349,23 +349,19 @@ static ALWAYS_INLINE void lanes_unpack_group(enum dtype type, const uint8_t *val
     }
 }
 
-static ALWAYS_INLINE void lanes_unpack(enum dtype type, const struct packed *w,
-                                       const uint8_t *panel, uint32_t k0, uint32_t count,
-                                       float *tile)
+static ALWAYS_INLINE void lanes_unpack(enum dtype type, const uint8_t *panel, uint32_t k0,
+                                       uint32_t count, float *tile)
 {
-    uint32_t per_scale = type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q6_K ? 8 : 1;
     for (uint32_t group = k0 / 32; group < (k0 + count) / 32; group++, tile += 32 * PANEL_COLUMNS)
-        lanes_unpack_group(type, panel + group * packed_group_bytes(type),
-                           panel + w->high_at + group * packed_high_bytes(type),
-                           panel + w->scale_at + group / per_scale * packed_scale_bytes(type),
-                           group, tile);
+        lanes_unpack_group(type, panel, group, tile);
 }
 
 #define UNPACK(name, type)                                                                         \
     static void name(const struct packed *w, const uint8_t *panel, uint32_t k0, uint32_t count,    \
                      float *tile)                                                                  \
     {                                                                                              \
-        lanes_unpack(type, w, panel, k0, count, tile);                                             \
+        (void)w;                                                                                   \
+        lanes_unpack(type, panel, k0, count, tile);                                                \
     }
 UNPACK(lanes_unpack_q8_0, DTYPE_Q8_0)
 UNPACK(lanes_unpack_q4_0, DTYPE_Q4_0)

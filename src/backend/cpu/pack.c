@@ -33,13 +33,10 @@ status pack_layout(const struct backend_weight *weight, struct packed *packed_ou
     struct packed p = {.type = weight->type, .rows = weight->rows, .columns = weight->columns};
     p.panels = (p.rows + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
     size_t columns = p.columns;
-    if (group == 1) {
+    if (group == 1)
         p.panel_bytes = columns * PANEL_COLUMNS * dtype_group_bytes(p.type);
-    } else {
-        p.high_at = columns / 32 * packed_group_bytes(p.type);
-        p.scale_at = p.high_at + columns / 32 * packed_high_bytes(p.type);
-        p.panel_bytes = p.scale_at + columns / group * packed_scale_bytes(p.type);
-    }
+    else
+        p.panel_bytes = columns / group * packed_unit_bytes(p.type);
     p.panel_bytes = (p.panel_bytes + PACK_ALIGN - 1) / PACK_ALIGN * PACK_ALIGN;
     size_t total;
     if (!size_mul(p.panels, p.panel_bytes, &total))
@@ -132,12 +129,13 @@ static void take_group(enum dtype type, const uint8_t *from, struct group *group
     assert(false);
 }
 
-/* 32 values of one column to their places; group is counted in 32s. */
-static void put_values(const struct packed *p, uint8_t *to, size_t group, uint32_t column,
+/* 32 values of one column to their places in a unit; group is the group of the unit. */
+static void put_values(const struct packed *p, uint8_t *unit, size_t group, uint32_t column,
                        const uint8_t *values)
 {
-    uint8_t *quads = to + group * packed_group_bytes(p->type) + column * 4;
-    uint8_t *high = to + p->high_at + group * packed_high_bytes(p->type) + column * 4;
+    uint8_t *quads = unit + group * packed_group_bytes(p->type) + column * 4;
+    uint8_t *high = unit + packed_unit_groups(p->type) * packed_group_bytes(p->type) +
+                    group * packed_high_bytes(p->type) + column * 4;
     for (uint32_t i = 0; i < 32; i++) {
         uint32_t quad = i / 4, byte = i % 4;
         if (p->type == DTYPE_Q8_0) {
@@ -153,11 +151,11 @@ static void put_values(const struct packed *p, uint8_t *to, size_t group, uint32
     }
 }
 
-/* The scales of group at (in dtype_group(type)s) of one column. */
-static void put_scales(const struct packed *p, uint8_t *to, size_t at, uint32_t column,
+/* The scales of one column to their places in a unit. */
+static void put_scales(const struct packed *p, uint8_t *unit, uint32_t column,
                        const struct group *group)
 {
-    uint8_t *scales = to + p->scale_at + at * packed_scale_bytes(p->type);
+    uint8_t *scales = unit + packed_unit_bytes(p->type) - packed_scale_bytes(p->type);
     memcpy(scales + column * 2, group->d, 2);
     if (p->type == DTYPE_Q4_1 || p->type == DTYPE_Q4_K || p->type == DTYPE_Q5_K)
         memcpy(scales + 32 + column * 2, group->m, 2);
@@ -179,9 +177,10 @@ static void pack_column(const struct packed *p, const uint8_t *row, uint32_t col
     struct group group = {.d = {0}};
     for (size_t at = 0; at < p->columns / group_values; at++) {
         take_group(p->type, row + at * group_bytes, &group);
+        uint8_t *unit = to + at * packed_unit_bytes(p->type);
         for (uint32_t part = 0; part < group_values / 32; part++)
-            put_values(p, to, at * (group_values / 32) + part, column, group.values + part * 32);
-        put_scales(p, to, at, column, &group);
+            put_values(p, unit, part, column, group.values + part * 32);
+        put_scales(p, unit, column, &group);
     }
 }
 

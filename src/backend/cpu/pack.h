@@ -6,16 +6,20 @@
  * change, and Q8_0 is stored plus 128. Rows beyond the last are zeros with zero scales.
  *
  *     F32, F16, BF16   [k][16]
- *     quantised        values of group 0, 1, ... (32 k each) | upper bits | scales
+ *     quantised        units, one after another, of dtype_group(type) k each:
+ *                      values of the unit's groups (32 k each) | their upper bits | scales
+ *
+ * So a product reads its matrix as one stream in the order of memory, which is what memory is
+ * fastest at.
  *
  *     values of a group   Q8_0: [8 quads][16][4] bytes; quad j of column c holds k = 4j .. 4j + 3
  *                         4-bit and more: [4][16][4], quad j in the low, j + 4 in the high nibbles
  *     upper bits          Q5_K: [16][4] bytes a group, bit j of byte b: k = 4j + b
  *                         Q6_K: [2][16][4], bits 2(j mod 4).. of byte b of half j / 4
- *     scales              Q4_0, Q8_0: f16 d [16] a group     Q4_1: f16 d [16], f16 m [16] a group
+ *     scales              Q4_0, Q8_0: f16 d [16]     Q4_1: f16 d [16], f16 m [16]
  *                         Q4_K, Q5_K: f16 d [16], f16 dmin [16], then (u8 s [16], u8 m [16]) for
- *                                     each of 8 groups; for every 256 k
- *                         Q6_K: f16 d [16], then i8 s [16] for each 16 k; for every 256 k
+ *                                     each of 8 groups
+ *                         Q6_K: f16 d [16], then i8 s [16] for each 16 k
  *
  * A packed matrix has no pointers in it: it may lie in a file or shared memory.
  *
@@ -39,8 +43,6 @@ struct packed {
     uint32_t rows, columns; /* of the matrix: outputs, summed dimension */
     uint32_t panels;
     size_t panel_bytes; /* a multiple of PACK_ALIGN */
-    size_t high_at;     /* offsets in a panel */
-    size_t scale_at;
     const uint8_t *base;
 };
 
@@ -60,7 +62,13 @@ static inline const uint8_t *packed_panel(const struct packed *packed, uint32_t 
     return packed->base + panel * packed->panel_bytes;
 }
 
-/* Where the parts of a panel are: the values of group group, ... */
+/* Groups of a unit. */
+static inline size_t packed_unit_groups(enum dtype type)
+{
+    return type == DTYPE_Q4_K || type == DTYPE_Q5_K || type == DTYPE_Q6_K ? 8 : 1;
+}
+
+/* Of a group, without its scales. */
 static inline size_t packed_group_bytes(enum dtype type)
 {
     return type == DTYPE_Q8_0 ? 512 : 256;
@@ -71,7 +79,7 @@ static inline size_t packed_high_bytes(enum dtype type)
     return type == DTYPE_Q5_K ? 64 : type == DTYPE_Q6_K ? 128 : 0;
 }
 
-/* Scale bytes for each dtype_group(type) of k. */
+/* Scale bytes of a unit. */
 static inline size_t packed_scale_bytes(enum dtype type)
 {
     switch (type) {
@@ -88,6 +96,28 @@ static inline size_t packed_scale_bytes(enum dtype type)
     default:
         return 0;
     }
+}
+
+static inline size_t packed_unit_bytes(enum dtype type)
+{
+    return packed_unit_groups(type) * (packed_group_bytes(type) + packed_high_bytes(type)) +
+           packed_scale_bytes(type);
+}
+
+/* Where a group of a panel is: its values, its upper bits, and the scales of its unit. */
+struct packed_group {
+    const uint8_t *values, *high, *scales;
+};
+
+static inline struct packed_group packed_group_at(enum dtype type, const uint8_t *panel,
+                                                  size_t group)
+{
+    const size_t groups = packed_unit_groups(type);
+    const uint8_t *unit = panel + group / groups * packed_unit_bytes(type);
+    const uint8_t *high = unit + groups * packed_group_bytes(type);
+    return (struct packed_group){.values = unit + group % groups * packed_group_bytes(type),
+                                 .high = high + group % groups * packed_high_bytes(type),
+                                 .scales = high + groups * packed_high_bytes(type)};
 }
 
 #endif

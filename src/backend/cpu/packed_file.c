@@ -16,7 +16,7 @@
 #include "base/error.h"
 
 #define MAGIC "BATONPAK"
-#define VERSION 1u /* of pack.h's layout too: raise it when that changes */
+#define VERSION 2u /* of pack.h's layout too: raise it when that changes */
 #define PAGE_BYTES 4096u
 #define TENSORS_MAX 65536u
 #define LOCK_NS 300000000000u

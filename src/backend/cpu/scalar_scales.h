@@ -18,24 +18,22 @@ struct column_scale {
 static inline uint32_t column_value(const struct packed *w, const uint8_t *panel, uint32_t k,
                                     uint32_t column)
 {
-    uint32_t group = k / 32, quad = k % 32 / 4, at = column * 4 + k % 4;
-    const uint8_t *values = panel + group * packed_group_bytes(w->type);
+    uint32_t quad = k % 32 / 4, at = column * 4 + k % 4;
+    struct packed_group group = packed_group_at(w->type, panel, k / 32);
     if (w->type == DTYPE_Q8_0)
-        return values[quad * 64 + at];
-    uint32_t value = values[quad % 4 * 64 + at] >> (quad / 4 * 4) & 15;
-    const uint8_t *high = panel + w->high_at + group * packed_high_bytes(w->type);
+        return group.values[quad * 64 + at];
+    uint32_t value = group.values[quad % 4 * 64 + at] >> (quad / 4 * 4) & 15;
     if (w->type == DTYPE_Q5_K)
-        value |= (high[at] >> quad & 1u) << 4;
+        value |= (group.high[at] >> quad & 1u) << 4;
     else if (w->type == DTYPE_Q6_K)
-        value |= ((uint32_t)high[quad / 4 * 64 + at] >> (quad % 4 * 2) & 3u) << 4;
+        value |= ((uint32_t)group.high[quad / 4 * 64 + at] >> (quad % 4 * 2) & 3u) << 4;
     return value;
 }
 
 static inline struct column_scale column_scale(const struct packed *w, const uint8_t *panel,
                                                uint32_t k, uint32_t column)
 {
-    const uint8_t *scales =
-        panel + w->scale_at + k / dtype_group(w->type) * packed_scale_bytes(w->type);
+    const uint8_t *scales = packed_group_at(w->type, panel, k / 32).scales;
     float d = f16_to_f32(load_u16(scales + column * 2));
     uint32_t part;
     switch (w->type) {
