@@ -495,7 +495,8 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .handoff_bytes = compute->handoff_bytes,
         .handoff_ns = compute->handoff_ns,
         .handoff_exposed_ns = compute->handoff_exposed_ns,
-        .checksum_failures = transfer.checksum_failures,
+        .checksum_failures =
+            transfer.carriers[0].checksum_failures + transfer.carriers[1].checksum_failures,
         .leases = transfer.leases + transfer.receives,
         .prefill_ns = prefill.compute_ns,
         .peer_tokens = prefill.peer_tokens,
@@ -594,6 +595,7 @@ static int compute_wait_ms(struct compute *compute, uint64_t now_ns)
 
 void compute_run(struct compute *compute)
 {
+    bool rested = true; /* no step since it last waited */
     compute_send_stats(compute, false);
     for (;;) {
         struct mail *mail = mailbox_take_all(compute->setup.in);
@@ -606,7 +608,10 @@ void compute_run(struct compute *compute)
             break;
         if (compute->renewing != 0 && compute_idle(compute))
             compute_renew(compute);
+        if (rested && !compute_idle(compute)) /* If this step never ends, it is known of. */
+            compute_send_stats(compute, true);
         bool worked = compute_step(compute);
+        rested = !worked;
         uint64_t now_ns = clock_ns();
         save_flush(compute->save, now_ns);
         if (!worked || now_ns - compute->stats_ns > STATS_INTERVAL_NS)

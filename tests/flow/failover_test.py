@@ -5,6 +5,7 @@ import sys
 import time
 
 from baton import SLOW, SMALL, Failed, Server, main, together
+from hands import SIZE, Hands
 
 PROMPT = list(range(5, 60))
 SMALL_KV = ["--ctx", "512", "--kv-bytes", "8M"]
@@ -229,6 +230,24 @@ def all_workers_lost(binary):
         server.assert_all_free()
 
 
+def worker_hangs(binary):
+    """A worker whose compute thread hangs in its first step, while its heartbeats go on, is given up
+    after --stuck, and its request goes on elsewhere."""
+    with Hands(binary, prefill=0, options=(), router_options=("--stuck", f"{2 * SLOW}s")) as hands:
+        hands.start("prefill-h", "prefill", "--name", "prefill-h", "--router", hands.workers_at[0],
+                    *SIZE, "--threads", "1", "--step-delay", "60s")
+        hands.doors[0].wait_until(lambda: len(hands.status()) == 2, 30, "the worker")
+        body = {"prompt": PROMPT, "max_tokens": 5, "temperature": 0}
+        begun = time.monotonic()
+        try:
+            assert hands.doors[0].complete(**body)["usage"]["completion_tokens"] == 5
+            took = time.monotonic() - begun
+            assert 2 * SLOW <= took < 4 * SLOW + 1, took
+            assert "no progress" in hands.processes["router-0"].log()
+        finally:
+            hands.kill("prefill-h")
+
+
 if __name__ == "__main__":
-    main([decode_killed, recomputed_once, streams_resume_in_time, one_plus_one, all_workers_lost],
-         sys.argv)
+    main([decode_killed, recomputed_once, streams_resume_in_time, one_plus_one, all_workers_lost,
+          worker_hangs], sys.argv)
