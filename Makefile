@@ -9,6 +9,7 @@ ARGS =
 FUZZ_SECONDS = 60
 ABORTS = 100000
 ROUNDS = 50
+SEEDS = 100000
 TESTS =
 URL =
 prefix = /usr/local
@@ -19,13 +20,13 @@ override PROMPT := $(value PROMPT)
 export PROMPT FUZZ_SECONDS DESTDIR MODEL ARGS URL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-serve model build serve run cuda check asan tsan fuzz chaos soak bench lint \
-        format install clean
+.PHONY: help setup setup-serve model build serve run cuda check asan tsan sim fuzz chaos soak bench \
+        lint format install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 	@echo 'Variables: HOST PORT MODEL ARGS (serve, run), PROMPT (run), TESTS (check, asan, tsan: a ctest'
-	@echo '-R pattern), FUZZ_SECONDS (fuzz), ABORTS (soak), ROUNDS (chaos), URL (bench), prefix DESTDIR (install).'
+	@echo '-R pattern), FUZZ_SECONDS (fuzz), ABORTS (soak), ROUNDS (chaos), SEEDS (sim), URL (bench), prefix DESTDIR (install).'
 
 setup: ## install the Debian packages that building and testing need
 	@tools/setup serve check
@@ -69,6 +70,9 @@ tsan: setup model ## the same under ThreadSanitizer
 	@tools/make-venv
 	@tools/fetch-promtool
 	@tools/check tsan $(if $(TESTS),-R '$(TESTS)')
+
+sim: setup ## run SEEDS worlds of the routers under a fake clock, on every core
+	@tools/sim $(SEEDS)
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS
 	@tools/setup serve check fuzz

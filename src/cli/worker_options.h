@@ -71,8 +71,7 @@
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, device),                                                                      \
-         "what computes: cpu, cuda (the first GPU) or cuda:N; of serve also several with commas, " \
-         "which its workers are given in turn, prefill workers first"},                            \
+         "what computes: cpu, cuda (the first GPU) or cuda:N"},                                    \
         {"cuda-plugin",                                                                            \
          OPTION_TEXT,                                                                              \
          "PATH",                                                                                   \
@@ -150,8 +149,7 @@
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, carrier),                                                                     \
-         "how blocks move between workers: shm, tcp, cuda-ipc (GPUs of one host), or auto (the "   \
-         "fastest that two workers have in common)"},                                              \
+         "how blocks move between workers: shm, tcp, or auto (shm on one host, else tcp)"},        \
         {"offer",                                                                                  \
          OPTION_TEXT,                                                                              \
          "WHEN",                                                                                   \

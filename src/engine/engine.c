@@ -382,9 +382,12 @@ void engine_block_copy(struct engine *engine, block_id from, block_id to)
     engine->backend->calls->block_copy(engine->backend, from, to);
 }
 
-struct backend *engine_moving_backend(const struct engine *engine)
+status engine_blocks_landed(struct engine *engine, const block_id *ids, uint32_t count)
 {
-    return engine->backend->moves != NULL ? engine->backend : NULL;
+    assert(!engine->running);
+    if (engine->backend->calls->blocks_landed == NULL)
+        return OK;
+    return engine->backend->calls->blocks_landed(engine->backend, ids, count);
 }
 
 status engine_swap_out(struct engine *engine, const block_id *ids, const block_id *slots,

@@ -362,7 +362,7 @@ void route_decode(struct router *router, struct request *request)
     struct route_view views[ROUTE_WORKERS_MAX];
     struct worker *workers[ROUTE_WORKERS_MAX];
     uint32_t count = route_views(router, views, workers);
-    if (request->prefill == NULL || request->state != REQUEST_WAITING)
+    if (request->prefill == NULL || request->decode != NULL || request->state != REQUEST_WAITING)
         return;
     request->started = true;
     /* One that has become a decode worker since hands nothing over to itself. */
@@ -447,5 +447,21 @@ void route_worker_lost(struct router *router, struct worker *worker)
             if (r->prefill == worker)
                 r->prefill = NULL;
         }
+    }
+}
+
+void route_expire(struct router *router, uint64_t now_ns)
+{
+    uint64_t limit_ns = router->options->request_timeout_ms * 1000000u;
+    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+        struct request *r = router->buckets[b];
+        while (r != NULL && now_ns - r->progress_ns <= limit_ns)
+            r = r->next_in_bucket;
+        /* One a bucket and tick: the failing may free others. */
+        if (r != NULL && r->state == REQUEST_PARKED)
+            request_fail(r, 503, "no_workers",
+                         "the worker of this request was lost, and no other came in time");
+        else if (r != NULL)
+            request_fail(r, 504, "timeout", "no worker made progress with this request in time");
     }
 }

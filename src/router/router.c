@@ -16,23 +16,6 @@
 #define POOL_QUEUE_MAX 4096
 #define SCRATCH_BYTES_MAX (256u << 20)
 
-/* Requests that no worker has moved for too long. */
-static void router_expire(struct router *router, uint64_t now_ns)
-{
-    uint64_t limit_ns = router->options->request_timeout_ms * 1000000u;
-    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
-        struct request *r = router->buckets[b];
-        while (r != NULL && now_ns - r->progress_ns <= limit_ns)
-            r = r->next_in_bucket;
-        /* One a bucket and tick: the failing may free others. */
-        if (r != NULL && r->state == REQUEST_PARKED)
-            request_fail(r, 503, "no_workers",
-                         "the worker of this request was lost, and no other came in time");
-        else if (r != NULL)
-            request_fail(r, 504, "timeout", "no worker made progress with this request in time");
-    }
-}
-
 static void router_on_drained(void *ctx)
 {
     struct router *router = ctx;
@@ -45,7 +28,7 @@ static void router_tick(void *ctx)
     uint64_t now_ns = clock_ns();
     health_tick(router, now_ns);
     failover_tick(router, now_ns);
-    router_expire(router, now_ns);
+    route_expire(router, now_ns);
     struct answer *next;
     for (struct answer *a = router->answers; a != NULL; a = next) {
         next = a->next;

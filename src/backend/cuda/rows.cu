@@ -470,3 +470,45 @@ void rows_bias(struct cuda_backend *cuda, const struct backend_tensor *bias,
         bias_run<float>(cuda, (const float *)bias->data, y);
     cuda_good(cuda, cudaGetLastError(), "bias");
 }
+
+/* ---- the copy of the pool that the host sees ---- */
+
+__global__ void mirror_kernel(struct rope r, char *mirror, size_t layer_bytes, uint32_t row_bytes)
+{
+    uint32_t row = blockIdx.x;
+    if (row >= r.head[0])
+        return;
+    uint32_t position = r.positions[row];
+    const uint32_t *table = r.tables + r.table_offsets[r.row_sequences[row]];
+    size_t at = (size_t)table[position / r.block_tokens] * r.block_bytes + r.layer_at +
+                blockIdx.y * layer_bytes;
+    uint32_t token = position % r.block_tokens, words = row_bytes / 4;
+    for (uint32_t i = threadIdx.x; i < 2 * r.kv_head_count * words; i += blockDim.x) {
+        uint32_t head = i / words;
+        size_t word = at + ((size_t)head * r.block_tokens + token) * row_bytes + i % words * 4;
+        *(uint32_t *)(mirror + word) = *(const uint32_t *)(r.pool + word);
+    }
+}
+
+void rows_mirror(struct cuda_backend *cuda, uint32_t layer, uint32_t layer_count,
+                 cudaStream_t stream)
+{
+    if (cuda->mirror_device == NULL || !launches(cuda))
+        return;
+    struct rope rope = {};
+    rope.head = cuda->device.head;
+    rope.positions = cuda->device.positions;
+    rope.row_sequences = cuda->device.row_sequences;
+    rope.table_offsets = cuda->device.table_offsets;
+    rope.tables = cuda->device.tables;
+    rope.pool = cuda->pool_device;
+    rope.block_bytes = cuda->shape.block_bytes;
+    rope.layer_at = layer * cuda->shape.layer_bytes;
+    rope.kv_head_count = cuda->shape.kv_head_count;
+    rope.block_tokens = cuda->shape.block_tokens;
+    dim3 grid(cuda->rows, layer_count);
+    mirror_kernel<<<grid, ROW_THREADS, 0, stream>>>(rope, cuda->mirror_device,
+                                                    cuda->shape.layer_bytes,
+                                                    cuda->shape.head_dim * 2);
+    cuda_good(cuda, cudaGetLastError(), "mirror");
+}
