@@ -33,6 +33,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/moves.h"
 #include "base/dtype.h"
 #include "base/status.h"
 #include "base/synthetic.h"
@@ -133,9 +134,10 @@ struct backend_projection {
 /* The pool's memory, for the carriers. */
 struct backend_pool {
     uint32_t block_count;
-    uint8_t *host; /* block i is at host + i * block_bytes; NULL when the host cannot reach it. Of a
-                      device it is a copy: written before layer_ready, read by blocks_landed */
-    int fd;        /* memfd behind host, or -1 */
+    uint8_t
+        *host; /* block i is at host + i * block_bytes. Of a device (backend.moves) it is where
+                  blocks are put down on their way: see MOVE_OUT, MOVE_IN. NULL: there is none */
+    int fd;    /* memfd behind host, or -1 */
     size_t bytes;
 };
 
@@ -215,17 +217,14 @@ struct backend_calls {
     /* What pick found, as output_row. NULL when pick is. */
     const struct backend_picked *(*picked)(struct backend *backend, uint32_t output);
 
-    /* A carrier has written these blocks at pool.host. NULL when that is the pool itself. Not
-     * inside a step. */
-    status (*blocks_landed)(struct backend *backend, const block_id *ids, uint32_t count);
-
     void (*counters)(const struct backend *backend, struct backend_counters *counters_out);
 };
 
 struct backend {
     const struct backend_calls *calls;
-    const char *name;           /* "cpu" */
-    const char *numerics_class; /* "cpu-float", "cpu-int8": part of every block key */
+    const char *name;                  /* "cpu" */
+    const char *numerics_class;        /* "cpu-float", "cpu-int8": part of every block key */
+    const struct backend_moves *moves; /* NULL: the pool is memory of the host */
 };
 
 #endif

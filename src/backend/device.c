@@ -109,6 +109,6 @@ status device_open(const struct device *device, const struct backend_shape *shap
         return backend_cpu_open(shape, limits, &options->cpu, backend_out);
     const struct backend_plugin_options plugin = {.device = device->index,
                                                   .deterministic = options->deterministic,
-                                                  .mirrored = options->mirrored};
+                                                  .staged = options->staged};
     return device->plugin->open(shape, limits, &plugin, backend_out);
 }

@@ -35,7 +35,7 @@ status device_memory(const struct device *device, uint64_t *available_out);
 
 struct device_options {
     struct backend_cpu_options cpu;
-    bool deterministic, mirrored; /* of a plug-in; see plugin.h */
+    bool deterministic, staged; /* of a plug-in; see plugin.h */
 };
 
 status device_open(const struct device *device, const struct backend_shape *shape,

@@ -22,7 +22,7 @@
 #include "backend/backend.h"
 #include "base/status.h"
 
-#define BACKEND_PLUGIN_VERSION 2u
+#define BACKEND_PLUGIN_VERSION 3u
 #define BACKEND_PLUGIN_SYMBOL "baton_backend_plugin"
 
 struct backend_plugin_host {
@@ -33,7 +33,7 @@ struct backend_plugin_host {
 struct backend_plugin_options {
     uint32_t device;    /* 0: the first */
     bool deterministic; /* a row's bits do not depend on its batch or chunking */
-    bool mirrored;      /* keep a copy of the pool where the host reaches it, for the carriers */
+    bool staged;        /* memory of the host beside the pool, for carriers that start from there */
 };
 
 struct backend_plugin {
@@ -47,6 +47,12 @@ struct backend_plugin {
     /* What the device can do at most, measured: bytes read from its memory, and operations of an
      * 8192 x 8192 x 8192 product of bf16 numbers, in a second. */
     status (*floor)(uint32_t device, double *read_bytes_per_s_out, double *operations_per_s_out);
+
+    /* Seconds that one copy of so many bytes takes from another device (or the same) by the
+     * driver's own call: alone, from the call until the host knows that it is over, and of many one
+     * behind the other. */
+    status (*copy_floor)(uint32_t device, uint32_t from, uint64_t bytes, double *alone_s_out,
+                         double *behind_s_out);
 
     /* Errors: as memory; ERR_NO_MEMORY; ERR_UNSUPPORTED (a KV type other than F16). */
     status (*open)(const struct backend_shape *shape, const struct backend_limits *limits,

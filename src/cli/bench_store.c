@@ -273,9 +273,7 @@ static status bench_open_pool(struct bench_store *bench)
 static status bench_open_store(struct bench_store *bench)
 {
     const struct bench_store_options *options = bench->options;
-    uint32_t carriers = strcmp(options->carrier, "shm") == 0   ? TRANSFER_SHM
-                        : strcmp(options->carrier, "tcp") == 0 ? TRANSFER_TCP
-                                                               : TRANSFER_SHM | TRANSFER_TCP;
+    uint32_t carriers = transfer_carriers_parse(options->carrier);
     struct transfer_slice layers[1024];
     struct address any;
     char text[ADDRESS_TEXT_BYTES];

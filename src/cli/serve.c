@@ -205,7 +205,8 @@ static status serve_add_store(struct serve *serve)
     args_add(args, "store");
     args_add(args, "--listen=unix:%s/store.sock", serve->folder.path);
     args_add(args, "--transfer=unix:%s/store-transfer.sock", serve->folder.path);
-    args_add(args, "--carrier=%s", options->carrier);
+    args_add(args, "--carrier=%s",
+             strcmp(options->carrier, "cuda-ipc") == 0 ? "auto" : options->carrier);
     args_add(args, "--memory-bytes=%llu", (unsigned long long)options->memory_bytes);
     if (options->disk != NULL) {
         args_add(args, "--disk=%s", options->disk);
@@ -216,6 +217,27 @@ static status serve_add_store(struct serve *serve)
     status st = serve_add(serve, "store", 2, args, -1);
     free(args);
     return st;
+}
+
+/* Word number of a list with commas; false when there are fewer. */
+static bool device_word(const char *list, uint32_t number, char *word, size_t word_bytes)
+{
+    for (; number > 0 && list != NULL; number--) {
+        list = strchr(list, ',');
+        list = list != NULL ? list + 1 : NULL;
+    }
+    if (list == NULL)
+        return false;
+    snprintf(word, word_bytes, "%.*s", (int)strcspn(list, ","), list);
+    return true;
+}
+
+static uint32_t device_word_count(const char *list)
+{
+    uint32_t count = 1;
+    for (; *list != '\0'; list++)
+        count += *list == ',';
+    return count;
 }
 
 static status serve_add_worker(struct serve *serve, const char *command, const char *role,
@@ -242,8 +264,11 @@ static status serve_add_worker(struct serve *serve, const char *command, const c
         args_add(args, "--store=%s", serve->options->store);
     if (strcmp(role, "colocated") == 0)
         args_add(args, "--colocated");
-    args_hand_on_all(args, serve->options, worker_rows,
-                     sizeof(worker_rows) / sizeof(worker_rows[0]));
+    struct serve_options own = *serve->options;
+    char device[64];
+    device_word(own.device, part % device_word_count(own.device), device, sizeof(device));
+    own.device = device;
+    args_hand_on_all(args, &own, worker_rows, sizeof(worker_rows) / sizeof(worker_rows[0]));
     args_add_model(args, serve);
     status st = serve_add(serve, name, 1, args, -1);
     free(args);
@@ -348,11 +373,16 @@ static void serve_close(struct serve *serve)
 
 #define MIB (1024.0 * 1024.0)
 
-/* Each worker checks what it takes against what is there, but not what the others will take. The
- * weights are mapped once for all. Pools of a size that nobody chose shrink to half of what is
- * left. */
-static status serve_check_memory(struct serve_options *options, uint32_t workers,
-                                 const struct model *model)
+struct serve_sizes { /* of each worker; kv_bytes 0: what an engine takes by itself */
+    uint64_t kv_bytes, swap_bytes;
+};
+
+/* Each worker checks what it takes against what is there, but not what the others on its device
+ * will take. The weights are mapped once for all on the CPU. Pools of a size that nobody chose
+ * shrink to half of what is left. */
+static status serve_check_device(const struct serve_options *options, const char *word,
+                                 uint32_t workers, const struct model *model,
+                                 struct serve_sizes *least)
 {
     struct worker_options sizes = {.ctx = options->ctx,
                                    .block_tokens = options->block_tokens,
@@ -365,7 +395,7 @@ static status serve_check_memory(struct serve_options *options, uint32_t workers
     struct engine_plan plan;
     struct device device;
     worker_engine_config(&sizes, &config);
-    status st = device_find(options->device, options->cuda_plugin, &device);
+    status st = device_find(word, options->cuda_plugin, &device);
     if (st == OK)
         st = device_memory(&device, &config.available_bytes);
     if (st == OK)
@@ -373,36 +403,56 @@ static status serve_check_memory(struct serve_options *options, uint32_t workers
     if (st != OK)
         return st;
     engine_plan_close(&plan);
+    uint64_t store_bytes = device.plugin == NULL ? options->memory_bytes : 0;
     if (device.plugin != NULL) /* every worker has weights of its own there */
         plan.weight_bytes *= workers;
     if (plan.weight_bytes + plan.activation_bytes > plan.available_bytes)
         return error_set(ERR_NO_MEMORY,
                          "the workers do not fit on %s together: weights %.1f MiB for %u workers "
                          "of %.1f MiB available; use fewer workers",
-                         options->device, (double)plan.weight_bytes / MIB, workers,
+                         word, (double)plan.weight_bytes / MIB, workers,
                          (double)plan.available_bytes / MIB);
     uint64_t left = plan.available_bytes - plan.weight_bytes - plan.activation_bytes;
-    left -= options->memory_bytes < left ? options->memory_bytes : left;
+    left -= store_bytes < left ? store_bytes : left;
     if (options->kv_bytes == 0 && plan.pool_bytes > left / 2 / workers) {
-        options->kv_bytes = left / 2 / workers;
-        plan.pool_bytes = options->kv_bytes;
+        plan.pool_bytes = left / 2 / workers;
+        if (least->kv_bytes == 0 || plan.pool_bytes < least->kv_bytes)
+            least->kv_bytes = plan.pool_bytes;
     }
-    double sum = (double)plan.weight_bytes + (double)options->memory_bytes +
+    double sum = (double)plan.weight_bytes + (double)store_bytes +
                  (double)workers * ((double)plan.pool_bytes + (double)plan.activation_bytes);
     if (sum <= (double)plan.available_bytes) {
         uint64_t spare = plan.available_bytes - (uint64_t)sum;
-        if (device.plugin == NULL && options->swap_bytes > spare / 4 / workers)
-            options->swap_bytes = spare / 4 / workers;
+        if (device.plugin == NULL && least->swap_bytes > spare / 4 / workers)
+            least->swap_bytes = spare / 4 / workers;
         return OK;
     }
     return error_set(
         ERR_NO_MEMORY,
-        "the workers do not fit in memory together: weights %.1f MiB + %u x (KV pool %.1f "
+        "the workers do not fit in memory of %s together: weights %.1f MiB + %u x (KV pool %.1f "
         "MiB + activations %.1f MiB) + store %.1f MiB = %.1f MiB of %.1f MiB available; use "
         "fewer workers or a smaller model, context, KV pool or store",
-        (double)plan.weight_bytes / MIB, workers, (double)plan.pool_bytes / MIB,
-        (double)plan.activation_bytes / MIB, (double)options->memory_bytes / MIB, sum / MIB,
+        word, (double)plan.weight_bytes / MIB, workers, (double)plan.pool_bytes / MIB,
+        (double)plan.activation_bytes / MIB, (double)store_bytes / MIB, sum / MIB,
         (double)plan.available_bytes / MIB);
+}
+
+static status serve_check_memory(struct serve_options *options, uint32_t workers,
+                                 const struct model *model)
+{
+    uint32_t words = device_word_count(options->device);
+    struct serve_sizes least = {.kv_bytes = options->kv_bytes, .swap_bytes = options->swap_bytes};
+    char word[64];
+    for (uint32_t i = 0; i < words && i < workers; i++) {
+        uint32_t on_it = (workers - i + words - 1) / words;
+        device_word(options->device, i, word, sizeof(word));
+        status st = serve_check_device(options, word, on_it, model, &least);
+        if (st != OK)
+            return st;
+    }
+    options->kv_bytes = least.kv_bytes;
+    options->swap_bytes = least.swap_bytes;
+    return OK;
 }
 
 /* The model is looked at once here, so that its faults are told once and before anything starts. */

@@ -71,7 +71,8 @@
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, device),                                                                      \
-         "what computes: cpu, cuda (the first GPU) or cuda:N"},                                    \
+         "what computes: cpu, cuda (the first GPU) or cuda:N; of serve also several with commas, " \
+         "which its workers are given in turn, prefill workers first"},                            \
         {"cuda-plugin",                                                                            \
          OPTION_TEXT,                                                                              \
          "PATH",                                                                                   \
@@ -149,7 +150,8 @@
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, carrier),                                                                     \
-         "how blocks move between workers: shm, tcp, or auto (shm on one host, else tcp)"},        \
+         "how blocks move between workers: shm, tcp, cuda-ipc (GPUs of one host), or auto (the "   \
+         "fastest that two workers have in common)"},                                              \
         {"offer",                                                                                  \
          OPTION_TEXT,                                                                              \
          "WHEN",                                                                                   \

@@ -243,13 +243,6 @@ static status decode_read_firsts(const struct decode_request *request, uint32_t 
     return OK;
 }
 
-/* The carrier has filled the blocks from the first that was not matched on. */
-static status decode_blocks_landed(struct decode *decode, const struct decode_request *request)
-{
-    return engine_blocks_landed(decode->engine, request->ids + request->matched_blocks,
-                                request->block_count - request->matched_blocks);
-}
-
 bool decode_received(struct decode *decode, const struct transfer_report *report)
 {
     struct decode_request *request = decode->receiving.head;
@@ -274,8 +267,6 @@ bool decode_received(struct decode *decode, const struct transfer_report *report
                  ? decode_read_firsts(request, engine_vocabulary(decode->engine), report, firsts)
                  : error_set(ERR_BAD_INPUT, "handoff: %u blocks came, %u were expected",
                              report->block_count, request->block_count - request->matched_blocks);
-        if (st == OK)
-            st = decode_blocks_landed(decode, request);
         if (st == OK)
             st = decode_admit(decode, request, firsts);
         snprintf(text, sizeof(text), "%s", error_text());

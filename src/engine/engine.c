@@ -382,12 +382,9 @@ void engine_block_copy(struct engine *engine, block_id from, block_id to)
     engine->backend->calls->block_copy(engine->backend, from, to);
 }
 
-status engine_blocks_landed(struct engine *engine, const block_id *ids, uint32_t count)
+struct backend *engine_moving_backend(const struct engine *engine)
 {
-    assert(!engine->running);
-    if (engine->backend->calls->blocks_landed == NULL)
-        return OK;
-    return engine->backend->calls->blocks_landed(engine->backend, ids, count);
+    return engine->backend->moves != NULL ? engine->backend : NULL;
 }
 
 status engine_swap_out(struct engine *engine, const block_id *ids, const block_id *slots,

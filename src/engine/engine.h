@@ -146,9 +146,8 @@ const float *engine_logits(const struct engine *engine, uint32_t output);
 /* Copy a block (see struct block_copy); not between submit and wait. */
 void engine_block_copy(struct engine *engine, block_id from, block_id to);
 
-/* A carrier has written these blocks: a device with memory of its own takes them over. Not between
- * submit and wait. Errors: ERR_IO. */
-status engine_blocks_landed(struct engine *engine, const block_id *ids, uint32_t count);
+/* The device that the pool is in, for the carriers; NULL: it is memory of the host. */
+struct backend *engine_moving_backend(const struct engine *engine);
 
 /* Copy blocks to slots of the host's memory, and back. Not between submit and wait. Errors: ERR_IO.
  */

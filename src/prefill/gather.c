@@ -237,12 +237,6 @@ static void gather_end(struct prefill *prefill, struct prefill_request *request)
             request->peer_tokens += tokens;
         landed = end;
     }
-    if (landed > own &&
-        engine_blocks_landed(prefill->engine, request->ids + own, landed - own) != OK) {
-        log_line(LOG_ERROR, request->wire->request_id, "fetched blocks not taken", "reason=\"%s\"",
-                 error_text());
-        request->store_tokens = request->peer_tokens = 0;
-    }
     uint32_t fetched = request->peer_tokens + request->store_tokens;
     block_table_advance(&request->table, fetched);
     request->cached_tokens = request->table.token_count;

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "router/request.h"
 #include "router/route.h"
+#include "transfer/transfer.h"
 
 #define WORKER_FRAME_BYTES_MAX (64u << 20)
 #define WORKER_PENDING_BYTES_MAX (256u << 20)
@@ -232,7 +233,7 @@ static void worker_handed(struct router *router, const uint8_t *payload, uint32_
     struct router_metrics *m = &router->metrics;
     if (wire_handed_decode(payload, bytes, &handed) != OK || handed.status != OK)
         return;
-    const char *carrier = handed.carrier == 1 ? "shm" : handed.carrier == 2 ? "tcp" : "none";
+    const char *carrier = transfer_carrier_name((enum transfer_carrier)handed.carrier);
     struct request *request = request_find(router, handed.request_id);
     if (request != NULL)
         why_handed(request, &handed);

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "router/request.h"
 #include "router/route.h"
+#include "transfer/transfer.h"
 
 #define WHY_KEPT 512
 #define WHY_BYTES 3072
@@ -104,11 +105,6 @@ static const char *why_holder(const struct router *router, uint64_t incarnation)
     return "one that is gone";
 }
 
-static const char *why_carrier(uint32_t carrier)
-{
-    return carrier == 1 ? "shm" : carrier == 2 ? "tcp" : "none";
-}
-
 static void why_write_gather(const struct request *request, struct text *text)
 {
     const struct wire_first *first = &request->why.first;
@@ -118,14 +114,15 @@ static void why_write_gather(const struct request *request, struct text *text)
                 first->store_tokens, request->wire.prompt_tokens - first->cached_tokens);
     for (uint32_t i = 0; i < first->range_count; i++) {
         const struct wire_range *r = &first->ranges[i];
-        text_format(
-            text,
-            "           blocks %u to %u from %s by %s: %s, %llu bytes in %.3f ms, "
-            "%.1f MB/s\n",
-            r->first_block, r->first_block + r->block_count,
-            r->from == WIRE_FROM_STORE ? "store" : why_holder(request->answer->router, r->holder),
-            why_carrier(r->carrier), status_name((status)r->status), (unsigned long long)r->bytes,
-            (double)r->ns / 1e6, r->ns > 0 ? (double)r->bytes * 1e3 / (double)r->ns : 0);
+        text_format(text,
+                    "           blocks %u to %u from %s by %s: %s, %llu bytes in %.3f ms, "
+                    "%.1f MB/s\n",
+                    r->first_block, r->first_block + r->block_count,
+                    r->from == WIRE_FROM_STORE ? "store"
+                                               : why_holder(request->answer->router, r->holder),
+                    transfer_carrier_name((enum transfer_carrier)r->carrier),
+                    status_name((status)r->status), (unsigned long long)r->bytes,
+                    (double)r->ns / 1e6, r->ns > 0 ? (double)r->bytes * 1e3 / (double)r->ns : 0);
     }
 }
 
@@ -154,7 +151,8 @@ static void why_write_times(const struct request *request, struct text *text)
                 (double)(request->first_ns - answer->arrived_ns) / 1e6);
     if (why->handed.request_id != 0)
         text_format(text, "  handoff  %llu bytes by %s in %.3f ms; exposed %.3f ms\n",
-                    (unsigned long long)why->handed.bytes, why_carrier(why->handed.carrier),
+                    (unsigned long long)why->handed.bytes,
+                    transfer_carrier_name((enum transfer_carrier)why->handed.carrier),
                     (double)why->handed.total_ns / 1e6, (double)why->handed.exposed_ns / 1e6);
     uint32_t tokens = 0;
     for (uint32_t i = 0; i < request->wire.sequence_count; i++)

@@ -70,9 +70,7 @@ static status keeper_open_pool(struct keeper *keeper)
 static status keeper_open_transfer(struct keeper *keeper)
 {
     const struct keeper_options *options = &keeper->options;
-    uint32_t carriers = strcmp(options->carrier, "shm") == 0   ? TRANSFER_SHM
-                        : strcmp(options->carrier, "tcp") == 0 ? TRANSFER_TCP
-                                                               : TRANSFER_SHM | TRANSFER_TCP;
+    uint32_t carriers = transfer_carriers_parse(options->carrier);
     const char *tcp_text = options->transfer_tcp;
     struct address tcp, bound;
     char unix_text[ADDRESS_TEXT_BYTES];

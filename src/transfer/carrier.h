@@ -3,12 +3,16 @@
  *     carrier   peer_ready                fetch                         forget
  *     shm       wait for POOL, map it     copy in the loop's idle time  off the queue of work
  *     tcp       nothing                   ask; bytes arrive as bulk     throw away what arrives
+ *     cuda-ipc  ask for the handle, map   a kernel that copies and      wait for the kernels
+ *                                         sums what an offer has
  *
- * Where the others go: rdma (UCX get: peer_ready exchanges keys after the handshake, forget must
- * wait for the transport to be quiet before the receive's report), cuda-ipc (peer_ready opens the
- * holder's handle, fetch is one gather kernel per offer that also sums, forget waits for its
- * event). A carrier that cannot be quiet at once keeps its receive in a list of its own and calls
- * receive_end later. The cluster key's encryption is no carrier: it sits in wire/link, under tcp.
+ * shm and tcp land in memory of the host. When the pool is in a device, receiver.c moves on what
+ * they landed, and holder.c puts there what they will fetch.
+ *
+ * Where rdma goes: UCX get; peer_ready exchanges keys after the handshake, forget must wait for the
+ * transport to be quiet before the receive's report. A carrier that cannot be quiet at once keeps
+ * its receive in a list of its own and calls receive_end later. The cluster key's encryption is no
+ * carrier: it sits in wire/link, under tcp.
  *
  * Threads: the transfer thread.
  */
@@ -19,6 +23,7 @@
 
 struct carrier {
     enum transfer_carrier id;
+    bool by_host; /* bytes leave and land in memory of the host */
     /* Our connection to a holder is open; calls peer_set_usable, now or later. */
     void (*peer_ready)(struct peer *peer);
     /* A frame that only carriers know. ERR_UNSUPPORTED: not mine. */
@@ -34,11 +39,15 @@ struct carrier {
 
 extern const struct carrier carrier_shm;
 extern const struct carrier carrier_tcp;
+extern const struct carrier carrier_cuda_ipc;
 
 /* shm, holder's side: make the pool's descriptor fit for peers. Errors: ERR_UNSUPPORTED, ERR_IO. */
 status shm_seal_pool(const struct transfer_pool *pool, int *read_only_fd_out);
 /* Give it to a peer that has just connected. */
 status shm_send_pool(struct peer *peer);
+
+/* cuda-ipc, holder's side: a peer asks for the pool's handle. */
+status cuda_ipc_on_ask(struct peer *peer, uint32_t bytes);
 
 /* tcp, holder's side: a FETCH; answer when the link has room. */
 status tcp_on_fetch(struct peer *peer, const uint8_t *payload, uint32_t bytes);

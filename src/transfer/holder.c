@@ -111,6 +111,7 @@ void lease_end(struct lease *lease, status cause, const char *text, bool tell)
     struct peer *peer = lease->peer;
     lease_fill_report(lease, cause, text);
     lease_unlink(lease);
+    moving_forget(transfer, lease);
     if (peer != NULL) {
         tcp_drop_asked(peer, lease);
         struct lease_tag tag = holder_tag(transfer, &lease->id, lease->epoch);
@@ -204,6 +205,7 @@ static struct offered *offered_make(const struct call *call)
     offered->first_index = call->is.offer.first_index;
     offered->count = count;
     offered->summed = call->is.offer.has_checksums ? count : 0;
+    offered->staged = 0;
     offered->checksums = (struct checksum *)(offered + 1);
     offered->block_ids = (uint32_t *)(offered->checksums + count);
     memcpy(offered->block_ids, call->is.offer.block_ids, count * sizeof(uint32_t));
@@ -257,11 +259,109 @@ void lease_complete(struct transfer *transfer, struct call *call)
     lease_push(lease);
 }
 
+/* ---- a pool in a device: it sums, and copies to the host for carriers that start there ---- */
+
+static bool lease_wants(const struct lease *lease, const struct offered *offered)
+{
+    uint64_t wanted_end = (uint64_t)lease->first_index + lease->wanted_count;
+    return offered->first_index < wanted_end &&
+           (uint64_t)offered->first_index + offered->count > lease->first_index;
+}
+
+static void lease_advance(struct lease *lease)
+{
+    while (lease->summed_count < lease->offer_count &&
+           lease->offers[lease->summed_count]->summed == lease->offers[lease->summed_count]->count)
+        lease->summed_count++;
+    lease_push(lease);
+}
+
+static void lease_on_sums(struct moving *moving, status st, const struct move_sum *sums)
+{
+    struct lease *lease = moving->owner;
+    struct transfer *transfer = moving->transfer;
+    if (st != OK) {
+        lease_end(lease, st, error_text(), true);
+        return;
+    }
+    struct offered *offered = lease->offers[moving->number];
+    for (uint32_t i = 0; i < moving->count; i++) {
+        offered->checksums[moving->first + i] = (struct checksum){.a = sums[i].a, .b = sums[i].b};
+        if (++transfer->slices_summed == transfer->options.test_flip_offered)
+            moving_flip(transfer, offered->layer, offered->block_ids[moving->first + i]);
+    }
+    offered->summed += moving->count;
+    lease_advance(lease);
+}
+
+static void lease_on_staged(struct moving *moving, status st, const struct move_sum *sums)
+{
+    struct lease *lease = moving->owner;
+    (void)sums;
+    if (st != OK) {
+        lease_end(lease, st, error_text(), true);
+        return;
+    }
+    lease->offers[moving->number]->staged += moving->count;
+    lease_push(lease);
+}
+
+/* Ask the device for a move of one offer; kind SUM or OUT. */
+static status lease_move(struct lease *lease, uint32_t number, enum move_kind kind)
+{
+    const struct offered *offered = lease->offers[number];
+    const struct moving_slices slices = {.kind = kind,
+                                         .layer = offered->layer,
+                                         .count = offered->count,
+                                         .from_ids = offered->block_ids,
+                                         .to_ids = offered->block_ids,
+                                         .owner = lease,
+                                         .over = kind == MOVE_SUM ? lease_on_sums : lease_on_staged,
+                                         .number = number};
+    return moving_add(lease->transfer, &slices);
+}
+
+static size_t lease_sum_on_device(struct lease *lease)
+{
+    status st = OK;
+    while (st == OK && lease->asked_count < lease->offer_count) {
+        const struct offered *offered = lease->offers[lease->asked_count];
+        if (offered->summed < offered->count)
+            st = lease_move(lease, lease->asked_count, MOVE_SUM);
+        lease->asked_count++;
+    }
+    if (st != OK)
+        lease_end(lease, st, error_text(), true);
+    else
+        lease_advance(lease);
+    return 0;
+}
+
+/* Can the subscriber's carrier get at the bytes of this offer? Sees to it that it soon can.
+ * Errors: ERR_NO_MEMORY. */
+static status lease_stage(struct lease *lease, uint32_t number, bool *staged_out)
+{
+    status st = OK;
+    const struct offered *offered = lease->offers[number];
+    *staged_out = lease->transfer->options.pool.device == NULL || !lease->peer->carrier->by_host ||
+                  !lease_wants(lease, offered) || offered->staged == offered->count;
+    while (!*staged_out && st == OK && lease->staging_count < lease->summed_count) {
+        if (lease_wants(lease, lease->offers[lease->staging_count]))
+            st = lease_move(lease, lease->staging_count, MOVE_OUT);
+        lease->staging_count++;
+    }
+    return st;
+}
+
+/* ---- offers on their way ---- */
+
 /* Work: the checksums of what was offered, in order. */
 static size_t lease_sum(void *owner)
 {
     struct lease *lease = owner;
     struct transfer *transfer = lease->transfer;
+    if (transfer->options.pool.device != NULL)
+        return lease_sum_on_device(lease);
     const struct transfer_pool *pool = &transfer->options.pool;
     size_t moved = 0;
     while (lease->summed_count < lease->offer_count && moved < STEP_BYTES) {
@@ -289,9 +389,7 @@ static status lease_send_offer(struct lease *lease, uint32_t number)
 {
     const struct offered *offered = lease->offers[number];
     uint8_t payload[OFFER_FRAME_BYTES_MAX];
-    uint64_t wanted_end = (uint64_t)lease->first_index + lease->wanted_count;
-    if (offered->first_index >= wanted_end ||
-        (uint64_t)offered->first_index + offered->count <= lease->first_index)
+    if (!lease_wants(lease, offered))
         return OK;
     struct lease_tag tag = holder_tag(lease->transfer, &lease->id, lease->epoch);
     uint32_t bytes = offer_write(&tag, number, offered->layer, offered->first_index,
@@ -316,7 +414,12 @@ void lease_push(struct lease *lease)
     if (lease->peer == NULL || lease->peer->link == NULL)
         return;
     while (st == OK && lease->sent_count < lease->summed_count) {
-        st = lease_send_offer(lease, lease->sent_count);
+        bool staged;
+        st = lease_stage(lease, lease->sent_count, &staged);
+        if (st == OK && !staged)
+            break;
+        if (st == OK)
+            st = lease_send_offer(lease, lease->sent_count);
         if (st == OK)
             lease->sent_count++;
     }
@@ -414,6 +517,8 @@ status holder_on_frame(struct peer *peer, uint16_t type, const uint8_t *payload,
         return holder_on_subscribe(peer, payload, bytes);
     case FRAME_FETCH:
         return tcp_on_fetch(peer, payload, bytes);
+    case FRAME_ASK_DEVICE:
+        return cuda_ipc_on_ask(peer, bytes);
     case FRAME_ACK:
     case FRAME_GIVE_UP:
         return holder_on_end(peer, type, payload, bytes);

@@ -1,10 +1,12 @@
 /* transfer/parts.h - what the files of transfer/ share; nobody outside includes it.
  *
  *     transfer.c   the calls of transfer.h, the thread, deadlines, the queue of work
+ *     carrier.c    the carriers' names
  *     peer.c       connections, both ways
  *     holder.c     leases: offers made, checksums, subscribers
  *     receiver.c   receives: what is wanted, what has landed, when it is done
- *     shm.c tcp.c  how the bytes of a fetch get here (carrier.h)
+ *     shm.c tcp.c cuda_ipc.c   how the bytes of a fetch get here (carrier.h)
+ *     moving.c     what the device of the pool does for them (backend/moves.h)
  *
  * Threads: everything here belongs to the transfer thread, but for what transfer.c says of calls.
  */
@@ -19,7 +21,7 @@
 #include "wire/link.h"
 
 #define TABLE_BUCKETS 256
-#define CALL_BLOCKS 64          /* block ids in one call; longer offers are split */
+#define CALL_BLOCKS 128         /* block ids in one call; longer offers are split */
 #define CALLS_KEPT 512          /* calls made at open, so that an offer does not allocate */
 #define TURN_BYTES (1u << 20)   /* summed, copied or queued before the loop looks around again */
 #define STEP_BYTES (256u << 10) /* of it, for one lease, receive or peer */
@@ -81,6 +83,7 @@ struct call {
 struct offered {
     uint32_t layer, first_index, count;
     uint32_t summed; /* checksums done */
+    uint32_t staged; /* of a pool in a device: copied to the host, for carriers that start there */
     uint32_t *block_ids;
     struct checksum *checksums;
 };
@@ -93,7 +96,8 @@ struct lease {
     uint64_t expiry_ns, first_offer_ns, complete_ns;
     struct offered **offers;
     uint32_t offer_count, offer_capacity;
-    uint32_t summed_count; /* offers whose checksums are done */
+    uint32_t summed_count;               /* offers whose checksums are done */
+    uint32_t asked_count, staging_count; /* whose sums, whose copies the device was asked for */
     struct work summing;
     bool complete;
     uint32_t block_count;
@@ -151,7 +155,7 @@ struct receive {
     struct lease_id id;
     uint32_t epoch;
     uint64_t incarnation;
-    bool has_local, has_remote; /* still to be tried */
+    bool has_device, has_local, has_remote; /* still to be tried; device: cuda-ipc, by local too */
     struct address local, remote;
     uint32_t first_index, block_count;
     uint32_t *block_ids;
@@ -167,6 +171,7 @@ struct receive {
     struct fetch *fetches, **fetches_tail;
     struct fetch *suspects; /* did not match, wait for complete or a later offer */
     uint64_t queued_slices;
+    uint32_t moving_in;  /* from memory of the host to the pool in a device */
     struct work landing; /* shm */
     uint64_t bytes;
     struct transfer_report *report;
@@ -189,6 +194,8 @@ struct peer {
     const uint8_t *map; /* shm */
     size_t map_bytes;
     uint32_t map_blocks;
+    struct pool_map *pool; /* cuda-ipc */
+    bool unmappable;       /* the same: open, so that it is not tried again, and not used */
     struct fetch *landing; /* tcp: whose bytes are arriving; NULL: thrown away */
     uint32_t landing_count;
     /* incoming */
@@ -199,6 +206,36 @@ struct peer {
     struct asked *asked, **asked_tail;
     uint32_t asked_count;
     struct work serving;
+};
+
+/* ---- moves of the device ---- */
+
+/* One move, waiting or under way: what it is for. */
+struct moving {
+    struct moving *next;
+    struct transfer *transfer;
+    bool started;
+    uint32_t ticket;
+    enum move_kind kind;
+    const struct pool_map *map;
+    void *owner; /* the lease or receive that must not go before */
+    /* It is over; may end the owner. sums: [count], of entries first .. of the offer or fetch. */
+    void (*over)(struct moving *moving, status st, const struct move_sum *sums);
+    uint32_t number; /* of the offer */
+    uint32_t first, count;
+    size_t bytes;
+    struct move_span spans[];
+};
+
+/* Slices of one layer, between blocks of two places. */
+struct moving_slices {
+    enum move_kind kind;
+    const struct pool_map *map;
+    uint32_t layer, count;
+    const uint32_t *from_ids, *to_ids;
+    void *owner;
+    void (*over)(struct moving *moving, status st, const struct move_sum *sums);
+    uint32_t number;
 };
 
 struct carrier_totals {
@@ -218,9 +255,12 @@ struct transfer {
     struct mailbox *calls;
     struct loop_watch *calls_watch;
     struct link_listener *unix_listener, *tcp_listener;
-    struct loop_timer *deadline_timer, *work_timer, *beat_timer;
+    struct loop_timer *deadline_timer, *work_timer, *beat_timer, *moving_timer;
     uint64_t deadline_ns; /* what deadline_timer is set to; 0: nothing */
     struct work *work_head, *work_tail;
+    struct moving *moving, **moving_tail; /* in the order in which they were asked for */
+    struct work moving_work;
+    uint64_t moved_ns; /* when the last one was over */
     struct peer *peers;
     uint32_t incoming_count;
     struct lease *leases[TABLE_BUCKETS];
@@ -245,6 +285,17 @@ struct carrier_totals *transfer_totals(struct transfer *transfer, enum transfer_
 void transfer_refused(struct transfer *transfer, const struct peer *peer, const char *text);
 uint32_t table_bucket(const struct lease_id *lease);
 
+/* moving.c */
+status moving_open(struct transfer *transfer);
+/* Ask the device for it. over is called from the loop, for each part, in order of the calls of this
+ * owner and kind. Errors: ERR_NO_MEMORY. */
+status moving_add(struct transfer *transfer, const struct moving_slices *slices);
+/* Nothing of this owner is under way any more, and over will not be called. Waits for what the
+ * device has begun. */
+void moving_forget(struct transfer *transfer, const void *owner);
+/* For the test switch: flip a bit of a slice in the device's pool. */
+void moving_flip(struct transfer *transfer, uint32_t layer, uint32_t id);
+
 /* peer.c */
 struct peer *peer_find(struct transfer *transfer, const struct carrier *carrier,
                        uint64_t incarnation, const struct address *address);
@@ -256,6 +307,8 @@ void peer_close(struct peer *peer, status cause);
 void peer_beat(struct transfer *transfer);
 /* Now subscriptions may be sent. */
 void peer_set_usable(struct peer *peer);
+/* It is of no use, and stays open so that nobody tries again: what waits for it goes elsewhere. */
+void peer_set_unmappable(struct peer *peer, const char *text);
 
 /* holder.c */
 void lease_open(struct lease *lease);
@@ -290,6 +343,7 @@ uint8_t *receive_place(const struct fetch *fetch, uint32_t i, size_t *bytes_out)
 /* The first fetch is done: forget it. The receive may be gone when this returns false. */
 bool receive_fetch_done(struct receive *receive);
 status receiver_on_frame(struct peer *peer, uint16_t type, const uint8_t *payload, uint32_t bytes);
+/* What hangs on it goes on elsewhere if it can, or fails. */
 void receiver_on_peer_end(struct peer *peer, status cause, const char *text);
 uint64_t receiver_check_deadlines(struct transfer *transfer, uint64_t now_ns);
 void receiver_stop(struct transfer *transfer);

@@ -21,7 +21,9 @@ static void peer_on_ready(void *ctx, const struct hello *hello)
               "peer=\"%s\" incarnation=%016" PRIx64 " direction=%s "
               "carrier=%s",
               peer->name, peer->incarnation, peer->outgoing ? "out" : "in",
-              link_is_unix(peer->link) ? "shm" : "tcp");
+              peer->outgoing             ? transfer_carrier_name(peer->carrier->id)
+              : link_is_unix(peer->link) ? "local"
+                                         : "tcp");
     if (peer->outgoing) {
         peer->carrier->peer_ready(peer);
         return;
@@ -245,6 +247,15 @@ void peer_set_usable(struct peer *peer)
         next = receive->peer_next;
         receive_subscribe(receive);
     }
+}
+
+void peer_set_unmappable(struct peer *peer, const char *text)
+{
+    char kept[OFFER_TEXT_BYTES];
+    snprintf(kept, sizeof(kept), "%s", text);
+    peer->unmappable = true;
+    log_info("blocks by way of the host", "peer=\"%s\" cause=\"%s\"", peer->name, kept);
+    receiver_on_peer_end(peer, ERR_UNSUPPORTED, kept);
 }
 
 void peer_beat(struct transfer *transfer)

@@ -113,6 +113,7 @@ void receive_end(struct receive *receive, uint32_t kind, status cause, const cha
     /* text may be error_text(), which sending overwrites. */
     char kept[TRANSFER_TEXT_BYTES];
     snprintf(kept, sizeof(kept), "%s", text != NULL ? text : "");
+    moving_forget(receive->transfer, receive);
     if (peer != NULL) {
         peer->carrier->forget(receive);
         if (tell && receive->subscribed && peer->link != NULL) {
@@ -170,16 +171,23 @@ static void receive_try(struct receive *receive, status cause)
 {
     struct transfer *transfer = receive->transfer;
     struct peer *peer = NULL;
-    while (peer == NULL && (receive->has_local || receive->has_remote)) {
-        const struct carrier *carrier = receive->has_local ? &carrier_shm : &carrier_tcp;
-        const struct address *address = receive->has_local ? &receive->local : &receive->remote;
-        if (receive->has_local)
-            receive->has_local = false;
-        else
-            receive->has_remote = false;
+    while (peer == NULL && (receive->has_device || receive->has_local || receive->has_remote)) {
+        bool *way = receive->has_device  ? &receive->has_device
+                    : receive->has_local ? &receive->has_local
+                                         : &receive->has_remote;
+        const struct carrier *carrier = receive->has_device  ? &carrier_cuda_ipc
+                                        : receive->has_local ? &carrier_shm
+                                                             : &carrier_tcp;
+        const struct address *address =
+            way == &receive->has_remote ? &receive->remote : &receive->local;
+        *way = false;
         peer = peer_find(transfer, carrier, receive->incarnation, address);
         if (peer == NULL)
             cause = peer_connect(transfer, carrier, receive->incarnation, address, &peer);
+        else if (peer->unmappable) {
+            peer = NULL;
+            cause = error_set(ERR_UNSUPPORTED, "the pool of its GPU cannot be mapped here");
+        }
     }
     if (peer == NULL) {
         receive_fail(receive, cause, error_text());
@@ -339,7 +347,7 @@ bool receive_landed(struct fetch *fetch, uint32_t i, struct checksum sum)
 /* All there? False: the receive is over. */
 static bool receive_check(struct receive *receive)
 {
-    if (!receive->complete || receive->fetches != NULL)
+    if (!receive->complete || receive->fetches != NULL || receive->moving_in > 0)
         return true;
     if (receive->missing > 0) {
         char text[TRANSFER_TEXT_BYTES];
@@ -356,9 +364,42 @@ static bool receive_check(struct receive *receive)
     return false;
 }
 
+static void receive_on_moved_in(struct moving *moving, status st, const struct move_sum *sums)
+{
+    struct receive *receive = moving->owner;
+    (void)sums;
+    receive->moving_in--;
+    if (st != OK)
+        receive_fail(receive, st, error_text());
+    else
+        receive_check(receive);
+}
+
+/* The bytes of a fetch lie where the host can write; the pool is elsewhere. */
+static status receive_move_in(struct receive *receive, const struct fetch *fetch)
+{
+    const uint32_t *ids = receive->block_ids + (fetch->first_index - receive->first_index);
+    const struct moving_slices slices = {.kind = MOVE_IN,
+                                         .layer = fetch->layer,
+                                         .count = fetch->count,
+                                         .from_ids = ids,
+                                         .to_ids = ids,
+                                         .owner = receive,
+                                         .over = receive_on_moved_in};
+    receive->moving_in += (fetch->count + MOVE_SPANS_MAX - 1) / MOVE_SPANS_MAX;
+    return moving_add(receive->transfer, &slices);
+}
+
 bool receive_fetch_done(struct receive *receive)
 {
     struct fetch *fetch = receive->fetches;
+    if (receive->transfer->options.pool.device != NULL && receive->carrier->by_host) {
+        status st = receive_move_in(receive, fetch);
+        if (st != OK) {
+            receive_fail(receive, st, error_text());
+            return false;
+        }
+    }
     receive->fetches = fetch->next;
     if (receive->fetches == NULL)
         receive->fetches_tail = &receive->fetches;

@@ -38,6 +38,8 @@ status shm_send_pool(struct peer *peer)
     struct pool_message message = {.block_count = transfer->options.pool.block_count,
                                    .block_bytes = transfer->options.pool.block_bytes};
     uint32_t bytes = pool_write(&message, payload);
+    if (transfer->pool_fd < 0) /* who waits for it shall not wait */
+        return link_send(peer->link, FRAME_POOL, payload, bytes);
     return link_send_fd(peer->link, FRAME_POOL, payload, bytes, transfer->pool_fd);
 }
 
@@ -166,6 +168,7 @@ static void shm_peer_end(struct peer *peer)
 
 const struct carrier carrier_shm = {
     .id = TRANSFER_SHM,
+    .by_host = true,
     .peer_ready = shm_peer_ready,
     .on_frame = shm_on_frame,
     .fetch = shm_fetch,

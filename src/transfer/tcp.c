@@ -233,6 +233,7 @@ static void tcp_peer_end(struct peer *peer)
 
 const struct carrier carrier_tcp = {
     .id = TRANSFER_TCP,
+    .by_host = true,
     .peer_ready = tcp_peer_ready,
     .on_frame = tcp_on_frame,
     .fetch = tcp_fetch,

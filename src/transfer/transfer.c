@@ -19,17 +19,6 @@
 #define SUBSCRIBE_MS 60000
 #define WORK_BYTES_MIN 4096 /* what any piece of work counts at least */
 
-const char *transfer_carrier_name(enum transfer_carrier carrier)
-{
-    switch (carrier) {
-    case TRANSFER_SHM:
-        return "shm";
-    case TRANSFER_TCP:
-        return "tcp";
-    }
-    return "none";
-}
-
 uint32_t table_bucket(const struct lease_id *lease)
 {
     return lease->bytes[0] % TABLE_BUCKETS;
@@ -37,7 +26,10 @@ uint32_t table_bucket(const struct lease_id *lease)
 
 struct carrier_totals *transfer_totals(struct transfer *transfer, enum transfer_carrier carrier)
 {
-    return &transfer->totals[carrier == TRANSFER_TCP ? 1 : 0];
+    uint32_t i = 0;
+    while (i + 1 < TRANSFER_CARRIERS && 1u << i != (unsigned)carrier)
+        i++;
+    return &transfer->totals[i];
 }
 
 void transfer_refused(struct transfer *transfer, const struct peer *peer, const char *text)
@@ -379,23 +371,26 @@ static status receive_make(struct transfer *transfer, const struct transfer_wish
 status transfer_receive(struct transfer *transfer, const struct transfer_wish *wish)
 {
     uint32_t carriers = transfer->options.carriers;
+    bool device = wish->source.local != NULL && (carriers & TRANSFER_CUDA_IPC) != 0;
     bool local = wish->source.local != NULL && (carriers & TRANSFER_SHM) != 0;
     bool remote = wish->source.remote != NULL && (carriers & TRANSFER_TCP) != 0;
     assert(wish->block_count >= 1 && wish->first_index < OFFER_INDEX_MAX &&
            wish->block_count <= OFFER_INDEX_MAX - wish->first_index);
-    if (!local && !remote)
+    if (!device && !local && !remote)
         return error_set(ERR_BAD_INPUT,
                          "the holder has no address for a carrier that is allowed here "
-                         "(%s%s); allow the other one or give its address",
+                         "(%s%s%s); allow another one or give its address",
                          (carriers & TRANSFER_SHM) != 0 ? "shm " : "",
-                         (carriers & TRANSFER_TCP) != 0 ? "tcp" : "");
+                         (carriers & TRANSFER_TCP) != 0 ? "tcp " : "",
+                         (carriers & TRANSFER_CUDA_IPC) != 0 ? "cuda-ipc" : "");
     struct receive *receive = NULL;
     status st = receive_make(transfer, wish, &receive);
     if (st != OK)
         return st;
+    receive->has_device = device;
     receive->has_local = local;
     receive->has_remote = remote;
-    if (local)
+    if (device || local)
         receive->local = *wish->source.local;
     if (remote)
         receive->remote = *wish->source.remote;
@@ -442,6 +437,7 @@ void transfer_report_free(struct transfer_report *report)
 
 void transfer_counters_read(const struct transfer *transfer, struct transfer_counters *counters_out)
 {
+    counters_out->checksum_failures = 0;
     for (int i = 0; i < TRANSFER_CARRIERS; i++) {
         const struct carrier_totals *from = &transfer->totals[i];
         counters_out->carriers[i] = (struct transfer_carrier_counters){
@@ -454,6 +450,7 @@ void transfer_counters_read(const struct transfer *transfer, struct transfer_cou
             .checksum_failures = atomic_load(&from->checksum_failures),
             .failed_handoffs = atomic_load(&from->failed_handoffs),
         };
+        counters_out->checksum_failures += counters_out->carriers[i].checksum_failures;
     }
     counters_out->peers = atomic_load(&transfer->peer_count);
     counters_out->mapped_bytes = atomic_load(&transfer->mapped_bytes);
@@ -490,7 +487,16 @@ static status transfer_copy_options(struct transfer *transfer,
     own->connect_ms = own->connect_ms != 0 ? own->connect_ms : CONNECT_MS;
     own->silence_ms = own->silence_ms != 0 ? own->silence_ms : SILENCE_MS;
     own->subscribe_ms = own->subscribe_ms != 0 ? own->subscribe_ms : SUBSCRIBE_MS;
-    own->carriers = own->carriers != 0 ? own->carriers : TRANSFER_SHM | TRANSFER_TCP;
+    uint32_t possible = options->pool.device != NULL ? TRANSFER_CUDA_IPC : 0;
+    if (options->pool.host != NULL)
+        possible |= TRANSFER_SHM | TRANSFER_TCP;
+    own->carriers = own->carriers != 0 ? own->carriers & possible : possible;
+    if (own->carriers == 0)
+        return error_set(
+            ERR_UNSUPPORTED, "carrier %s cannot move blocks of a pool %s; use --carrier auto",
+            transfer_carrier_name((enum transfer_carrier)options->carriers),
+            options->pool.device != NULL ? "that is in a GPU alone" : "in memory of the host");
+    transfer->moving_tail = &transfer->moving;
     transfer->layers = calloc(options->layer_count, sizeof(*transfer->layers));
     transfer->kept_memory = calloc(CALLS_KEPT, sizeof(*transfer->kept_memory));
     if (transfer->layers == NULL || transfer->kept_memory == NULL)
@@ -515,9 +521,10 @@ static status transfer_listen(struct transfer *transfer)
 {
     const struct transfer_options *options = &transfer->options;
     status st = OK;
-    if (options->unix_listen != NULL && (options->carriers & TRANSFER_SHM) != 0 &&
-        options->pool.fd >= 0) {
-        st = shm_seal_pool(&options->pool, &transfer->pool_fd);
+    bool shm = (options->carriers & TRANSFER_SHM) != 0 && options->pool.fd >= 0;
+    if (options->unix_listen != NULL && (shm || (options->carriers & TRANSFER_CUDA_IPC) != 0)) {
+        if (shm)
+            st = shm_seal_pool(&options->pool, &transfer->pool_fd);
         if (st == OK)
             st = link_listen(transfer->loop, options->unix_listen, peer_on_accept, transfer,
                              &transfer->unix_listener);
@@ -546,6 +553,8 @@ static status transfer_open_loop(struct transfer *transfer)
                              &transfer->deadline_timer);
     if (st == OK)
         st = loop_timer_open(transfer->loop, transfer_on_beat, transfer, &transfer->beat_timer);
+    if (st == OK)
+        st = moving_open(transfer);
     return st;
 }
 
@@ -556,6 +565,7 @@ static void transfer_free(struct transfer *transfer)
     loop_timer_close(transfer->work_timer);
     loop_timer_close(transfer->deadline_timer);
     loop_timer_close(transfer->beat_timer);
+    loop_timer_close(transfer->moving_timer);
     loop_watch_close(transfer->calls_watch);
     loop_close(transfer->loop);
     mailbox_close(transfer->calls);

@@ -14,8 +14,10 @@
  * open, or after offers were made, or completed (they are sent again from the start).
  *
  * Carriers: shm (same host: the pool's read-only descriptor, mapped once per incarnation; a fetch
- * is a copy by the receiver) and tcp (a fetch is a request, answered with bytes straight from the
- * holder's pool into the receiver's block). carrier.h is where rdma and cuda-ipc go.
+ * is a copy by the receiver), tcp (a fetch is a request, answered with bytes straight from the
+ * holder's pool into the receiver's block) and cuda-ipc (two GPU pools of one host: the holder's
+ * mapped once, a fetch is a kernel of the receiver's). A GPU's pool reaches shm and tcp by way of
+ * memory of the host, and the other way round. carrier.h is where rdma goes.
  *
  * Threads: one transfer thread per worker, made by transfer_open, does all the work. Every call
  *          may be made from any thread, for one lease from one at a time (the compute thread); none
@@ -29,6 +31,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/backend.h"
 #include "base/address.h"
 #include "base/mailbox.h"
 #include "base/status.h"
@@ -42,14 +45,21 @@
 
 struct transfer;
 
-enum transfer_carrier { TRANSFER_SHM = 1, TRANSFER_TCP = 2 };
-#define TRANSFER_CARRIERS 2
+enum transfer_carrier { TRANSFER_SHM = 1, TRANSFER_TCP = 2, TRANSFER_CUDA_IPC = 4 };
+#define TRANSFER_CARRIERS 3
 
 const char *transfer_carrier_name(enum transfer_carrier carrier); /* "shm" */
 
+/* What an operator wrote, as enum transfer_carrier or-ed: "auto" is all that need not be asked for,
+ * the others are themselves. 0: no such word. */
+uint32_t transfer_carriers_parse(const char *text);
+
 /* The worker's pool: block i is at host + i * block_bytes. fd is the memfd behind host, made with
- * MFD_ALLOW_SEALING (it gets sealed against shrinking, so that no peer can fault); -1: no shm. */
+ * MFD_ALLOW_SEALING (it gets sealed against shrinking, so that no peer can fault); -1: no shm.
+ * Of a pool in a device's memory, host is where shm and tcp put blocks down on their way; NULL:
+ * they are not used. */
 struct transfer_pool {
+    struct backend *device; /* has moves, and outlives the transfer; NULL: host is the pool */
     uint8_t *host;
     int fd;
     uint32_t block_count;
@@ -199,12 +209,13 @@ struct transfer_carrier_counters {
 };
 
 struct transfer_counters {
-    struct transfer_carrier_counters carriers[TRANSFER_CARRIERS]; /* [0] shm, [1] tcp */
+    struct transfer_carrier_counters carriers[TRANSFER_CARRIERS]; /* shm, tcp, cuda-ipc */
     uint64_t peers;                                               /* connected now */
     uint64_t mapped_bytes;                                        /* of peers' pools now */
     uint64_t leases;                                              /* open now */
     uint64_t receives;                                            /* under way now */
-    uint64_t refused_frames; /* from peers: malformed, unknown lease, stale epoch */
+    uint64_t refused_frames;    /* from peers: malformed, unknown lease, stale epoch */
+    uint64_t checksum_failures; /* of all carriers */
 };
 
 /* Any thread. */

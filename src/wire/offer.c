@@ -110,6 +110,59 @@ status pool_read(const uint8_t *from, uint32_t bytes, struct pool_message *messa
     return OK;
 }
 
+/* A text from a peer: nothing in it moves a terminal's cursor. */
+static void text_read(struct reader *r, char text[OFFER_TEXT_BYTES])
+{
+    uint32_t bytes = read_u32(r);
+    const uint8_t *from = read_bytes(r, bytes);
+    if (from == NULL || bytes >= OFFER_TEXT_BYTES) {
+        r->failed = true;
+        return;
+    }
+    memcpy(text, from, bytes);
+    text[bytes] = '\0';
+    for (uint32_t i = 0; i < bytes; i++) {
+        if (text[i] < 0x20 || text[i] > 0x7e)
+            text[i] = '?';
+    }
+}
+
+static void text_write(struct writer *w, const char *text)
+{
+    uint32_t bytes = (uint32_t)strnlen(text, OFFER_TEXT_BYTES - 1);
+    write_u32(w, bytes);
+    write_bytes(w, text, bytes);
+}
+
+uint32_t device_write(const struct device_message *message, uint8_t *to)
+{
+    struct writer w = offer_writer(to);
+    write_u32(&w, message->block_count);
+    write_u64(&w, message->block_bytes);
+    write_bytes(&w, message->handle, OFFER_HANDLE_BYTES);
+    text_write(&w, message->text);
+    return offer_written(&w);
+}
+
+status device_read(const uint8_t *from, uint32_t bytes, struct device_message *message_out)
+{
+    struct device_message message;
+    memset(&message, 0, sizeof(message));
+    struct reader r = reader_over(from, bytes);
+    message.block_count = read_u32(&r);
+    message.block_bytes = read_u64(&r);
+    const uint8_t *handle = read_bytes(&r, OFFER_HANDLE_BYTES);
+    if (handle != NULL)
+        memcpy(message.handle, handle, OFFER_HANDLE_BYTES);
+    text_read(&r, message.text);
+    size_t total;
+    if (!reader_ok(&r) || r.left != 0 || message.block_bytes == 0 ||
+        !size_mul(message.block_count, message.block_bytes, &total))
+        return offer_malformed("DEVICE", bytes);
+    *message_out = message;
+    return OK;
+}
+
 uint32_t offer_write(const struct lease_tag *tag, uint32_t number, uint32_t layer,
                      uint32_t first_index, const uint32_t *block_ids,
                      const struct checksum *checksums, uint32_t count, uint8_t *to)
@@ -217,12 +270,10 @@ status complete_read(const uint8_t *from, uint32_t bytes, struct complete_messag
 uint32_t end_write(const struct end_message *message, uint8_t *to)
 {
     struct writer w = offer_writer(to);
-    uint32_t text_bytes = (uint32_t)strnlen(message->text, OFFER_TEXT_BYTES - 1);
     tag_write(&w, &message->tag);
     write_u32(&w, (uint32_t)-message->status);
     write_u64(&w, message->bytes);
-    write_u32(&w, text_bytes);
-    write_bytes(&w, message->text, text_bytes);
+    text_write(&w, message->text);
     return offer_written(&w);
 }
 
@@ -234,17 +285,10 @@ status end_read(const uint8_t *from, uint32_t bytes, struct end_message *message
     tag_read(&r, &message.tag);
     uint32_t code = read_u32(&r);
     message.bytes = read_u64(&r);
-    uint32_t text_bytes = read_u32(&r);
-    const uint8_t *text = read_bytes(&r, text_bytes);
-    if (!reader_ok(&r) || r.left != 0 || code > (uint32_t)-ERR_CANCELLED ||
-        text_bytes >= OFFER_TEXT_BYTES)
+    text_read(&r, message.text);
+    if (!reader_ok(&r) || r.left != 0 || code > (uint32_t)-ERR_CANCELLED)
         return offer_malformed("ACK, GIVE_UP or GONE", bytes);
     message.status = (status) - (int)code;
-    memcpy(message.text, text, text_bytes);
-    for (uint32_t i = 0; i < text_bytes; i++) {
-        if (message.text[i] < 0x20 || message.text[i] > 0x7e)
-            message.text[i] = '?';
-    }
     *message_out = message;
     return OK;
 }

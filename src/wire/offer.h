@@ -6,14 +6,16 @@
  *     ACK    all is verified      DATA      answers FETCH; bulk = the slices, one after another
  *     GIVE_UP                     COMPLETE  block count, payload
  *     PING                        GONE      the lease is over: why
- *                                 PING
+ *     ASK_DEVICE                  PING
+ *                                 DEVICE    (Unix) what maps the pool in a device's memory, or why
+ *                                           there is nothing
  *
- * Every message but POOL and PING begins with {lease 16 bytes, epoch u32, rank u16, ranks u16};
- * those of another epoch are dropped. Offers of a lease are numbered from 0 in the order they were
- * made; FETCH and DATA name an offer by its number, so a holder never looks at an address from a
- * peer, and can give only what it has offered under that lease. Block ids in an OFFER are the
- * holder's own and serve carriers that read its memory; the receiver checks them against the
- * holder's pool.
+ * Every message but POOL, PING, ASK_DEVICE and DEVICE begins with {lease 16 bytes, epoch u32, rank
+ * u16, ranks u16}; those of another epoch are dropped. Offers of a lease are numbered from 0 in the
+ * order they were made; FETCH and DATA name an offer by its number, so a holder never looks at an
+ * address from a peer, and can give only what it has offered under that lease. Block ids in an
+ * OFFER are the holder's own and serve carriers that read its memory; the receiver checks them
+ * against the holder's pool.
  *
  * Threads: any. Memory: decoded messages point into the payload.
  */
@@ -31,7 +33,8 @@
 #define OFFER_BLOCKS_MAX 1024u     /* in one OFFER, FETCH or DATA */
 #define OFFER_INDEX_MAX (1u << 24) /* blocks of one sequence */
 #define OFFER_TEXT_BYTES 256
-#define OFFER_PAYLOAD_BYTES_MAX 65536u                         /* the opaque bytes of COMPLETE */
+#define OFFER_HANDLE_BYTES 128         /* backend/moves.h says what is in it */
+#define OFFER_PAYLOAD_BYTES_MAX 65536u /* the opaque bytes of COMPLETE */
 #define OFFER_FRAME_BYTES_MAX (OFFER_PAYLOAD_BYTES_MAX + 256u) /* any message's payload */
 
 /* Random, per request: whoever does not know it gets nothing. */
@@ -53,6 +56,8 @@ enum offer_frame {
     FRAME_GIVE_UP,
     FRAME_GONE,
     FRAME_PING,
+    FRAME_ASK_DEVICE, /* empty */
+    FRAME_DEVICE,
 };
 
 /* What every message about a lease begins with. */
@@ -71,6 +76,14 @@ struct subscribe_message {
 struct pool_message {
     uint32_t block_count;
     uint64_t block_bytes;
+};
+
+/* block_count 0: there is none, because of text. */
+struct device_message {
+    uint32_t block_count;
+    uint64_t block_bytes;
+    uint8_t handle[OFFER_HANDLE_BYTES];
+    char text[OFFER_TEXT_BYTES];
 };
 
 struct offer_message {
@@ -105,6 +118,7 @@ struct end_message {
 /* Writers return the payload's bytes; to has room for OFFER_FRAME_BYTES_MAX. */
 uint32_t subscribe_write(const struct subscribe_message *message, uint8_t *to);
 uint32_t pool_write(const struct pool_message *message, uint8_t *to);
+uint32_t device_write(const struct device_message *message, uint8_t *to);
 uint32_t offer_write(const struct lease_tag *tag, uint32_t number, uint32_t layer,
                      uint32_t first_index, const uint32_t *block_ids,
                      const struct checksum *checksums, uint32_t count, uint8_t *to);
@@ -116,6 +130,7 @@ uint32_t end_write(const struct end_message *message, uint8_t *to);
  * OFFER_BLOCKS_MAX, sums within OFFER_INDEX_MAX, no bytes left over. Errors: ERR_BAD_INPUT. */
 status subscribe_read(const uint8_t *from, uint32_t bytes, struct subscribe_message *message_out);
 status pool_read(const uint8_t *from, uint32_t bytes, struct pool_message *message_out);
+status device_read(const uint8_t *from, uint32_t bytes, struct device_message *message_out);
 status offer_read(const uint8_t *from, uint32_t bytes, struct offer_message *message_out);
 status fetch_read(const uint8_t *from, uint32_t bytes, struct fetch_message *message_out);
 status complete_read(const uint8_t *from, uint32_t bytes, struct complete_message *message_out);

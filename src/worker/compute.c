@@ -495,8 +495,7 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .handoff_bytes = compute->handoff_bytes,
         .handoff_ns = compute->handoff_ns,
         .handoff_exposed_ns = compute->handoff_exposed_ns,
-        .checksum_failures =
-            transfer.carriers[0].checksum_failures + transfer.carriers[1].checksum_failures,
+        .checksum_failures = transfer.checksum_failures,
         .leases = transfer.leases + transfer.receives,
         .prefill_ns = prefill.compute_ns,
         .peer_tokens = prefill.peer_tokens,

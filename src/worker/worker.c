@@ -96,7 +96,7 @@ static status worker_open_engine(struct worker *worker)
                 .cpus = worker->threads <= worker->cpus.count ? worker->thread_cpus : NULL,
                 .kernels = options->kernels},
         .deterministic = options->deterministic,
-        .mirrored = true, /* the carriers read and write it */
+        .staged = strcmp(options->carrier, "cuda-ipc") != 0,
     };
     struct backend_cpu_weights weights = {.path = path,
                                           .model_path = weights_file(worker->model),
@@ -164,9 +164,7 @@ static status worker_open_transfer(struct worker *worker)
     const struct worker_options *options = worker->options;
     const struct kv_layout *layout = engine_layout(worker->engine);
     const struct backend_pool *pool = engine_pool(worker->engine);
-    uint32_t carriers = strcmp(options->carrier, "shm") == 0   ? TRANSFER_SHM
-                        : strcmp(options->carrier, "tcp") == 0 ? TRANSFER_TCP
-                                                               : TRANSFER_SHM | TRANSFER_TCP;
+    uint32_t carriers = transfer_carriers_parse(options->carrier);
     char unix_text[ADDRESS_TEXT_BYTES];
     struct address tcp;
     snprintf(unix_text, sizeof(unix_text), "unix:/tmp/baton-%ld-transfer.sock", (long)getpid());
@@ -191,9 +189,10 @@ static status worker_open_transfer(struct worker *worker)
     struct transfer_options transfer = {
         .hello = &worker->hello,
         .key = worker->key,
-        .unix_listen = (carriers & TRANSFER_SHM) != 0 ? &worker->transfer_unix : NULL,
+        .unix_listen = carriers != TRANSFER_TCP ? &worker->transfer_unix : NULL,
         .tcp_listen = tcp_text != NULL ? &tcp : NULL,
-        .pool = {.host = pool->host,
+        .pool = {.device = engine_moving_backend(worker->engine),
+                 .host = pool->host,
                  .fd = pool->fd,
                  .block_count = pool->block_count,
                  .block_bytes = layout->block_bytes},
@@ -270,7 +269,8 @@ static status worker_open_store(struct worker *worker)
         .hello = &worker->hello,
         .layout = engine_layout(worker->engine),
         .transfer = worker->transfer,
-        .pool = {.host = pool->host,
+        .pool = {.device = engine_moving_backend(worker->engine),
+                 .host = pool->host,
                  .fd = pool->fd,
                  .block_count = pool->block_count,
                  .block_bytes = engine_layout(worker->engine)->block_bytes},

@@ -1,6 +1,7 @@
 /* What peers may say: the first byte of an input picks who hears the rest.
  *     0 frame header   1 hello   2 .. 7 messages of a transfer   8 a new link   9 a link that is
- * ready. A HELLO of version 1 stands for one of ours, so that the corpus outlives versions. */
+ * ready   11 what maps a pool in a device. A HELLO of version 1 stands for one of ours, so that the
+ * corpus outlives versions. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ static void read_messages(unsigned which, const uint8_t *data, uint32_t bytes)
     struct fetch_message fetch;
     struct complete_message complete;
     struct end_message end;
+    struct device_message device;
     if (which == 2 && subscribe_read(data, bytes, &subscribe) == OK)
         sink += subscribe.first_index + subscribe.block_count;
     if (which == 3 && pool_read(data, bytes, &pool) == OK)
@@ -39,6 +41,8 @@ static void read_messages(unsigned which, const uint8_t *data, uint32_t bytes)
     }
     if (which == 7 && end_read(data, bytes, &end) == OK)
         sink += strlen(end.text);
+    if (which == 11 && device_read(data, bytes, &device) == OK)
+        sink += strlen(device.text) + device.handle[OFFER_HANDLE_BYTES - 1];
 }
 
 /* ---- a whole link ---- */
@@ -164,9 +168,9 @@ static void hear_all(unsigned which, uint8_t *data, size_t bytes)
         make_version_ours(data + hello_at, bytes - hello_at);
     if (which == 1 && hello_read(data, (uint32_t)bytes, &hello) == OK)
         sink += (uint64_t)hello_check(&ours, &hello);
-    if (which >= 2 && which <= 7)
+    if ((which >= 2 && which <= 7) || which == 11)
         read_messages(which, data, (uint32_t)bytes);
-    if (which >= 8)
+    if (which == 8 || which == 9)
         hear(data, bytes, which == 9);
 }
 
@@ -179,7 +183,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     if (copy == NULL)
         return 0;
     memcpy(copy, data + 1, bytes - 1);
-    hear_all(data[0] % 10, copy, bytes - 1);
+    hear_all(data[0] % 12, copy, bytes - 1);
     free(copy);
     return 0;
 }

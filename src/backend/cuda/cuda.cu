@@ -158,8 +158,8 @@ static status cuda_buffer_open(struct backend *backend, uint32_t width, bool out
     return failure(cuda);
 }
 
-/* A memory file, pinned, that the device writes what it computed to. */
-static status mirror_open(struct cuda_backend *cuda)
+/* A memory file, pinned, where carriers that start from the host put blocks down. */
+static status staging_open(struct cuda_backend *cuda)
 {
     size_t bytes = cuda->pool.bytes;
     int fd = memfd_create("baton-pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -178,7 +178,7 @@ static status mirror_open(struct cuda_backend *cuda)
     cuda->pool.host = (uint8_t *)at;
     cuda->pool.fd = fd;
     if (!cuda_good(cuda, cudaHostRegister(at, bytes, cudaHostRegisterMapped), "pinned memory") ||
-        !cuda_good(cuda, cudaHostGetDevicePointer((void **)&cuda->mirror_device, at, 0),
+        !cuda_good(cuda, cudaHostGetDevicePointer((void **)&cuda->staging_device, at, 0),
                    "pinned memory"))
         return failure(cuda);
     return OK;
@@ -189,7 +189,11 @@ static status cuda_pool_open(struct backend *backend, uint32_t block_count,
 {
     struct cuda_backend *cuda = cuda_of(backend);
     size_t bytes = (size_t)block_count * cuda->shape.block_bytes;
-    cudaError_t code = cudaMalloc((void **)&cuda->pool_device, bytes);
+    if (cuda->shape.layer_bytes % 16 != 0)
+        return error_set(ERR_UNSUPPORTED,
+                         "cuda:%u: a layer of a block is %zu bytes, expected a multiple of 16",
+                         cuda->options.device, cuda->shape.layer_bytes);
+    cudaError_t code = cudaMalloc((void **)&cuda->pool_device, moves_pool_bytes(bytes));
     if (code != cudaSuccess) {
         (void)cudaGetLastError();
         return error_set(ERR_NO_MEMORY,
@@ -202,7 +206,9 @@ static status cuda_pool_open(struct backend *backend, uint32_t block_count,
     cuda->pool.host = NULL;
     cuda->pool.fd = -1;
     cuda->pool.bytes = bytes;
-    status result = cuda->options.mirrored ? mirror_open(cuda) : failure(cuda);
+    status result = cuda->options.staged ? staging_open(cuda) : failure(cuda);
+    if (result == OK && !moves_open(cuda))
+        result = failure(cuda);
     *pool_out = cuda->pool;
     return result;
 }
@@ -215,24 +221,6 @@ static void cuda_block_copy(struct backend *backend, block_id from, block_id to)
               cudaMemcpyAsync(cuda->pool_device + to * bytes, cuda->pool_device + from * bytes,
                               bytes, cudaMemcpyDeviceToDevice, cuda->stream),
               "copy of a block");
-    if (cuda->pool.host == NULL)
-        return;
-    cuda_good(cuda, cudaStreamSynchronize(cuda->stream), "copy of a block");
-    memcpy(cuda->pool.host + to * bytes, cuda->pool.host + from * bytes, bytes);
-}
-
-static status cuda_blocks_landed(struct backend *backend, const block_id *ids, uint32_t count)
-{
-    struct cuda_backend *cuda = cuda_of(backend);
-    size_t bytes = cuda->shape.block_bytes;
-    for (uint32_t i = 0; i < count && cuda->pool.host != NULL; i++)
-        cuda_good(cuda,
-                  cudaMemcpyAsync(cuda->pool_device + ids[i] * bytes,
-                                  cuda->pool.host + ids[i] * bytes, bytes,
-                                  cudaMemcpyHostToDevice, cuda->stream),
-                  "copy of received blocks");
-    cuda_good(cuda, cudaStreamSynchronize(cuda->stream), "copy of received blocks");
-    return failure(cuda);
 }
 
 /* Pinned, so that the device copies at the speed of its bus. Where that much cannot be pinned the
@@ -268,7 +256,6 @@ static status cuda_swap_out(struct backend *backend, const block_id *ids, const 
     return failure(cuda);
 }
 
-/* The mirror, which peers fetch from, gets them too, while the device's copies are under way. */
 static status cuda_swap_in(struct backend *backend, const block_id *slots, const block_id *ids,
                            uint32_t count)
 {
@@ -279,8 +266,6 @@ static status cuda_swap_in(struct backend *backend, const block_id *slots, const
                   cudaMemcpyAsync(cuda->pool_device + ids[i] * bytes, cuda->swap + slots[i] * bytes,
                                   bytes, cudaMemcpyHostToDevice, cuda->stream),
                   "copy of blocks from the host");
-    for (uint32_t i = 0; i < count && cuda->pool.host != NULL; i++)
-        memcpy(cuda->pool.host + ids[i] * bytes, cuda->swap + slots[i] * bytes, bytes);
     cuda_good(cuda, cudaStreamSynchronize(cuda->stream), "copy of blocks from the host");
     return failure(cuda);
 }
@@ -565,22 +550,9 @@ static void cuda_layer_done(struct backend *backend, uint32_t layer)
 {
     struct cuda_backend *cuda = cuda_of(backend);
     cuda->layers_done = layer + 1;
-    if (cuda->mode != STEP_EAGER) {
-        if (layer + 1 == cuda->shape.layer_count)
-            rows_mirror(cuda, 0, cuda->shape.layer_count, cuda->stream);
+    if (cuda->mode != STEP_EAGER || cuda->step->layer_ready == NULL)
         return;
-    }
-    if (cuda->step->layer_ready == NULL && cuda->mirror_device == NULL)
-        return;
-    cudaEvent_t event = cuda->layer_events[layer];
-    if (cuda->mirror_device != NULL && cuda->failed == OK) {
-        cuda_good(cuda, cudaEventRecord(event, cuda->stream), "event");
-        cuda_good(cuda, cudaStreamWaitEvent(cuda->copies, event, 0), "event");
-        rows_mirror(cuda, layer, 1, cuda->copies);
-        cuda_good(cuda, cudaEventRecord(event, cuda->copies), "event");
-    } else {
-        cuda_good(cuda, cudaEventRecord(event, cuda->stream), "event");
-    }
+    cuda_good(cuda, cudaEventRecord(cuda->layer_events[layer], cuda->stream), "event");
 }
 
 static void cuda_take_outputs(struct backend *backend, const struct backend_buffer *x,
@@ -621,12 +593,10 @@ static status cuda_step_wait(struct backend *backend)
     struct cuda_backend *cuda = cuda_of(backend);
     const struct step *step = cuda->step;
     for (uint32_t i = 0; i < cuda->layers_done && cuda->mode == STEP_EAGER; i++) {
-        if (step->layer_ready == NULL && cuda->mirror_device == NULL)
+        if (step->layer_ready == NULL ||
+            !cuda_good(cuda, cudaEventSynchronize(cuda->layer_events[i]), "layer of a step"))
             break;
-        if (!cuda_good(cuda, cudaEventSynchronize(cuda->layer_events[i]), "layer of a step"))
-            break;
-        if (step->layer_ready != NULL)
-            step->layer_ready(step->layer_ready_ctx, i);
+        step->layer_ready(step->layer_ready_ctx, i);
     }
     cuda_good(cuda, cudaStreamSynchronize(cuda->stream), "step");
     if (cuda->mode != STEP_EAGER && step->layer_ready != NULL && cuda->failed == OK)
@@ -669,6 +639,7 @@ static void cuda_close(struct backend *backend)
 {
     struct cuda_backend *cuda = cuda_of(backend);
     (void)cudaDeviceSynchronize();
+    moves_close(cuda);
     for (uint32_t i = 0; i < cuda->graph_count; i++)
         if (cuda->graphs[i].exec != NULL)
             (void)cudaGraphExecDestroy(cuda->graphs[i].exec);
@@ -707,8 +678,6 @@ static void cuda_close(struct backend *backend)
         (void)cublasLtDestroy(cuda->lt);
     if (cuda->stream != NULL)
         (void)cudaStreamDestroy(cuda->stream);
-    if (cuda->copies != NULL)
-        (void)cudaStreamDestroy(cuda->copies);
     free(cuda->plans);
     free(cuda->layer_events);
     free(cuda);
@@ -739,7 +708,6 @@ static struct backend_calls calls_make(void)
     calls.step_wait = cuda_step_wait;
     calls.output_row = cuda_output_row;
     calls.picked = cuda_picked;
-    calls.blocks_landed = cuda_blocks_landed;
     calls.counters = cuda_counters;
     return calls;
 }
@@ -788,6 +756,15 @@ static status plugin_floor(uint32_t device, double *read_bytes_per_s_out,
 {
     status result = device_check(device);
     return result == OK ? floor_take(device, read_bytes_per_s_out, operations_per_s_out) : result;
+}
+
+static status plugin_copy_floor(uint32_t device, uint32_t from, uint64_t bytes,
+                                double *alone_s_out, double *behind_s_out)
+{
+    status result = device_check(from);
+    if (result == OK)
+        result = device_check(device);
+    return result == OK ? copy_floor_take(device, from, bytes, alone_s_out, behind_s_out) : result;
 }
 
 static bool device_look(struct cuda_backend *cuda)
@@ -898,8 +875,6 @@ static status plugin_open(const struct backend_shape *shape, const struct backen
     bool good = device_look(cuda) &&
                 cuda_good(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
                           "stream") &&
-                cuda_good(cuda, cudaStreamCreateWithFlags(&cuda->copies, cudaStreamNonBlocking),
-                          "stream") &&
                 lt_good(cuda, cublasLtCreate(&cuda->lt), "cuBLASLt") && step_memory(cuda);
     cuda->shape.rope_factors = NULL;
     if (!good) {
@@ -912,7 +887,7 @@ static status plugin_open(const struct backend_shape *shape, const struct backen
 }
 
 static const struct backend_plugin plugin = {BACKEND_PLUGIN_VERSION, "cuda", plugin_memory,
-                                             plugin_floor, plugin_open};
+                                             plugin_floor, plugin_copy_floor, plugin_open};
 
 extern "C" __attribute__((visibility("default"))) const struct backend_plugin *
 baton_backend_plugin(const struct backend_plugin_host *host)

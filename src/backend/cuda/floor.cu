@@ -1,4 +1,6 @@
 /* backend/cuda/floor.cu - what a device can do at most: the best of several tries, by its clock. */
+#include <time.h>
+
 #include "backend/cuda/state.cuh"
 
 #define TRIES 6
@@ -129,4 +131,81 @@ status floor_take(uint32_t device, double *read_bytes_per_s_out, double *operati
     free(cuda->plans);
     free(cuda);
     return result;
+}
+
+/* ---- one copy ---- */
+
+#define COPY_PLACES 16u /* so that nothing is in a cache */
+#define COPY_RUNS 32u
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int double_order(const void *x, const void *y)
+{
+    double a = *(const double *)x, b = *(const double *)y;
+    return a < b ? -1 : a > b;
+}
+
+static cudaError_t copies_time(char *to, const char *from, int device, int from_device,
+                               uint64_t bytes, cudaStream_t stream, double *alone_s_out,
+                               double *behind_s_out)
+{
+    double alone[COPY_RUNS], behind[COPY_RUNS];
+    cudaError_t code = cudaSuccess;
+    for (uint32_t run = 0; run < COPY_RUNS && code == cudaSuccess; run++) {
+        uint64_t at = run % COPY_PLACES * bytes;
+        double start = seconds_now();
+        code = cudaMemcpyPeerAsync(to + at, device, from + at, from_device, bytes, stream);
+        if (code == cudaSuccess)
+            code = cudaStreamSynchronize(stream);
+        alone[run] = seconds_now() - start;
+        start = seconds_now();
+        for (uint32_t i = 0; i < COPY_PLACES && code == cudaSuccess; i++)
+            code = cudaMemcpyPeerAsync(to + i * bytes, device, from + i * bytes, from_device, bytes,
+                                       stream);
+        if (code == cudaSuccess)
+            code = cudaStreamSynchronize(stream);
+        behind[run] = (seconds_now() - start) / COPY_PLACES;
+    }
+    qsort(alone, COPY_RUNS, sizeof(double), double_order);
+    qsort(behind, COPY_RUNS, sizeof(double), double_order);
+    *alone_s_out = alone[COPY_RUNS / 2];
+    *behind_s_out = behind[COPY_RUNS / 2];
+    return code;
+}
+
+status copy_floor_take(uint32_t device, uint32_t from_device, uint64_t bytes, double *alone_s_out,
+                       double *behind_s_out)
+{
+    void *from = NULL, *to = NULL;
+    cudaStream_t stream = NULL;
+    cudaError_t code = cudaSetDevice((int)from_device);
+    if (code == cudaSuccess)
+        code = cudaMalloc(&from, COPY_PLACES * bytes);
+    if (code == cudaSuccess)
+        code = cudaMemset(from, 1, COPY_PLACES * bytes);
+    if (code == cudaSuccess)
+        code = cudaSetDevice((int)device);
+    if (code == cudaSuccess && device != from_device &&
+        cudaDeviceEnablePeerAccess((int)from_device, 0) != cudaSuccess)
+        (void)cudaGetLastError(); /* enabled already, or staged by the driver */
+    if (code == cudaSuccess)
+        code = cudaMalloc(&to, COPY_PLACES * bytes);
+    if (code == cudaSuccess)
+        code = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    if (code == cudaSuccess)
+        code = copies_time((char *)to, (const char *)from, (int)device, (int)from_device, bytes,
+                           stream, alone_s_out, behind_s_out);
+    (void)cudaFree(from);
+    (void)cudaFree(to);
+    if (stream != NULL)
+        (void)cudaStreamDestroy(stream);
+    return code == cudaSuccess ? OK
+                               : error_set(ERR_IO, "copy of %llu bytes: %s",
+                                           (unsigned long long)bytes, cudaGetErrorString(code));
 }

@@ -13,9 +13,10 @@
  *                      prefill.cu   attention of chunks of prompts; prefill_hopper.cu on sm_90
  *                      hopper.cu    tensor maps
  *                      pick.cu      logits -> tokens
+ *                      moves.cu     blocks of the pool for the carriers: moves.h
  *                      load.cu      the file's weights -> the device's form of them
  *
- * Threads: the compute thread, and no other.
+ * Threads: the compute thread, and no other; moves.cu but for open and close: the transfer thread.
  */
 #ifndef BACKEND_CUDA_STATE_CUH
 #define BACKEND_CUDA_STATE_CUH
@@ -102,7 +103,7 @@ struct cuda_backend {
     bool hopper; /* code for sm_90a runs */
     bool typed, bf16; /* the form of activations is known, and is bf16 */
     char class_name[32];
-    cudaStream_t stream, copies;
+    cudaStream_t stream;
     cublasLtHandle_t lt;
     struct gemm_plan *plans;
     void *workspace;
@@ -114,8 +115,9 @@ struct cuda_backend {
     void *scratch; /* dequantised weights of one product, raw weights while loading */
     size_t scratch_bytes;
 
-    struct backend_pool pool; /* host: the mirror */
-    char *pool_device, *mirror_device;
+    struct backend_pool pool; /* host: where carriers put blocks down */
+    char *pool_device, *staging_device; /* pool.host as the device sees it */
+    struct cuda_moves *moving;
     char *swap; /* [swap_slots] blocks in memory of the host, or NULL */
     uint32_t swap_slots;
     bool swap_pinned;
@@ -180,8 +182,6 @@ void rows_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
                const struct backend_buffer *up, struct backend_buffer *h);
 void rows_take_outputs(struct cuda_backend *cuda, const struct backend_buffer *x,
                        struct backend_buffer *y);
-void rows_mirror(struct cuda_backend *cuda, uint32_t layer, uint32_t layer_count,
-                 cudaStream_t stream);
 void rows_bias(struct cuda_backend *cuda, const struct backend_tensor *bias,
                struct backend_buffer *y);
 size_t decode_partial_bytes(const struct cuda_backend *cuda, uint32_t partitions);
@@ -196,8 +196,15 @@ void attend_hopper(struct cuda_backend *cuda, uint32_t layer, const struct backe
                    struct backend_buffer *o);
 void pick_tokens(struct cuda_backend *cuda, const struct backend_buffer *logits);
 
+/* moves.cu: after the pool, and before everything else goes. */
+bool moves_open(struct cuda_backend *cuda);
+void moves_close(struct cuda_backend *cuda);
+size_t moves_pool_bytes(size_t bytes);
+
 /* floor.cu: what plugin.h says. */
 status floor_take(uint32_t device, double *read_bytes_per_s_out, double *operations_per_s_out);
+status copy_floor_take(uint32_t device, uint32_t from, uint64_t bytes, double *alone_s_out,
+                       double *behind_s_out);
 
 /* One product of up to three weights that lie together or not. */
 struct product {

@@ -137,7 +137,7 @@ static inline void worker_start(struct worker *worker, struct transfer_options o
     status st = transfer_open(&options, &worker->transfer);
     if (st != OK)
         fail_msg("transfer_open: %s", error_text());
-    if (options.carriers != TRANSFER_SHM)
+    if (options.carriers == 0 || (options.carriers & TRANSFER_TCP) != 0)
         assert_int_equal(transfer_tcp_address(worker->transfer, &worker->tcp_address), OK);
 }
 
@@ -147,17 +147,24 @@ static inline void worker_open(struct worker *worker, const char *name, const st
     worker_start(worker, (struct transfer_options){0});
 }
 
-static inline void worker_close(struct worker *worker)
+static inline void worker_close_pool(struct worker *worker, bool owned)
 {
-    transfer_close(worker->transfer);
     for (struct mail *mail = mailbox_take_all(worker->reports), *next; mail != NULL; mail = next) {
         next = mail->next;
         transfer_report_free((struct transfer_report *)mail);
     }
     assert_null(worker->kept);
     mailbox_close(worker->reports);
+    if (!owned)
+        return;
     munmap(worker->pool.host, worker->pool.block_bytes * worker->pool.block_count);
     close(worker->pool.fd);
+}
+
+static inline void worker_close(struct worker *worker)
+{
+    transfer_close(worker->transfer);
+    worker_close_pool(worker, true);
 }
 
 /* The next report, or NULL after timeout_ms. */
