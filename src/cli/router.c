@@ -41,6 +41,11 @@ static int router_command_run(const void *options, const char *const *operands,
                 router->log_level);
         return EXIT_USAGE;
     }
+    if (router_handoff_parse(router->handoff) < 0) {
+        fprintf(stderr, "baton router: --handoff is \"%s\", expected direct, store or both\n",
+                router->handoff);
+        return EXIT_USAGE;
+    }
     return router_run(operands[0], router);
 }
 

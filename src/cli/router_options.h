@@ -64,6 +64,15 @@
          1048576,                                                                                  \
          offsetof(T, local_tokens),                                                                \
          "most of a prompt that is computed on the decode worker that holds the rest of it"},      \
+        {"handoff",                                                                                \
+         OPTION_TEXT,                                                                              \
+         "WAY",                                                                                    \
+         "both",                                                                                   \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, handoff),                                                                     \
+         "how a prompt's blocks get to another worker that decodes it: direct; store (the two "    \
+         "never connect); both: direct, and by the store where that does not work"},               \
         {"crashes",                                                                                \
          OPTION_UINT,                                                                              \
          "WORKERS",                                                                                \

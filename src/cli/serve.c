@@ -25,6 +25,7 @@
 #include "cli/worker_options.h"
 #include "engine/engine.h"
 #include "model/weights.h"
+#include "router/router.h"
 #include "worker/worker.h"
 
 #define SERVE_ARGS_MAX 96
@@ -38,7 +39,7 @@ struct serve_options {
     const char *disk;
     uint64_t disk_bytes, memory_bytes; /* of a store of ours */
     /* Handed on to the router. */
-    const char *host, *model_name, *api_key, *api_key_file;
+    const char *host, *model_name, *api_key, *api_key_file, *handoff;
     uint32_t port, queue, local_tokens, crashes;
     uint64_t body_bytes, stream_bytes, request_timeout_ms, silence_ms, stuck_ms, drain_ms;
     /* Handed on to the workers. */
@@ -486,6 +487,11 @@ static int serve_run(const void *options_given, const char *const *operands, uin
     (void)operand_count;
     if (!worker_words_known(options.carrier, options.kernels, options.kv_dtype, options.log_level))
         return EXIT_USAGE;
+    if (router_handoff_parse(options.handoff) < 0) {
+        fprintf(stderr, "baton serve: --handoff is \"%s\", expected direct, store or both\n",
+                options.handoff);
+        return EXIT_USAGE;
+    }
     log_open("serve", (enum log_level)log_level_parse(options.log_level));
     /* 1 and 1 are the defaults; who asks for colocated workers means these instead. */
     if (options.colocated > 0 && options.prefill_workers == 1 && options.decode_workers == 1)

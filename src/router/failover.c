@@ -50,7 +50,9 @@ static bool failover_suspect_is_out(struct router *router)
 static bool failover_blame(struct router *router, struct request *request,
                            const struct worker *lost)
 {
-    bool local = (request->wire.flags & WIRE_REQUEST_LOCAL) != 0;
+    /* Alone, or with the store, a worker begins without a word. */
+    bool local = (request->wire.flags & WIRE_REQUEST_LOCAL) != 0 ||
+                 request->wire.handoff == WIRE_HANDOFF_STORE;
     bool computing =
         (lost == request->prefill && !request->handed && (request->started || local)) ||
         (lost == request->decode && (request->handed || request->state == REQUEST_RUNNING));
@@ -234,6 +236,13 @@ void failover_request(struct router *router, struct request *request, const stru
     else
         failover_send(router, request);
     if (st != OK)
+        request_fail(request, 503, NULL, error_text());
+}
+
+void failover_hand_over(struct router *router, struct request *request)
+{
+    route_take_back(router, request, request->prefill);
+    if (failover_split(router, request) != OK)
         request_fail(request, 503, NULL, error_text());
 }
 

@@ -166,8 +166,10 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
     worker->registration = registration;
     worker->registered = true;
     worker->slot = directory_join(router->directory);
-    for (struct worker *w = router->workers; w != NULL && worker->slot >= 0; w = w->next)
+    for (struct worker *w = router->workers; w != NULL && worker->slot >= 0; w = w->next) {
         w->pull_rates[worker->slot] = 0; /* Another had this slot. */
+        w->apart_until_ns[worker->slot] = 0;
+    }
     worker_ask_blocks(worker);
     link_limit_payload(worker->link, WORKER_FRAME_BYTES_MAX);
     worker->progress_ns = worker->beat_ns = clock_ns();
@@ -256,6 +258,7 @@ static void worker_request_frame(struct worker *worker, uint16_t type, const uin
     struct reader from = reader_over(payload, bytes);
     struct wire_reserved reserved;
     struct wire_failed failed;
+    struct wire_saved saved;
     uint64_t id;
     switch (type) {
     case WIRE_STARTING:
@@ -276,8 +279,14 @@ static void worker_request_frame(struct worker *worker, uint16_t type, const uin
         relay_tokens(router, &from);
         break;
     case WIRE_FAILED:
-        if (wire_failed_decode(payload, bytes, &failed) == OK)
+        if (wire_failed_decode(payload, bytes, &failed) == OK) {
+            handoff_failed(worker, &failed);
             relay_failed(router, &failed);
+        }
+        break;
+    case WIRE_SAVED:
+        if (wire_saved_decode(payload, bytes, &saved) == OK)
+            handoff_saved(worker, &saved);
         break;
     case WIRE_ROLES:
         worker_take_roles(worker, payload, bytes);

@@ -60,6 +60,8 @@ struct worker {
     int slot;                                /* in the directory; -1: none */
     double prefill_rate;                     /* tokens/s of late; 0: unknown */
     float pull_rates[DIRECTORY_WORKERS_MAX]; /* bytes/s from another, by its slot; 0: unknown */
+    /* By the slot of another: until then it is taken to be out of reach (handoff.c). */
+    uint64_t apart_until_ns[DIRECTORY_WORKERS_MAX];
 };
 
 /* ---- clients ---- */
@@ -195,6 +197,7 @@ struct router {
     size_t template_bytes;
     char bos_text[128], eos_text[128];
     const char *model_name;
+    enum router_handoff handoff;
     struct http_keys *keys;
     struct http_server *http;
     struct task_pool *pool;
@@ -270,6 +273,28 @@ void failover_request(struct router *router, struct request *request, const stru
 /* Those that wait for a worker, or for their next attempt. */
 void failover_tick(struct router *router, uint64_t now_ns);
 void failover_close(struct answer *answer); /* its pieces */
+
+/* Its prompt is in the store: its unfinished sequences fetch it there, and go on. */
+void failover_hand_over(struct router *router, struct request *request);
+
+/* handoff.c */
+
+enum handoff_way {
+    HANDOFF_DIRECT,
+    HANDOFF_BY_STORE,
+    HANDOFF_NONE, /* neither works now: compute it where it is decoded */
+};
+
+/* How what this worker computes gets to some decode worker, as things are. */
+enum handoff_way handoff_choose(const struct worker *prefill);
+/* May it fetch from there at all? With --handoff store, roles are apart. */
+bool handoff_may_fetch(const struct worker *asker, const struct worker *holder);
+/* False: it could not of late, and the store does instead. */
+bool handoff_reaches(const struct worker *decode, const struct worker *prefill);
+/* What a decode worker says of a request. */
+void handoff_failed(struct worker *decode, const struct wire_failed *failed);
+/* The request goes on, in any case. */
+void handoff_saved(struct worker *prefill, const struct wire_saved *saved);
 
 /* sources.c */
 

@@ -109,7 +109,8 @@ static void route_weigh_pulls(const struct route_ask *ask, const struct route_vi
     uint32_t own = route_run(ask, &views[of]);
     for (uint32_t h = 0; h < count; h++) {
         uint32_t run = route_run(ask, &views[h]);
-        if (h == of || run <= own || views[h].slot < 0)
+        if (h == of || run <= own || views[h].slot < 0 ||
+            (ask->apart && (views[h].roles & views[of].roles) == 0))
             continue;
         double rate =
             views[of].pull_rates != NULL ? (double)views[of].pull_rates[views[h].slot] : 0;
@@ -318,7 +319,7 @@ void route_resume(struct router *router, struct request *request, struct worker 
     directory_find(router->directory, keys, key_count, runs, &request->wire.saved_blocks);
     for (struct worker *w = router->workers; w != NULL; w = w->next) {
         if (w != worker && w->registered && !w->closed && w->slot >= 0 && runs[w->slot] > 0 &&
-            (holder == NULL || runs[w->slot] > runs[holder->slot]))
+            handoff_may_fetch(worker, w) && (holder == NULL || runs[w->slot] > runs[holder->slot]))
             holder = w;
     }
     why_resume(request, worker, holder);
@@ -347,12 +348,20 @@ status route_prefill(struct router *router, struct request *request)
     const struct route_ask ask = {.prompt_tokens = request->wire.prompt_tokens,
                                   .block_tokens = request->block_tokens,
                                   .block_bytes = route_block_bytes(router, request->block_tokens),
-                                  .local_tokens_max = router->options->local_tokens};
+                                  .local_tokens_max = router->options->local_tokens,
+                                  .apart = router->handoff == ROUTER_HANDOFF_STORE};
     if (!route_choose(&ask, views, count, &choice))
         return error_set(ERR_CLOSED, "no worker is connected; try again");
     const struct route_option *option = &choice.ways[choice.way];
+    struct worker *worker = workers[option->worker];
+    enum handoff_way way = choice.local ? HANDOFF_DIRECT : handoff_choose(worker);
+    if (way == HANDOFF_NONE) {
+        route_resume(router, request, workers[route_choose_decode(views, count)]);
+        return OK;
+    }
     why_choice(request, &choice, workers);
-    route_give(router, request, workers[option->worker], choice.local,
+    request->wire.handoff = way == HANDOFF_BY_STORE ? WIRE_HANDOFF_STORE : WIRE_HANDOFF_DIRECT;
+    route_give(router, request, worker, choice.local,
                option->holder >= 0 ? workers[option->holder] : NULL, runs);
     return OK;
 }
@@ -367,7 +376,8 @@ void route_decode(struct router *router, struct request *request)
     request->started = true;
     /* One that has become a decode worker since hands nothing over to itself. */
     for (uint32_t i = 0; i < count; i++)
-        views[i].usable = views[i].usable && workers[i] != request->prefill;
+        views[i].usable = views[i].usable && workers[i] != request->prefill &&
+                          handoff_reaches(workers[i], request->prefill);
     int best = route_choose_decode(views, count);
     if (best < 0) {
         /* The last decode worker left after this was routed: one worker does both. */

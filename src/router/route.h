@@ -23,6 +23,7 @@ struct route_view {
 struct route_ask {
     uint32_t prompt_tokens, block_tokens;
     double block_bytes;
+    bool apart;                /* workers of different roles do not fetch from each other */
     uint32_t local_tokens_max; /* most tokens to compute on a decode worker; 0: never there */
 };
 

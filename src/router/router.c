@@ -225,6 +225,7 @@ int router_run(const char *model_path, const struct router_options *options)
     }
     json_object_seed(0); /* Before there are threads. */
     router->options = options;
+    router->handoff = (enum router_handoff)router_handoff_parse(options->handoff);
     status st = router_open(router, model_path);
     if (st == OK) {
         log_info("listening", "http=%s workers=%s", http_server_address(router->http)->text,

@@ -2,6 +2,7 @@
  *
  *     accept.c    HTTP in: read, template, tokenize (in a pool), check
  *     route.c     which worker computes the prompt, which one the answer
+ *     handoff.c   how its blocks get from the one to the other
  *     failover.c  what goes on elsewhere when a worker is lost
  *     relay.c     tokens -> text -> stop strings -> stream
  *     health.c    workers: who is there, who is silent, who is stuck
@@ -17,6 +18,9 @@
 
 #include "base/status.h"
 
+/* The words of --handoff, in this order. */
+enum router_handoff { ROUTER_HANDOFF_DIRECT, ROUTER_HANDOFF_STORE, ROUTER_HANDOFF_BOTH };
+
 struct router_options {
     const char *config;
     const char *host;
@@ -27,6 +31,7 @@ struct router_options {
     const char *api_key;
     const char *api_key_file;
     const char *log_level;
+    const char *handoff;  /* direct, store or both */
     const char *ready_fd; /* NULL, or the number of a descriptor that gets "ready\n" */
     uint32_t queue;       /* most requests that wait for their first token */
     uint32_t pool_threads;
@@ -44,6 +49,9 @@ struct router_options {
     const char *cluster_key;     /* file of the key that workers must prove; NULL: none */
     bool trust_network;          /* without a key: workers of other hosts may connect */
 };
+
+/* enum router_handoff; -1: no such word. */
+int router_handoff_parse(const char *word);
 
 /* Run until SIGTERM has drained it. Returns the exit code. */
 int router_run(const char *model_path, const struct router_options *options);

@@ -116,8 +116,8 @@ void sources_ask(struct request *request, struct worker *asker, struct worker *h
         struct worker *next = NULL;
         for (struct worker *w = router->workers; w != NULL; w = w->next) {
             if (w->registered && !w->closed && w->slot >= 0 && w != asker && w != holder &&
-                runs[w->slot] <= runs[holder->slot] && runs[w->slot] > own &&
-                (next == NULL || runs[w->slot] > runs[next->slot]))
+                handoff_may_fetch(asker, w) && runs[w->slot] <= runs[holder->slot] &&
+                runs[w->slot] > own && (next == NULL || runs[w->slot] > runs[next->slot]))
                 next = w;
         }
         holder = next;

@@ -39,6 +39,19 @@ static const char *why_name(struct worker *const *workers, int of)
     return of >= 0 ? workers[of]->registration.name : "";
 }
 
+static void why_sent(struct why *why)
+{
+    if (why->sent_ns == 0)
+        why->sent_ns = clock_ns();
+}
+
+/* It was handed over by the store, and this is said of the worker that takes it. */
+static bool why_takes(const struct request *request)
+{
+    const struct wire_saved *saved = &request->why.saved;
+    return saved->request_id != 0 && saved->status == OK && request->wire.resumed_tokens == 1;
+}
+
 void why_choice(struct request *request, const struct route_choice *choice,
                 struct worker *const *workers)
 {
@@ -46,6 +59,7 @@ void why_choice(struct request *request, const struct route_choice *choice,
                                                   "prefill on the decode worker"};
     struct why *why = &request->why;
     size_t at = 0;
+    why_sent(why);
     why->choice[0] = '\0';
     for (int i = 0; i < ROUTE_WAYS; i++) {
         const struct route_option *way = &choice->ways[i];
@@ -71,7 +85,10 @@ void why_choice(struct request *request, const struct route_choice *choice,
 
 void why_resume(struct request *request, const struct worker *worker, const struct worker *holder)
 {
-    snprintf(request->why.choice, sizeof(request->why.choice),
+    struct why *why = &request->why;
+    bool takes = why_takes(request);
+    why_sent(why);
+    snprintf(takes ? why->taker : why->choice, takes ? sizeof(why->taker) : sizeof(why->choice),
              "  chosen   goes on after %u tokens: %s%s%s\n", request->wire.resumed_tokens,
              worker->registration.name, holder != NULL ? ", blocks from " : "",
              holder != NULL ? holder->registration.name : "");
@@ -86,12 +103,17 @@ void why_reserve(struct request *request, const struct worker *worker)
 
 void why_first(struct request *request, const struct wire_first *first)
 {
-    request->why.first = *first;
+    *(why_takes(request) ? &request->why.taken : &request->why.first) = *first;
 }
 
 void why_handed(struct request *request, const struct wire_handed *handed)
 {
     request->why.handed = *handed;
+}
+
+void why_saved(struct request *request, const struct wire_saved *saved)
+{
+    request->why.saved = *saved;
 }
 
 /* ---- the record ---- */
@@ -105,13 +127,13 @@ static const char *why_holder(const struct router *router, uint64_t incarnation)
     return "one that is gone";
 }
 
-static void why_write_gather(const struct request *request, struct text *text)
+static void why_write_gather(const struct request *request, const struct wire_first *first,
+                             uint32_t prompt_tokens, struct text *text)
 {
-    const struct wire_first *first = &request->why.first;
     uint32_t fetched = first->peer_tokens + first->store_tokens;
     text_format(text, "  gather   %.3f ms; tokens: own %u, peers %u, store %u, computed %u\n",
                 (double)first->gather_ns / 1e6, first->cached_tokens - fetched, first->peer_tokens,
-                first->store_tokens, request->wire.prompt_tokens - first->cached_tokens);
+                first->store_tokens, prompt_tokens - first->cached_tokens);
     for (uint32_t i = 0; i < first->range_count; i++) {
         const struct wire_range *r = &first->ranges[i];
         text_format(text,
@@ -131,8 +153,10 @@ static void why_write_times(const struct request *request, struct text *text)
     const struct why *why = &request->why;
     const struct wire_first *first = &why->first;
     const struct answer *answer = request->answer;
+    uint32_t first_tokens =
+        why->taken.request_id != 0 ? (uint32_t)request->prompt.count : request->wire.prompt_tokens;
     text_format(text, "  accept   %.3f ms: read, templated, tokenized\n",
-                (double)(request->sent_ns - answer->arrived_ns) / 1e6);
+                (double)(why->sent_ns - answer->arrived_ns) / 1e6);
     text_put(text, why->choice);
     if (why->reserve_ns != 0)
         text_format(
@@ -145,10 +169,18 @@ static void why_write_times(const struct request *request, struct text *text)
     }
     text_format(text, "  queue    %.3f ms on the worker; of that %.3f ms for a place\n",
                 (double)first->queue_ns / 1e6, (double)first->place_ns / 1e6);
-    why_write_gather(request, text);
+    why_write_gather(request, first, first_tokens, text);
     text_format(text, "  prefill  %.3f ms\n", (double)first->prefill_ns / 1e6);
     text_format(text, "  first    %.3f ms after it arrived\n",
                 (double)(request->first_ns - answer->arrived_ns) / 1e6);
+    if (why->saved.request_id != 0)
+        text_format(text, "  handoff  %llu bytes to the store after the first token: %s, %.3f ms\n",
+                    (unsigned long long)why->saved.bytes, status_name((status)why->saved.status),
+                    (double)why->saved.ns / 1e6);
+    if (why->taken.request_id != 0) {
+        text_put(text, why->taker);
+        why_write_gather(request, &why->taken, request->wire.prompt_tokens, text);
+    }
     if (why->handed.request_id != 0)
         text_format(text, "  handoff  %llu bytes by %s in %.3f ms; exposed %.3f ms\n",
                     (unsigned long long)why->handed.bytes,

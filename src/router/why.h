@@ -20,11 +20,15 @@ struct route_choice;
 
 /* What a request notes on its way. */
 struct why {
+    uint64_t sent_ns; /* to a worker, first */
     char choice[640];
+    char taker[160]; /* who takes it from the store */
     char decode[WIRE_NAME_BYTES];
     uint64_t reserve_ns, placed_ns; /* 0: it was not */
     struct wire_first first;
     struct wire_handed handed; /* request_id 0: nothing was handed over yet */
+    struct wire_saved saved;   /* the same of the store */
+    struct wire_first taken;   /* and what was fetched there; first stays the prefill's */
 };
 
 /* Errors: ERR_NO_MEMORY. */
@@ -37,6 +41,7 @@ void why_resume(struct request *request, const struct worker *worker, const stru
 void why_reserve(struct request *request, const struct worker *worker);
 void why_first(struct request *request, const struct wire_first *first);
 void why_handed(struct request *request, const struct wire_handed *handed);
+void why_saved(struct request *request, const struct wire_saved *saved);
 /* It is over, in any way: its record is written. */
 void why_end(const struct request *request);
 

@@ -300,7 +300,7 @@ static void request_fields(struct codec *c, struct wire_request *m)
     codec_u32(c, &s->stop_count, WIRE_STOP_IDS_MAX, "stop_count");
     codec_u32(c, &m->source_count, WIRE_SOURCES_MAX, "source_count");
     codec_u32(c, &m->resumed_tokens, WIRE_PROMPT_TOKENS_MAX, "resumed_tokens");
-    codec_u32(c, &m->handoff, WIRE_HANDOFF_BOTH, "handoff");
+    codec_u32(c, &m->handoff, WIRE_HANDOFF_STORE, "handoff");
     codec_u32(c, &m->saved_blocks, WIRE_PROMPT_TOKENS_MAX, "saved_blocks");
 }
 

@@ -167,7 +167,6 @@ enum wire_request_flags {
 enum wire_handoff {
     WIRE_HANDOFF_DIRECT, /* fetched from the worker that computed them */
     WIRE_HANDOFF_STORE,  /* added to the store; saved says when, then a resume gathers them there */
-    WIRE_HANDOFF_BOTH,   /* direct, and the last partial block to the store, should that fail */
 };
 
 struct wire_bias {

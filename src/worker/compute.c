@@ -442,7 +442,6 @@ static void compute_stats_of_store(const struct compute *compute, struct wire_he
     if (compute->setup.store == NULL)
         return;
     store_count(compute->setup.store, &store);
-    beat->store_up = store_is_up(compute->setup.store);
     beat->checksum_failures += store.checksum_failures;
 }
 

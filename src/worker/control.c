@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "store/store.h"
 #include "wire/link.h"
 #include "worker/mail.h"
 
@@ -143,6 +144,7 @@ static void control_beat_one(struct control_router *router)
 {
     struct control *control = router->control;
     struct wire_heartbeat beat = control->stats;
+    beat.store_up = control->setup.store != NULL && store_is_up(control->setup.store);
     for (uint32_t i = 0; i < control->load_count; i++) {
         if (control->loads[i].router == router->number)
             continue;

@@ -430,6 +430,7 @@ static status worker_register(struct worker *worker)
                                   .heartbeat_ms = worker->options->heartbeat_ms,
                                   .vocabulary = worker->model->vocabulary,
                                   .compute = worker->to_compute,
+                                  .store = worker->store,
                                   .on_refused = worker_on_refused,
                                   .on_drain = worker_on_drain,
                                   .ctx = worker};

@@ -84,6 +84,25 @@ class Process:
         os.unlink(self.file.name)
 
 
+class Redis:
+    """A real redis-server that keeps nothing, until the with block ends."""
+
+    def __init__(self, *options):
+        self.port = free_port()
+        self.address = f"redis://127.0.0.1:{self.port}"
+        self.options = options
+
+    def __enter__(self):
+        self.process = Process("redis", ["redis-server", "--port", str(self.port), "--save", "",
+                                         "--appendonly", "no", *self.options])
+        self.process.wait_for("Ready to accept connections")
+        return self
+
+    def __exit__(self, *_):
+        self.process.stop()
+        self.process.discard()
+
+
 class Server:
     """baton serve with all its workers, until the with block ends."""
 

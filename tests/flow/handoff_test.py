@@ -2,7 +2,7 @@
 import random
 import sys
 
-from baton import MODEL, SMALL, Server, main, together
+from baton import MODEL, SMALL, Redis, Server, main, together
 
 # Nobody dies here, and on a busy machine the living may be silent for a second.
 PATIENT = ["--silence", "10s"]
@@ -17,6 +17,21 @@ SPLITS = [
     ("shm 1+2, small chunks", ["--decode-workers", "2", "--prefill-chunk", "32"]),
     ("shm 1+1, 3 threads, small batches", ["--threads", "3", "--prefill-batch-tokens", "64",
                                            "--decode-batch", "5"]),
+]
+
+
+STORE = ["--store", "64M", "--handoff", "store"]
+
+# By the store: prefill and decode workers do not fetch from each other.
+BY_STORE = [
+    ("store, shm 1+1", [*STORE, "--carrier", "shm"]),
+    ("store, tcp 1+1", [*STORE, "--carrier", "tcp"]),
+    ("store 2+2, small chunks", [*STORE, "--prefill-workers", "2", "--decode-workers", "2",
+                                 "--prefill-chunk", "32"]),
+    ("store 1+1, small batches, no reuse", [*STORE, "--prefill-batch-tokens", "64",
+                                            "--decode-batch", "5", "--prefix-cache-bytes", "0"]),
+    ("both, shm 1+2", ["--store", "64M", "--handoff", "both", "--decode-workers", "2"]),
+    ("direct, with a store", ["--store", "64M", "--handoff", "direct"]),
 ]
 
 
@@ -79,6 +94,47 @@ def small_model(binary):
             server.assert_all_free()
 
 
+def stores_are_up(server):
+    server.wait_until(lambda: server.sum("baton_worker_store_up") ==
+                      server.sum("baton_worker_up") > 0, 10, "the store is reached by all")
+
+
+def check_by_store(server, name, bodies, computed_before):
+    """What ended after its first token was handed over in the way of that name, and nothing was
+    computed twice."""
+    carrier = "store" if name.startswith("store") else "shm"
+    handed = 3 * (len(bodies) - 3)
+    server.wait_until(lambda: server.sum("baton_handoffs_total", carrier=carrier) >= handed, 5,
+                      f"{name}: a handoff for each request")
+    assert server.sum("baton_handoffs_total") == server.sum("baton_handoffs_total", carrier=carrier)
+    assert server.sum("baton_failovers_total") == 0, name
+    server.assert_all_free()
+    assert server.sum("baton_recomputed_tokens_total") == computed_before, name
+
+
+def by_the_store(binary, splits=BY_STORE):
+    """The same in the other ways of handing over."""
+    vocabulary, context = 300, 512
+    bodies = requests(vocabulary, context)
+    with Server(binary, SMALL, *WIDE, "--colocated", "1") as server:
+        expected = run_all(server, bodies)
+    for name, options in splits:
+        with Server(binary, SMALL, *WIDE, *PATIENT, *options) as server:
+            stores_are_up(server)
+            compare(f"{name}, cold", bodies, expected, run_all(server, bodies))
+            compare(f"{name}, cached", bodies, expected, run_all(server, bodies))
+            loaded = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
+            compare(f"{name}, all at once", bodies, expected, loaded)
+            check_by_store(server, name, bodies, 0)
+
+
+def by_redis(binary):
+    """The store is a real Redis."""
+    with Redis() as redis:
+        by_the_store(binary, [("store, Redis 2+1", ["--store", redis.address, "--handoff", "store",
+                                                    "--prefill-workers", "2"])])
+
+
 def swapped(binary):
     """Blocks for two and a half of nine sequences: they go to memory of the host and come back."""
     dice = random.Random(2)
@@ -136,4 +192,4 @@ def known_answers(binary):
 
 
 if __name__ == "__main__":
-    main([known_answers, small_model, swapped, real_model], sys.argv)
+    main([known_answers, small_model, by_the_store, by_redis, swapped, real_model], sys.argv)

@@ -155,6 +155,14 @@ class Network:
         ip("-n", self.prefix + "hub", "link", "set", f"{link}{self.hosts.index(host) + 1}", "master",
            link)
 
+    def firewall(self, host, other, up=True):
+        """What the host sends to the other one is dropped, on every link, so that neither can connect
+        to the other; up=False: no longer."""
+        for link in LINKS:
+            for v6, bits in ((False, 32), (True, 128)):
+                ip("-n", self.prefix + host, "-6" if v6 else "-4", "route", "add" if up else "del",
+                   "blackhole", f"{self.address(other, link, v6)}/{bits}")
+
     def throttle(self, host, bytes_per_s, link="data"):
         """What the host sends; None: no limit."""
         tc = ["tc", "-n", self.prefix + host, "qdisc"]

@@ -336,7 +336,7 @@ static struct wire_request random_request(struct arrays *arrays)
                                    .prompt_tokens = 1 + random_to(2999),
                                    .prompt = arrays->prompt,
                                    .source_count = random_to(WIRE_SOURCES_MAX),
-                                   .handoff = random_to(WIRE_HANDOFF_BOTH),
+                                   .handoff = random_to(WIRE_HANDOFF_STORE),
                                    .saved_blocks = random_to(WIRE_PROMPT_TOKENS_MAX),
                                    .sources = arrays->sources};
     for (uint32_t i = 0; i < request.source_count; i++) {
@@ -520,7 +520,7 @@ static void requests_out_of_range_are_refused(void **state)
         {128, WIRE_PROMPT_TOKENS_MAX + 1, "resumed_tokens"},
         {128, 60, "60 tokens resumed"}, /* all of the prompt */
         {128, 40, "40 tokens resumed"}, /* all of the answer */
-        {132, WIRE_HANDOFF_BOTH + 1, "handoff"},
+        {132, WIRE_HANDOFF_STORE + 1, "handoff"},
         {136, WIRE_PROMPT_TOKENS_MAX + 1, "saved_blocks"},
     };
     struct wire_frame frame = {0};
