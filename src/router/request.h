@@ -59,6 +59,7 @@ struct worker {
     double recent_operations, recent_bytes, recent_step_s;
     int slot;                                /* in the directory; -1: none */
     double prefill_rate;                     /* tokens/s of late; 0: unknown */
+    double store_rate;                       /* bytes/s of late from the store; 0: unknown */
     float pull_rates[DIRECTORY_WORKERS_MAX]; /* bytes/s from another, by its slot; 0: unknown */
     /* By the slot of another: until then it is taken to be out of reach (handoff.c). */
     uint64_t apart_until_ns[DIRECTORY_WORKERS_MAX];

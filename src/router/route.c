@@ -66,6 +66,7 @@ int route_choose_prefill(const struct route_view *views, uint32_t count, bool *l
 #define ROUTE_PREFILL_RATE 1000.0 /* tokens/s, while no worker is known */
 #define ROUTE_PULL_RATE 5e8       /* bytes/s, while that pair is not known */
 #define ROUTE_PULL_S 0.001        /* subscribing, and the last acknowledgement */
+#define ROUTE_STORE_S 0.002       /* the same of the store, which is asked first */
 #define ROUTE_LOCAL_GAIN 0.9      /* those who decode there are slowed: it must be worth it */
 
 static double route_rate(const struct route_view *views, uint32_t count, uint32_t of)
@@ -85,12 +86,28 @@ static uint32_t route_run(const struct route_ask *ask, const struct route_view *
     return view->run_blocks < most ? view->run_blocks : most;
 }
 
+static double route_move_s(double fixed_s, uint32_t blocks, double block_bytes, double rate)
+{
+    return fixed_s + blocks * block_bytes / (rate > 0 ? rate : ROUTE_PULL_RATE);
+}
+
+/* To the first token, when the leading blocks are there: the worker asks the store for more by
+ * itself, and computes the rest. */
 static double route_compute_s(const struct route_ask *ask, const struct route_view *views,
                               uint32_t count, uint32_t of, uint32_t blocks)
 {
+    uint32_t most = ask->block_tokens > 0 ? (ask->prompt_tokens - 1) / ask->block_tokens : 0;
+    uint32_t saved = ask->saved_blocks < most ? ask->saved_blocks : most;
+    double rate = route_rate(views, count, of);
     double tokens =
         (double)views[of].queued_tokens + ask->prompt_tokens - (double)blocks * ask->block_tokens;
-    return tokens / route_rate(views, count, of);
+    double seconds = tokens / rate;
+    if (!views[of].store_up || saved <= blocks)
+        return seconds;
+    double fetched_s =
+        route_move_s(ROUTE_STORE_S, saved - blocks, ask->block_bytes, views[of].store_rate) +
+        (tokens - (double)(saved - blocks) * ask->block_tokens) / rate;
+    return fetched_s < seconds ? fetched_s : seconds;
 }
 
 static void route_offer(struct route_option *option, const struct route_view *views, uint32_t of,
@@ -114,8 +131,7 @@ static void route_weigh_pulls(const struct route_ask *ask, const struct route_vi
             continue;
         double rate =
             views[of].pull_rates != NULL ? (double)views[of].pull_rates[views[h].slot] : 0;
-        double pull_s =
-            ROUTE_PULL_S + (run - own) * ask->block_bytes / (rate > 0 ? rate : ROUTE_PULL_RATE);
+        double pull_s = route_move_s(ROUTE_PULL_S, run - own, ask->block_bytes, rate);
         route_offer(option, views, of, (int)h,
                     pull_s + route_compute_s(ask, views, count, of, run));
     }
@@ -189,6 +205,8 @@ uint32_t route_views(struct router *router, struct route_view *views, struct wor
             .decoding = w->decoding + (uint32_t)w->beat.others_sequences,
             .decode_batch = w->registration.decode_batch > 0 ? w->registration.decode_batch : 1,
             .prefill_rate = w->prefill_rate,
+            .store_up = w->registration.has_store && w->beat.store_up,
+            .store_rate = w->store_rate,
             .slot = w->slot,
             .pull_rates = w->pull_rates,
         };
@@ -349,6 +367,7 @@ status route_prefill(struct router *router, struct request *request)
                                   .block_tokens = request->block_tokens,
                                   .block_bytes = route_block_bytes(router, request->block_tokens),
                                   .local_tokens_max = router->options->local_tokens,
+                                  .saved_blocks = request->wire.saved_blocks,
                                   .apart = router->handoff == ROUTER_HANDOFF_STORE};
     if (!route_choose(&ask, views, count, &choice))
         return error_set(ERR_CLOSED, "no worker is connected; try again");

@@ -16,6 +16,8 @@ struct route_view {
     uint32_t decode_batch;   /* most that it decodes at once; at least 1 */
     uint32_t run_blocks;     /* leading blocks of the prompt that it holds */
     double prefill_rate;     /* tokens/s, of late; 0: unknown */
+    bool store_up;           /* it gets blocks from the store */
+    double store_rate;       /* bytes/s of late; 0: unknown */
     int slot;                /* index into pull_rates of others */
     const float *pull_rates; /* bytes/s from the worker of that slot, of late; 0: unknown */
 };
@@ -23,6 +25,7 @@ struct route_view {
 struct route_ask {
     uint32_t prompt_tokens, block_tokens;
     double block_bytes;
+    uint32_t saved_blocks;     /* leading ones that the store had once */
     bool apart;                /* workers of different roles do not fetch from each other */
     uint32_t local_tokens_max; /* most tokens to compute on a decode worker; 0: never there */
 };
@@ -54,7 +57,8 @@ int route_choose_prefill(const struct route_view *views, uint32_t count, bool *l
 
 /* How and where to compute a prompt: what is predicted to have its first token soonest. The costs
  * are rates measured of late: queued and own tokens over the worker's prefill rate, bytes over the
- * rate of that pair; what is unknown is taken to be as the best known one. False: no worker. */
+ * rate of that pair, or of the worker and the store; what is unknown is taken to be as the best
+ * known one. False: no worker. */
 bool route_choose(const struct route_ask *ask, const struct route_view *views, uint32_t count,
                   struct route_choice *choice_out);
 

@@ -146,6 +146,12 @@ void sources_measure(struct worker *asker, const struct wire_first *first)
     struct router *router = asker->router;
     for (uint32_t i = 0; i < first->range_count; i++) {
         const struct wire_range *range = &first->ranges[i];
+        if (range->from == WIRE_FROM_STORE && range->status == OK && range->bytes > 0 &&
+            range->ns > 0) {
+            double rate = (double)range->bytes * 1e9 / (double)range->ns;
+            asker->store_rate =
+                asker->store_rate > 0 ? 0.75 * asker->store_rate + 0.25 * rate : rate;
+        }
         for (struct worker *w = router->workers; w != NULL; w = w->next) {
             if (!w->registered || w->slot < 0 || w->registration.incarnation != range->holder ||
                 range->status != OK || range->bytes == 0 || range->ns == 0)

@@ -507,6 +507,7 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .saved_bytes = save.saved_bytes,
         .unsaved_blocks = save.unsaved_blocks,
         .save_lag_ns = save.lag_ns,
+        .store_up = save_trusts_store(compute->save),
     };
     prefill_each(compute->prefill, compute_load_prefill, mail);
     decode_each(compute->decode, compute_load_decode, mail);

@@ -40,7 +40,7 @@ struct control {
     bool renewing; /* the old incarnation's work is being cancelled: no connection until then */
     bool leaving;
     struct loop_timer *heartbeat;
-    struct wire_heartbeat stats; /* the compute thread's last */
+    struct wire_heartbeat stats; /* the compute thread's last; store_up: it is trusted */
     struct worker_load loads[WIRE_ROUTERS_MAX];
     uint32_t load_count;
     struct wire_frame frame; /* scratch */
@@ -144,7 +144,8 @@ static void control_beat_one(struct control_router *router)
 {
     struct control *control = router->control;
     struct wire_heartbeat beat = control->stats;
-    beat.store_up = control->setup.store != NULL && store_is_up(control->setup.store);
+    beat.store_up =
+        beat.store_up != 0 && control->setup.store != NULL && store_is_up(control->setup.store);
     for (uint32_t i = 0; i < control->load_count; i++) {
         if (control->loads[i].router == router->number)
             continue;

@@ -31,7 +31,7 @@ struct control_setup {
     uint64_t heartbeat_ms;
     uint32_t vocabulary;     /* token ids of requests are below it */
     struct mailbox *compute; /* the compute thread's */
-    struct store *store;     /* heartbeats say whether it is up; NULL: none */
+    struct store *store;     /* heartbeats say whether it is of use; NULL: none */
     /* No router will have this worker: another model, layout, class or version. No retry. */
     void (*on_refused)(void *ctx, const char *reason);
     /* An operator wants it to leave, as at SIGTERM. */

@@ -107,9 +107,14 @@ void save_count(const struct save *save, struct save_counters *counters_out)
         counters_out->saving_blocks += h->block_count;
 }
 
+bool save_trusts_store(const struct save *save)
+{
+    return clock_ns() >= save->avoid_until_ns;
+}
+
 static bool save_has_store(const struct save *save)
 {
-    return save->store != NULL && store_is_up(save->store) && clock_ns() >= save->avoid_until_ns;
+    return save->store != NULL && store_is_up(save->store) && save_trusts_store(save);
 }
 
 /* ---- one add ---- */
@@ -425,7 +430,8 @@ void save_flush(struct save *save, uint64_t now_ns)
 int save_wait_ms(const struct save *save, uint64_t now_ns)
 {
     if (save_idle(save))
-        return -1;
+        return save->avoid_until_ns > now_ns ? (int)((save->avoid_until_ns - now_ns) / 1000000u) + 1
+                                             : -1;
     for (const struct handoff *h = save->handoffs; h != NULL; h = h->next) {
         if (h->blocked)
             return RETRY_MS;

@@ -74,10 +74,13 @@ void save_flush(struct save *save, uint64_t now_ns);
 /* A STORE_ADDED. */
 void save_added(struct save *save, const struct store_report *report);
 
-/* Until save_flush should be called again, although nothing was reported; -1: no limit. */
+/* Until save_flush should be called again, although nothing was reported, or the store is trusted
+ * again; -1: no limit. */
 int save_wait_ms(const struct save *save, uint64_t now_ns);
 
 bool save_idle(const struct save *save);
+/* False: the store was silent, and gets nothing for a while. */
+bool save_trusts_store(const struct save *save);
 void save_count(const struct save *save, struct save_counters *counters_out);
 
 #endif

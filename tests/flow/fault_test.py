@@ -57,20 +57,23 @@ def struck(server, kind, phase, blow):
     return together([lambda: streamed(server, body, heard), strike])[0]
 
 
-def matrix(binary, role):
+def matrix(binary, role, *options, back=workers_are_back, number=signal.SIGKILL):
+    """back(server, prefill, decode): all is there again, before each blow."""
     phases = list(PHASES)
     # Two servers: one restarts a child that dies again and again later and later.
     for part in [phases[:4], phases[4:]] * ROUNDS:
-        with Server(binary, SMALL, *PHASED) as server:
+        with Server(binary, SMALL, *PHASED, *options) as server:
             want = {k: whole(server, b) for k, b in BODIES.items()}
-            for number, phase in enumerate(part):
-                workers_are_back(server, 1, 1)
-                kind = list(BODIES)[number % 2]
+            for turn, phase in enumerate(part):
+                back(server, 1, 1)
+                kind = list(BODIES)[turn % 2]
                 victim = server.pid_of(role)
-                answer = struck(server, kind, phase, lambda: os.kill(victim, signal.SIGKILL))
+                answer = struck(server, kind, phase, lambda: os.kill(victim, number))
                 assert answer.error is None, (role, phase, answer.error)
                 assert answer.said() == want[kind].said(), (role, phase)
-                server.assert_all_free(5)
+                server.assert_all_free(5 if number == signal.SIGKILL else 8)
+                if number == signal.SIGSTOP:
+                    os.kill(victim, signal.SIGCONT)
 
 
 def prefill_killed_in_every_phase(binary):

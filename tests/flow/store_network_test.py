@@ -138,6 +138,7 @@ def stand_in_for_each_other(binary):
             assert server.handed("store") == len(bodies) - 1
             net.firewall("prefill0", "decode0", up=False)
             server.kill_store()
+            server.wait_until(lambda: server.sum("baton_worker_store_up") == 0, 5, "both know it")
             compare("no store", bodies, expected, run_all(server, salted("c")))
             server.wait_until(lambda: server.handed("tcp") == 2 * len(bodies), 3, "direct again")
             server.store_is_back()

@@ -180,6 +180,59 @@ static void the_soonest_first_token_is_chosen(void **state)
     assert_int_equal(choice.ways[ROUTE_PREFILL].worker, 1);
 }
 
+static void the_store_counts_too(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    float fast[3] = {0, 0, 1e9f};
+    struct route_ask ask = {
+        .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .saved_blocks = 60};
+    struct route_view views[] = {holder(P, 0, 0), holder(P, 1, 20), holder(D, 2, 40)};
+    views[0].pull_rates = views[1].pull_rates = fast;
+    /* The longest own prefix, while nobody reaches the store: 20 blocks more from the peer. */
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    assert_int_equal(choice.ways[ROUTE_PULL].worker, 1);
+    /* The other one does: 60 blocks in 30 ms, and 40 tokens. */
+    views[0].store_up = true;
+    views[0].store_rate = 2e9;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    assert_int_equal(choice.ways[ROUTE_PREFILL].worker, 0);
+    assert_true(choice.ways[ROUTE_PREFILL].seconds > 0.07 &&
+                choice.ways[ROUTE_PREFILL].seconds < 0.073);
+    /* As slow as the store is: computed, and what was predicted without it. */
+    views[0].store_rate = 1e6;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.ways[ROUTE_PULL].worker, 1);
+    /* Of a holder and the store, at one rate: the holder. */
+    views[0].store_rate = 1e9;
+    views[1].store_up = true;
+    views[1].store_rate = 1e9;
+    views[2].run_blocks = 60;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+}
+
+static void roles_apart_do_not_pull(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    float fast[3] = {0, 1e9f, 1e9f};
+    struct route_ask ask = {
+        .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .apart = true};
+    struct route_view views[] = {holder(P, 0, 0), holder(P, 1, 10), holder(D, 2, 60)};
+    views[0].pull_rates = fast;
+    views[1].queued_tokens = 5000;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    assert_int_equal(choice.ways[ROUTE_PULL].holder, 1);
+    views[1].run_blocks = 0;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    assert_int_equal(choice.ways[ROUTE_PULL].worker, -1);
+}
+
 static void a_short_rest_is_computed_where_the_prefix_is(void **state)
 {
     (void)state;
@@ -244,6 +297,8 @@ int main(void)
         cmocka_unit_test(one_that_does_both_may_hand_nothing_over),
         cmocka_unit_test(work_is_balanced),
         cmocka_unit_test(the_soonest_first_token_is_chosen),
+        cmocka_unit_test(the_store_counts_too),
+        cmocka_unit_test(roles_apart_do_not_pull),
         cmocka_unit_test(a_short_rest_is_computed_where_the_prefix_is),
         cmocka_unit_test(without_knowledge_it_is_the_shortest_queue),
     };

@@ -1,0 +1,101 @@
+"""With a store: who dies in each phase of a request, what that costs, and that nobody sees it."""
+import os
+import signal
+import sys
+import time
+
+from baton import SLOW, SMALL, Server, main, together
+from failover_test import KINDS, STEPS, body_of, check_same, failovers, streamed, whole, workers_are_back
+from fault_test import BODIES, matrix
+from handoff_test import stores_are_up
+
+BLOCK = 16
+
+
+def all_back(server, prefill, decode):
+    workers_are_back(server, prefill, decode)
+    stores_are_up(server)
+
+
+def by_store(way):
+    return ["--store", "64M", "--handoff", way]
+
+
+def prefill_killed_in_every_phase(binary):
+    matrix(binary, "prefill-0", *by_store("store"), back=all_back)
+
+
+def decode_killed_in_every_phase(binary):
+    matrix(binary, "decode-0", *by_store("store"), back=all_back)
+
+
+def store_killed_in_every_phase(binary):
+    for way in ("store", "both"):
+        matrix(binary, "store", *by_store(way), back=all_back)
+
+
+def store_stopped(binary):
+    """SIGSTOP: whoever waits for the store goes on without it within its deadlines, the next ones do not
+    wait, and it is used again when it runs again."""
+    with Server(binary, SMALL, *STEPS, *by_store("store")) as server:
+        stores_are_up(server)
+        want = whole(server, BODIES["greedy"])
+        stopped = server.pid_of("store")
+        os.kill(stopped, signal.SIGSTOP)
+        for most_s in (3 + 4, 4, 4):
+            start = time.monotonic()
+            assert whole(server, BODIES["greedy"]).said() == want.said()
+            assert time.monotonic() - start < most_s * SLOW
+        server.assert_all_free(8)
+        os.kill(stopped, signal.SIGCONT)
+        before = server.sum("baton_handoffs_total", carrier="store")
+
+        def used():
+            assert whole(server, BODIES["greedy"]).said() == want.said()
+            return server.sum("baton_handoffs_total", carrier="store") > before
+        server.wait_until(used, 15, "a handoff by the store that is back")
+
+
+def recomputed(server):
+    """By those who went on: a worker that is back has begun to count anew."""
+    return server.sum("baton_recomputed_tokens_total")
+
+
+def only_what_nobody_had_is_recomputed(binary):
+    """kill -9 of decode workers in mid-stream: each sequence computes again at most what a block lacks,
+    and one block that nobody had acknowledged. Without store and holders it is all of it."""
+    kinds = ("greedy", "sampled", "several", "logprobs")
+    for options, most in ((by_store("both"), BLOCK - 1 + BLOCK), (by_store("store"), BLOCK - 1 + BLOCK),
+                          ([], None)):
+        with Server(binary, SMALL, *STEPS, *options, "--decode-workers", "2",
+                    "--prefix-cache-bytes", "0") as server:
+            want = {k: whole(server, body_of(k)) for k in kinds}
+            if options:
+                stores_are_up(server)
+            base = recomputed(server)
+            sequences = sum(KINDS[k].get("n", 1) for k in kinds)
+
+            def kill():
+                server.wait_until(lambda: server.sum("baton_worker_sequences", state="running") >=
+                                  sequences, 10, "all run")
+                time.sleep(1)
+                os.kill(server.pid_of("decode-0"), signal.SIGKILL)
+
+            got = together([lambda k=k: streamed(server, body_of(k)) for k in kinds] + [kill])[:-1]
+            check_same(dict(zip(kinds, got)), want)
+            failed_over = failovers(server, "decode")
+            assert failed_over > 0
+            server.assert_all_free()
+            again = recomputed(server) - base
+            resumed = server.sum("baton_resumed_tokens_total", source="store")
+            if most is None:
+                assert again > 3 * (BLOCK - 1 + BLOCK), again
+            else:
+                assert again <= sequences * most, (options, again, failed_over)
+                assert resumed > 0
+            print(f"      {options}: {failed_over:.0f} requests, {again:.0f} tokens recomputed")
+
+
+if __name__ == "__main__":
+    main([prefill_killed_in_every_phase, decode_killed_in_every_phase, store_killed_in_every_phase,
+          store_stopped, only_what_nobody_had_is_recomputed], sys.argv)
