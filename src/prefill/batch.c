@@ -165,7 +165,7 @@ uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t seque
             continue;
         /* Scored rows are outputs, and there is room for so many of them in a step. */
         uint32_t rows = r->scores != NULL && outputs_left < rows_left ? outputs_left : rows_left;
-        uint32_t tokens = prefill_chunk(r->table.token_count, r->wire->prompt_tokens, rows,
+        uint32_t tokens = prefill_chunk(r->table.token_count, prefill_hole_end(prefill, r), rows,
                                         prefill->block_tokens);
         /* The first one always gets on: a block may have more rows than a step has outputs. */
         if (tokens == 0 && count == 0)
@@ -215,6 +215,8 @@ void prefill_stepped(struct prefill *prefill, const char *failure)
         r->offered_blocks += r->offer_count;
         r->step = NULL;
         r->offer_count = 0;
+        prefill_skip(prefill, r);
+        prefill_offer_landed(prefill, r);
         prefill_seal(prefill, r);
         if (r->table.token_count == r->wire->prompt_tokens)
             prefill_finish(prefill, r);

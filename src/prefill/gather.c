@@ -11,7 +11,8 @@
  * request that goes on from a handoff by the store asks for the prompt's last, partial block (p)
  * too, which has a key of its own.
  *
- * When every range has ended, what landed without a hole is sealed, and computing starts behind it.
+ * When every range has ended, what landed is sealed, and holes in it are computed: a chunk ends
+ * where the next landed block begins, and the next chunk begins behind those (prefill_skip).
  * Nothing waits here: ranges end by reports, which the transfer makes within each one's deadline.
  */
 #include <assert.h>
@@ -172,19 +173,33 @@ static void gather_fetch(struct prefill *prefill, struct prefill_request *reques
         request->range_count--; /* There is no store, or none now. */
 }
 
+/* Where, behind a block that nobody lends, somebody lends again. */
+static uint32_t gather_gap_end(const struct prefill_request *request, uint32_t first, uint32_t end)
+{
+    const struct wire_request *wire = request->wire;
+    for (uint32_t i = 0; i < wire->source_count; i++) {
+        uint32_t start = wire->sources[i].first_block;
+        if ((request->sources_used >> i & 1) == 0 && start > first && start < end)
+            end = start;
+    }
+    return end;
+}
+
 /* first .. end from the peers that lend it, and what none of them does from the store, unless it
  * was asked. */
 static void gather_cover(struct prefill *prefill, struct prefill_request *request, uint32_t first,
                          uint32_t end, bool asks_store)
 {
-    while (prefill->transfer != NULL && first < end) {
-        uint32_t next = gather_ask(prefill, request, first, end);
-        if (next == first)
-            break;
+    while (first < end) {
+        uint32_t next =
+            prefill->transfer != NULL ? gather_ask(prefill, request, first, end) : first;
+        if (next == first) {
+            next = prefill->transfer != NULL ? gather_gap_end(request, first, end) : end;
+            if (asks_store)
+                gather_fetch(prefill, request, request->keys + first, first, next - first);
+        }
         first = next;
     }
-    if (asks_store && first < end)
-        gather_fetch(prefill, request, request->keys + first, first, end - first);
 }
 
 /* The prompt's last block, as it was when its prefill was handed over by the store: one token has
@@ -210,40 +225,54 @@ static uint32_t gather_tokens(const struct prefill *prefill, const struct prefil
     return tokens < most ? (uint32_t)tokens : most;
 }
 
-/* The range that has block number at. */
-static const struct prefill_range *gather_range_with(const struct prefill_request *request,
-                                                     uint32_t at)
+/* The range that block number at landed with; NULL: it did not. */
+static struct prefill_range *gather_range_with(struct prefill_request *request, uint32_t at)
 {
     for (uint32_t i = 0; i < request->range_count; i++) {
-        const struct prefill_range *range = &request->ranges[i];
+        struct prefill_range *range = &request->ranges[i];
         if (range->told.first_block <= at && at - range->told.first_block < range->landed_blocks)
             return range;
     }
     return NULL;
 }
 
-/* Every range has ended: computing starts where the blocks without a hole end. */
+void prefill_skip(struct prefill *prefill, struct prefill_request *request)
+{
+    for (;;) {
+        uint32_t at = request->table.token_count / prefill->block_tokens;
+        struct prefill_range *range = gather_range_with(request, at);
+        if (range == NULL)
+            return;
+        uint32_t end = range->told.first_block + range->landed_blocks;
+        uint32_t tokens = gather_tokens(prefill, request, end);
+        if (tokens <= request->table.token_count)
+            return;
+        tokens -= request->table.token_count;
+        block_table_advance(&request->table, tokens);
+        bool is_store = range->told.from == WIRE_FROM_STORE;
+        *(is_store ? &request->store_tokens : &request->peer_tokens) += tokens;
+        *(is_store ? &prefill->counters.store_tokens : &prefill->counters.peer_tokens) += tokens;
+        prefill->counters.prefix_hits += tokens;
+        request->cached_tokens += tokens;
+    }
+}
+
+uint32_t prefill_hole_end(const struct prefill *prefill, const struct prefill_request *request)
+{
+    uint32_t position = request->table.token_count, end = request->wire->prompt_tokens;
+    for (uint32_t i = 0; i < request->range_count; i++) {
+        const struct prefill_range *range = &request->ranges[i];
+        uint32_t start = range->told.first_block * prefill->block_tokens;
+        if (range->landed_blocks > 0 && start > position && start < end)
+            end = start;
+    }
+    return end;
+}
+
+/* Every range has ended: computing starts at the first block that is not there. */
 static void gather_end(struct prefill *prefill, struct prefill_request *request)
 {
-    uint32_t own = request->sealed_blocks, landed = own;
-    const struct prefill_range *range;
-    while ((range = gather_range_with(request, landed)) != NULL) {
-        uint32_t end = range->told.first_block + range->landed_blocks;
-        uint32_t tokens =
-            gather_tokens(prefill, request, end) - gather_tokens(prefill, request, landed);
-        if (range->told.from == WIRE_FROM_STORE)
-            request->store_tokens += tokens;
-        else
-            request->peer_tokens += tokens;
-        landed = end;
-    }
-    uint32_t fetched = request->peer_tokens + request->store_tokens;
-    block_table_advance(&request->table, fetched);
-    request->cached_tokens = request->table.token_count;
-    request->gathered_blocks = request->cached_tokens / prefill->block_tokens;
-    prefill->counters.peer_tokens += request->peer_tokens;
-    prefill->counters.store_tokens += request->store_tokens;
-    prefill->counters.prefix_hits += fetched;
+    prefill_skip(prefill, request);
     prefill_seal(prefill, request);
     request->gather_ns = clock_ns() - request->gather_started_ns;
     request->gather = PREFILL_GATHERED;
@@ -436,7 +465,7 @@ void prefill_seal(struct prefill *prefill, struct prefill_request *request)
         if (prefill->options.prefix_cache)
             st = prefix_tree_insert(prefill->tree, &request->keys[i], parent, request->ids[i],
                                     &there);
-        if (i >= request->gathered_blocks && st != ERR_FULL)
+        if (gather_range_with(request, i) == NULL && st != ERR_FULL)
             prefill->calls->sealed(prefill->ctx, request->saves ? request->wire->request_id : 0,
                                    &request->keys[i], parent, request->ids[i]);
     }

@@ -45,6 +45,12 @@ void prefill_offer_start(struct prefill *prefill, struct prefill_request *reques
         prefill_offer_until(prefill, request, request->table.token_count / prefill->block_tokens);
 }
 
+void prefill_offer_landed(struct prefill *prefill, struct prefill_request *request)
+{
+    if (request->lease_open && !prefill->options.offer_late)
+        prefill_offer_until(prefill, request, request->table.token_count / prefill->block_tokens);
+}
+
 void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request)
 {
     uint32_t end = request->table.token_count + request->step->token_count;

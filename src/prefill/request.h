@@ -46,7 +46,6 @@ struct prefill_request {
     uint32_t range_count, ranges_open;
     uint32_t sources_used; /* bits of wire->sources */
     uint64_t gather_started_ns, gather_ns;
-    uint32_t gathered_blocks; /* these were not computed here */
     uint32_t cached_tokens, peer_tokens, store_tokens;
     const struct engine_sequence *step; /* its part of the planned step; NULL: none */
     uint32_t offer_count; /* blocks after offered_blocks that the planned step completes */
@@ -112,6 +111,10 @@ void prefill_request_fail(struct prefill *prefill, struct prefill_request *reque
 status prefill_gather(struct prefill *prefill, struct prefill_request *request);
 /* It is given up: its ranges end, each with its report. */
 void prefill_gather_cancel(struct prefill *prefill, struct prefill_request *request);
+/* Go on behind the blocks that landed where computing has come to. */
+void prefill_skip(struct prefill *prefill, struct prefill_request *request);
+/* Up to which token it may compute: where landed blocks begin, or the prompt's end. */
+uint32_t prefill_hole_end(const struct prefill *prefill, const struct prefill_request *request);
 /* Enter the blocks that are full now into the prefix tree. */
 void prefill_seal(struct prefill *prefill, struct prefill_request *request);
 
@@ -126,6 +129,8 @@ uint32_t prefill_chunk(uint32_t position, uint32_t prompt_tokens, uint32_t rows_
 
 /* The prefill starts: open the lease and offer what came from the prefix cache. */
 void prefill_offer_start(struct prefill *prefill, struct prefill_request *request);
+/* Blocks landed in mid-prefill: offer them too. */
+void prefill_offer_landed(struct prefill *prefill, struct prefill_request *request);
 /* Which blocks the planned step completes. */
 void prefill_offer_plan(struct prefill *prefill, struct prefill_request *request);
 /* The first tokens are there: tell the router, complete the handoff or pass it on. Moves the

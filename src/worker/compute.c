@@ -474,7 +474,8 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .blocks_reserved = decode.reserved_blocks,
         .blocks_swapped = decode.swapped_blocks,
         .sequences_running = decode.running + prefill.running,
-        .sequences_waiting = decode.waiting + decode.receiving + prefill.waiting + prefill.held,
+        .sequences_waiting =
+            decode.waiting + decode.receiving + prefill.waiting + prefill.held + save.handoffs,
         .sequences_preempted = decode.preempted,
         .prefill_tokens = prefill.tokens,
         .decode_tokens = decode.tokens,

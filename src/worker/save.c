@@ -103,8 +103,10 @@ void save_count(const struct save *save, struct save_counters *counters_out)
 {
     *counters_out = save->counters;
     counters_out->saving_blocks = save->held;
-    for (const struct handoff *h = save->handoffs; h != NULL; h = h->next)
+    for (const struct handoff *h = save->handoffs; h != NULL; h = h->next) {
         counters_out->saving_blocks += h->block_count;
+        counters_out->handoffs++;
+    }
 }
 
 bool save_trusts_store(const struct save *save)

@@ -40,7 +40,7 @@ struct save_calls {
 struct save_counters {
     uint64_t saved_blocks, saved_bytes, unsaved_blocks; /* as of wire_heartbeat */
     uint64_t lags[WIRE_LAGS], lag_ns;
-    uint32_t saving_blocks;
+    uint32_t saving_blocks, handoffs; /* now */
 };
 
 /* store: NULL: none, then nothing is ever saved and a handoff fails at once. Errors:

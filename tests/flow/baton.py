@@ -98,6 +98,14 @@ class Redis:
         self.process.wait_for("Ready to accept connections")
         return self
 
+    def kill(self):
+        self.process.process.kill()
+        self.process.stop()
+
+    def start_again(self):
+        self.process.discard()
+        self.__enter__()
+
     def __exit__(self, *_):
         self.process.stop()
         self.process.discard()

@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 
-from baton import SLOW, SMALL, Server, main, together
+from baton import SLOW, SMALL, Redis, Server, main, together
 from failover_test import KINDS, STEPS, body_of, check_same, failovers, streamed, whole, workers_are_back
 from fault_test import BODIES, matrix
 from handoff_test import stores_are_up
@@ -56,6 +56,31 @@ def store_stopped(binary):
         server.wait_until(used, 15, "a handoff by the store that is back")
 
 
+def redis_killed(binary):
+    """The same of a store that is a real Redis: it dies under load and comes back empty."""
+    bodies = [dict(b, cache_salt=str(i)) for i in range(3) for b in BODIES.values()]
+    with Redis() as redis, Server(binary, SMALL, *STEPS, "--store", redis.address, "--handoff",
+                                  "store") as server:
+        stores_are_up(server)
+        want = [whole(server, b).said() for b in bodies]
+        assert server.sum("baton_handoffs_total", carrier="store") >= len(bodies)
+
+        def kill():
+            time.sleep(0.3)
+            redis.kill()
+
+        got = together([lambda b=b: whole(server, b) for b in bodies] + [kill])[:-1]
+        assert [a.said() for a in got] == want
+        assert [whole(server, b).said() for b in bodies] == want
+        server.assert_all_free(8)
+        redis.start_again()
+        stores_are_up(server)
+        before = server.sum("baton_handoffs_total", carrier="store")
+        assert [whole(server, b).said() for b in bodies] == want
+        assert server.sum("baton_handoffs_total", carrier="store") > before
+        server.assert_all_free()
+
+
 def recomputed(server):
     """By those who went on: a worker that is back has begun to count anew."""
     return server.sum("baton_recomputed_tokens_total")
@@ -98,4 +123,4 @@ def only_what_nobody_had_is_recomputed(binary):
 
 if __name__ == "__main__":
     main([prefill_killed_in_every_phase, decode_killed_in_every_phase, store_killed_in_every_phase,
-          store_stopped, only_what_nobody_had_is_recomputed], sys.argv)
+          store_stopped, redis_killed, only_what_nobody_had_is_recomputed], sys.argv)

@@ -375,6 +375,37 @@ static void the_rest_is_computed(void **state)
     world_close(&w);
 }
 
+/* The store has the first blocks, a peer later ones, nobody those between: these are computed, and
+ * no other. */
+static void holes_are_computed(void **state)
+{
+    (void)state;
+    struct world w;
+    struct prefill_counters before, after;
+    world_open(&w);
+    struct rig_ask first = world_teach(&w, 101), second = longer(&first, 2, 150);
+    uint32_t kept = shelf.kept_count;
+    shelf.fails = ERR_TIMEOUT;
+    shelf.fails_after = 3;
+    prefill_count(w.pair.p.prefill, &before);
+    struct wire_source source = world_lend(&w, &second, 10, 15);
+    world_ask(&w, &second, &source);
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->store_tokens, 12);
+    assert_int_equal(told->peer_tokens, 60);
+    assert_int_equal(told->cached_tokens, 72);
+    prefill_count(w.pair.p.prefill, &after);
+    assert_int_equal(after.tokens - before.tokens, 150 - 72);
+    assert_int_equal(after.prefix_hits - before.prefix_hits, 72);
+    /* All but what came is told of, holes and the rest. */
+    assert_int_equal(shelf.kept_count - kept, 150 / RIG_BLOCK_TOKENS - 3 - 15);
+    struct prefix_tree_counts blocks;
+    prefix_tree_count(w.pair.p.tree, &blocks);
+    assert_int_equal(blocks.cached, 150 / RIG_BLOCK_TOKENS);
+    world_close(&w);
+}
+
 /* Given up while its blocks come: they are let go when the store says so, and not before. */
 static void cancelled_while_it_waits(void **state)
 {
@@ -449,6 +480,7 @@ int main(void)
         cmocka_unit_test(peer_and_store_at_once),
         cmocka_unit_test(the_store_stands_in_for_a_peer),
         cmocka_unit_test(the_rest_is_computed),
+        cmocka_unit_test(holes_are_computed),
         cmocka_unit_test(cancelled_while_it_waits),
         cmocka_unit_test(handed_over_by_the_store),
     };
