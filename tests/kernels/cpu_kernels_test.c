@@ -115,6 +115,60 @@ static void test_product(void **state)
     }
 }
 
+/* Few rows times packed halves are the same chain. */
+static void test_few_product(void **state)
+{
+    (void)state;
+    enum { PANELS = 5, ROWS_OF_W = PANELS * 16 - 3, K_MAX = 213 };
+    static const enum dtype types[] = {DTYPE_F16, DTYPE_BF16};
+    static const uint32_t widths[] = {1, 2, 63, 64, 65, 128, K_MAX};
+    static float x[FEW_ROWS * K_MAX], expected[FEW_ROWS * PANELS * 16];
+    static float c[FEW_ROWS * PANELS * 16 + 1];
+    for (size_t t = 0; t < 2 * sizeof(widths) / sizeof(widths[0]); t++) {
+        enum dtype type = types[t % 2];
+        uint32_t columns = widths[t / 2];
+        struct backend_weight weight = random_weight(type, ROWS_OF_W, columns);
+        struct packed packed;
+        uint8_t *base = packed_copy(&weight, &packed);
+        random_floats(x, FEW_ROWS * columns);
+        const char *name;
+        const struct kernels *kernels;
+        for (uint32_t v = 0; (kernels = variant(v, &name)) != NULL; v++) {
+            for (uint32_t i = 0; i < FEW_ROWS * PANELS; i++) {
+                uint32_t rows = 1 + i % FEW_ROWS, first = i / FEW_ROWS, panels = PANELS - first;
+                size_t count = (size_t)rows * panels * 16;
+                for (size_t at = 0; at < count; at++) {
+                    uint32_t row = (uint32_t)at / (panels * 16);
+                    uint32_t column = (uint32_t)at % (panels * 16);
+                    const uint8_t *w = packed_panel(&packed, first + column / 16);
+                    float sum = 0;
+                    for (uint32_t k = 0; k < columns; k++) {
+                        uint16_t bits = load_u16(w + (k * 16 + column % 16) * 2);
+                        float value = type == DTYPE_F16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+                        sum = fmaf(x[row * columns + k], value, sum);
+                    }
+                    expected[at] = sum;
+                    c[at] = POISON;
+                }
+                c[count] = POISON;
+                struct few_product p = {.rows = rows,
+                                        .panels = panels,
+                                        .first_panel = first,
+                                        .x = x,
+                                        .x_stride = columns,
+                                        .w = &packed,
+                                        .c = c,
+                                        .c_stride = panels * 16};
+                kernels->few_product[type](&p);
+                assert_same_bits(c, expected, count, name);
+                assert_true(c[count] == POISON);
+            }
+        }
+        free(base);
+        free((void *)weight.data);
+    }
+}
+
 static void test_exp(void **state)
 {
     (void)state;
@@ -430,10 +484,10 @@ int main(void)
     const char *names[CPU_VARIANTS_MAX];
     variants_here(names);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_unpack),       cmocka_unit_test(test_product),
-        cmocka_unit_test(test_exp),          cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_halves),       cmocka_unit_test(test_quantize),
-        cmocka_unit_test(test_int8_product),
+        cmocka_unit_test(test_unpack),      cmocka_unit_test(test_product),
+        cmocka_unit_test(test_few_product), cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_rows),        cmocka_unit_test(test_halves),
+        cmocka_unit_test(test_quantize),    cmocka_unit_test(test_int8_product),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,6 +42,19 @@ struct tile_product {
     bool add; /* go on from what c holds; else start from zero */
 };
 
+/* c[rows][16 * panels] = x[rows][columns] times panels of packed F16 or BF16 weights, all k: what
+ * unpack and product do, straight from the weights. FEW_ROWS and less are faster so. */
+#define FEW_ROWS 12u
+struct few_product {
+    uint32_t rows;
+    uint32_t panels, first_panel;
+    const float *x;
+    size_t x_stride;
+    const struct packed *w;
+    float *c;
+    size_t c_stride;
+};
+
 /* c[rows][dims] (+)= weights[rows][count] times values[count][dims]. Strides are in floats. */
 struct value_product {
     uint32_t rows, count, dims;
@@ -101,6 +114,7 @@ struct kernels {
     void (*unpack[DTYPE_NUMBERS])(const struct packed *w, const uint8_t *panel, uint32_t k0,
                                   uint32_t count, float *tile);
     void (*product)(const struct tile_product *product);
+    void (*few_product[DTYPE_NUMBERS])(const struct few_product *product); /* NULL: other types */
 
     /* count x int8 with its scales; count is a multiple of 32. */
     void (*quantize)(const float *x, uint32_t count, int8_t *values, struct quant_scale *scales);

@@ -286,6 +286,103 @@ static void lanes_unpack_bf16(const struct packed *w, const uint8_t *panel, uint
         lanes_store(tile + i, lanes_from_brain(from + 2 * i));
 }
 
+/* ---- few rows times packed halves ------------------------------------------------------------ */
+
+/* With few rows memory is what a product waits for: this much later in the stream is asked for, as
+ * in int8_quantize.h. */
+#define FEW_AHEAD_BYTES 2048u
+
+/* A k of a panel: 16 columns of two bytes. */
+#define FEW_STEP_BYTES (2 * PANEL_COLUMNS)
+
+static ALWAYS_INLINE lanes_f lanes_from(enum dtype type, const uint8_t *from)
+{
+    return type == DTYPE_F16 ? lanes_from_half(from) : lanes_from_brain(from);
+}
+
+/* rows x (panels side by side), whose sums stay in registers over all k. */
+static ALWAYS_INLINE void lanes_few_block(enum dtype type, const struct few_product *p,
+                                          uint32_t panel, uint32_t row, const uint32_t rows,
+                                          const uint32_t panels)
+{
+    const size_t stride = p->w->panel_bytes;
+    const uint8_t *w = packed_panel(p->w, p->first_panel + panel);
+    const float *x = p->x + row * p->x_stride;
+    const bool first = row == 0;
+    lanes_f sum[16];
+    UNROLL
+    for (uint32_t s = 0; s < rows * panels * PANEL_VECTORS; s++)
+        sum[s] = lanes_zero();
+    for (uint32_t k = 0; k < p->w->columns; k++, w += FEW_STEP_BYTES, x++) {
+        if (first && k % 2 == 0) {
+            /* Where a panel ends, what comes next is behind the panels beside it. */
+            bool ends = k + FEW_AHEAD_BYTES / FEW_STEP_BYTES >= p->w->columns;
+            const uint8_t *ahead = w + FEW_AHEAD_BYTES + (ends ? (panels - 1) * stride : 0);
+            UNROLL
+            for (uint32_t i = 0; i < panels; i++)
+                __builtin_prefetch((const char *)ahead + i * stride, 0, 3);
+        }
+        UNROLL
+        for (uint32_t i = 0; i < panels; i++) {
+            UNROLL
+            for (uint32_t v = 0; v < PANEL_VECTORS; v++) {
+                lanes_f weight = lanes_from(type, w + i * stride + v * LANES * 2);
+                UNROLL
+                for (uint32_t r = 0; r < rows; r++) {
+                    lanes_f *to = &sum[(r * panels + i) * PANEL_VECTORS + v];
+                    *to = lanes_fma(lanes_set(x[r * p->x_stride]), weight, *to);
+                }
+            }
+        }
+    }
+    UNROLL
+    for (uint32_t r = 0; r < rows; r++) {
+        float *c = p->c + (row + r) * p->c_stride + (size_t)panel * PANEL_COLUMNS;
+        UNROLL
+        for (uint32_t v = 0; v < panels * PANEL_VECTORS; v++)
+            lanes_store(c + v * LANES, sum[r * panels * PANEL_VECTORS + v]);
+    }
+}
+
+/* Rows row .. of a panel, the first block of which brings it into the cache. */
+static ALWAYS_INLINE uint32_t lanes_few_rows(enum dtype type, const struct few_product *p,
+                                             uint32_t panel, uint32_t row)
+{
+    uint32_t left = p->rows - row;
+    if (left >= 4)
+        lanes_few_block(type, p, panel, row, 4, 1);
+    else if (left == 3)
+        lanes_few_block(type, p, panel, row, 3, 1);
+    else if (left == 2)
+        lanes_few_block(type, p, panel, row, 2, 1);
+    else
+        lanes_few_block(type, p, panel, row, 1, 1);
+    return left < 4 ? left : 4;
+}
+
+/* Two panels at once for one row or two: a chain of sums waits for itself. */
+static ALWAYS_INLINE void lanes_few(enum dtype type, const struct few_product *p)
+{
+    uint32_t panel = 0;
+    for (; p->rows == 1 && panel + 2 <= p->panels; panel += 2)
+        lanes_few_block(type, p, panel, 0, 1, 2);
+    for (; p->rows == 2 && panel + 2 <= p->panels; panel += 2)
+        lanes_few_block(type, p, panel, 0, 2, 2);
+    for (; panel < p->panels; panel++)
+        for (uint32_t row = 0; row < p->rows;)
+            row += lanes_few_rows(type, p, panel, row);
+}
+
+static void lanes_few_f16(const struct few_product *p)
+{
+    lanes_few(DTYPE_F16, p);
+}
+
+static void lanes_few_bf16(const struct few_product *p)
+{
+    lanes_few(DTYPE_BF16, p);
+}
+
 /* Scale and minimum of LANES columns from c0 on, for part part of 32 (Q6_K: 16) values. */
 static ALWAYS_INLINE void lanes_scale(enum dtype type, const uint8_t *scales, uint32_t part,
                                       uint32_t c0, lanes_f *scale_out, lanes_f *minimum_out)

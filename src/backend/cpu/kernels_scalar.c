@@ -42,6 +42,24 @@ static void unpack_groups(const struct packed *w, const uint8_t *panel, uint32_t
     }
 }
 
+static void few_product(const struct few_product *p)
+{
+    for (uint32_t row = 0; row < p->rows; row++) {
+        const float *x = p->x + row * p->x_stride;
+        for (uint32_t column = 0; column < p->panels * PANEL_COLUMNS; column++) {
+            const uint8_t *w = packed_panel(p->w, p->first_panel + column / PANEL_COLUMNS) +
+                               column % PANEL_COLUMNS * 2;
+            float sum = 0.0f;
+            for (uint32_t k = 0; k < p->w->columns; k++) {
+                uint16_t bits = load_u16(w + (size_t)k * PANEL_COLUMNS * 2);
+                sum =
+                    fmaf(x[k], p->w->type == DTYPE_F16 ? f16_to_f32(bits) : bf16_to_f32(bits), sum);
+            }
+            p->c[row * p->c_stride + column] = sum;
+        }
+    }
+}
+
 static void product(const struct tile_product *p)
 {
     for (uint32_t row = 0; row < p->rows; row++) {
@@ -244,6 +262,7 @@ const struct kernels kernels_scalar = {
                [DTYPE_Q5_K] = unpack_groups,
                [DTYPE_Q6_K] = unpack_groups},
     .product = product,
+    .few_product = {[DTYPE_F16] = few_product, [DTYPE_BF16] = few_product},
     .quantize = quantize,
     .int8_product = {[DTYPE_Q8_0] = int8_product,
                      [DTYPE_Q4_0] = int8_product,

@@ -23,6 +23,7 @@ const struct kernels TABLE = {
                [DTYPE_Q5_K] = lanes_unpack_q5_k,
                [DTYPE_Q6_K] = lanes_unpack_q6_k},
     .product = lanes_product,
+    .few_product = {[DTYPE_F16] = lanes_few_f16, [DTYPE_BF16] = lanes_few_bf16},
     .quantize = int8_quantize,
 #if defined(TABLE_AMX)
     .int8_product = {[DTYPE_Q8_0] = amx_int8_product_q8_0,

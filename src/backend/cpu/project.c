@@ -91,6 +91,20 @@ static void float_sums(const struct project_job *job, const struct packed *w, ui
     }
 }
 
+static void few_sums(const struct project_job *job, const struct packed *w, uint32_t panel,
+                     uint32_t panels, uint32_t row, uint32_t rows, float *sums)
+{
+    struct few_product product = {.rows = rows,
+                                  .panels = panels,
+                                  .first_panel = panel,
+                                  .x = buffer_row(job->x, row),
+                                  .x_stride = job->x->stride,
+                                  .w = w,
+                                  .c = sums,
+                                  .c_stride = CHUNK_PANELS * PANEL_COLUMNS};
+    job->cpu->kernels->few_product[w->type](&product);
+}
+
 /* Add bias, and add to or set y, of panels panel .. of rows row .. */
 static void write_sums(const struct backend_projection *projection, uint32_t panel, uint32_t panels,
                        uint32_t row, uint32_t rows, const float *sums)
@@ -159,6 +173,8 @@ static void project_chunk(void *ctx, uint32_t chunk, uint32_t thread)
                                        .c_stride = CHUNK_PANELS * PANEL_COLUMNS,
                                        .scratch = (uint8_t *)tile};
         job->cpu->kernels->int8_product[w->type](&product);
+    } else if (rows <= FEW_ROWS && job->cpu->kernels->few_product[w->type] != NULL) {
+        few_sums(job, w, panel, panels, row, rows, sums);
     } else {
         float_sums(job, w, panel, panels, row, rows, tile, sums);
     }
