@@ -1,4 +1,5 @@
-/* baton kv: what an operator asks of a running store: stat, query, delete. */
+/* baton kv: what an operator asks of a running store, or of Redis (kv_redis.h): stat, query,
+ * delete. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +8,8 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/kv_ask.h"
+#include "cli/kv_redis.h"
+#include "store/redis_url.h"
 
 #define T struct kv_options
 
@@ -50,8 +53,11 @@ static int stat_run(const void *options, const char *const *operands, uint32_t o
 {
     struct kv kv = {.ask = FRAME_STORE_STAT, .answer = FRAME_STORE_STATS};
     const struct wire_store_delete ask = {.number = 1};
+    const struct kv_options *given = options;
     struct wire_store_stats stats;
     (void)operands, (void)operand_count;
+    if (redis_url_is(given->store))
+        return kv_redis_stat(given->store);
     wire_store_delete_encode(&kv.frame, &ask);
     status st = kv_run(&kv, options);
     if (st == OK)
@@ -106,12 +112,19 @@ static int query_run(const void *options, const char *const *operands, uint32_t 
 {
     struct kv kv = {.ask = FRAME_STORE_FIND, .answer = FRAME_STORE_FOUND};
     struct wire_store_answer answer;
+    const struct kv_options *given = options;
+    bool redis = redis_url_is(given->store);
     if (operand_count == 0)
-        return query_list(options);
+        return redis ? kv_redis_query(given->store, NULL, 0) : query_list(options);
     uint8_t *keys = malloc((size_t)operand_count * KEY_BYTES);
     status st = keys != NULL ? OK : error_set(ERR_NO_MEMORY, "no memory for the keys");
     for (uint32_t i = 0; st == OK && i < operand_count; i++)
         st = kv_read_hex(operands[i], "a key", keys + (size_t)i * KEY_BYTES, KEY_BYTES);
+    if (st == OK && redis) {
+        int rc = kv_redis_query(given->store, (const struct block_key *)keys, operand_count);
+        free(keys);
+        return rc;
+    }
     if (st == OK) {
         const struct wire_store_ask ask = {.number = 1, .count = operand_count, .items = keys};
         wire_store_ask_encode(&kv.frame, &ask, KEY_BYTES);
@@ -166,7 +179,10 @@ static int delete_run(const void *options, const char *const *operands, uint32_t
     struct kv kv = {.ask = FRAME_STORE_DELETE, .answer = FRAME_STORE_DELETED};
     struct wire_store_delete ask;
     struct wire_store_answer answer;
+    const struct kv_options *given = options;
     status st = delete_read(options, operands, operand_count, &ask);
+    if (st == OK && redis_url_is(given->store))
+        return kv_redis_delete(given->store, &ask);
     if (st == OK) {
         wire_store_delete_encode(&kv.frame, &ask);
         st = kv_run(&kv, options);

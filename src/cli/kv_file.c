@@ -225,6 +225,7 @@ static status carry_open(struct carry *carry)
     hello->parts = HELLO_HAS_MODEL | HELLO_HAS_KV;
     hello->incarnation = hello_incarnation_random();
     snprintf(hello->name, sizeof(hello->name), "operator");
+    log_open("kv", LOG_WARN);
     status st = cluster_key_open(carry->options->cluster_key, &carry->key);
     if (st == OK)
         st = carry_open_pool(carry);

@@ -137,6 +137,26 @@ static bool part_send_name(struct part *part, const char *command)
     return part_send(part, 2, arguments, bytes);
 }
 
+/* Nobody waits for it: the next one will find the place empty, or not. */
+static void ignore(void *ctx, status st, const struct redisReply *reply)
+{
+    (void)ctx;
+    (void)st;
+    (void)reply;
+}
+
+/* For operators, who ask which models are there. */
+static void call_name_model(struct call *call)
+{
+    struct block_key model;
+    char hex[BLOCK_KEY_TEXT_BYTES];
+    memcpy(model.bytes, call->redis->store->hello.fingerprint, sizeof(model.bytes));
+    const char *arguments[] = {"SADD", "baton:models", block_key_text(&model, hex)};
+    const size_t bytes[] = {4, strlen(arguments[1]), strlen(hex)};
+    (void)redis_client_send(call->redis->client, 3, arguments, bytes, REDIS_SILENCE_MS, ignore,
+                            NULL);
+}
+
 static bool part_send_link(struct part *part)
 {
     struct call *call = part->call;
@@ -148,6 +168,8 @@ static bool part_send_link(struct part *part)
         block_key_text(&block->key, hex)};
     const size_t bytes[] = {4, strlen(name), strlen(hex)};
     part->stage = PART_LINK;
+    if (block->is_first)
+        call_name_model(call);
     return part_send(part, 3, arguments, bytes);
 }
 
@@ -168,14 +190,6 @@ static bool part_send_set(struct part *part)
     part->stage = PART_SET;
     call->bytes += pool->block_bytes;
     return part_send(part, call->job->expiry_ms > 0 ? 6 : 4, arguments, bytes);
-}
-
-/* Nobody waits for it: the next add will find the place empty, or not. */
-static void ignore(void *ctx, status st, const struct redisReply *reply)
-{
-    (void)ctx;
-    (void)st;
-    (void)reply;
 }
 
 static void call_land(struct call *call, uint32_t index, const struct redisReply *reply)

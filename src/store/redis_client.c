@@ -391,7 +391,8 @@ static void client_on_tick(void *ctx)
     for (struct command *c = client->all, *next; c != NULL; c = next) {
         next = c->all_next;
         if (now > c->deadline_ns) {
-            error_set(ERR_TIMEOUT, "Redis did not answer in time");
+            error_set(ERR_TIMEOUT, "Redis did not answer in time%s%s",
+                      client->told[0] != '\0' ? "; last: " : "", client->told);
             command_tell(c, ERR_TIMEOUT, NULL);
         }
     }

@@ -9,6 +9,7 @@
  *     baton:b:KEY     the block                                    (KEY: 32 hexadecimal digits)
  *     baton:c:KEY     set of the keys whose parent is KEY          for deletion with descendants
  *     baton:r:MODEL   set of the keys of first blocks              for deletion of a model
+ *     baton:models    set of MODELs: 16 bytes of a fingerprint     for operators
  *
  * Little-endian. The key's chain names model, layout, class and tenant, so a value that carries its
  * own key and matches its checksum is the block that was asked for.
