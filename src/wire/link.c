@@ -82,6 +82,23 @@ void link_watch_update(struct link *link)
 /* How long a loop that was late itself is given to read what has arrived. */
 #define LINK_LATE_MS 20
 
+/* A payload comes at this rate at least, and whole: one that was announced too long would swallow
+ * the frames behind it, each of which is heard. */
+#define LINK_RATE_MIN 65536u /* bytes a second */
+
+static uint64_t link_silence_ns(const struct link *link)
+{
+    return link->in.heard_ns + (uint64_t)link->limits.idle_ms * 1000000u;
+}
+
+static uint64_t link_payload_ns(const struct link *link)
+{
+    if (link->in.expect != EXPECT_PAYLOAD)
+        return UINT64_MAX;
+    return link->in.begun_ns + (uint64_t)link->limits.idle_ms * 1000000u +
+           link->in.header.payload_bytes * (1000000000ull / LINK_RATE_MIN);
+}
+
 static void link_timer_update(struct link *link)
 {
     uint64_t now = clock_ns();
@@ -91,7 +108,9 @@ static void link_timer_update(struct link *link)
             loop_timer_stop(link->timer);
             return;
         }
-        deadline = link->in.heard_ns + (uint64_t)link->limits.idle_ms * 1000000u;
+        deadline = link_silence_ns(link);
+        if (deadline > link_payload_ns(link))
+            deadline = link_payload_ns(link);
     }
     loop_timer_start(link->timer, deadline > now ? (deadline - now) / 1000000u + 1 : 0);
 }
@@ -109,9 +128,15 @@ static void link_on_timer(void *ctx)
     uint64_t now = clock_ns();
     link->depth++;
     if (link->phase == LINK_OPEN) {
-        bool silent = now - link->in.heard_ns >= (uint64_t)link->limits.idle_ms * 1000000u;
-        if (silent && link_has_unread(link))
+        bool silent = now >= link_silence_ns(link), slow = now >= link_payload_ns(link);
+        if ((silent || slow) && link_has_unread(link))
             loop_timer_start(link->timer, LINK_LATE_MS);
+        else if (slow)
+            link_fail(link,
+                      error_set(ERR_TIMEOUT,
+                                "\"%s\" announced a frame of %u bytes and sends it at less "
+                                "than %u bytes a second",
+                                link->peer.name, link->in.header.payload_bytes, LINK_RATE_MIN));
         else if (silent)
             link_fail(link, error_set(ERR_TIMEOUT, "nothing was heard from \"%s\" for %u ms",
                                       link->peer.name, link->limits.idle_ms));

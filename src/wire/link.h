@@ -60,7 +60,8 @@ struct link_limits {
     uint32_t bulk_bytes_max;    /* largest bulk taken; 0: frames with bulk are refused */
     size_t pending_bytes_max;   /* sent by us, not yet taken by the system */
     uint32_t handshake_ms;      /* 0: 5000 */
-    uint32_t idle_ms;           /* nothing received for so long: ERR_TIMEOUT. 0: no limit */
+    uint32_t idle_ms; /* nothing received for so long, or a payload that is longer late (at
+                         64 KiB/s): ERR_TIMEOUT. 0: no limit */
 };
 
 struct link_setup {

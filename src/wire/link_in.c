@@ -125,6 +125,7 @@ static status link_in_header(struct link *link)
         in->payload_capacity = in->header.payload_bytes;
     }
     in->payload_got = 0;
+    in->begun_ns = clock_ns();
     in->expect = EXPECT_PAYLOAD;
     return OK;
 }

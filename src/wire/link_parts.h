@@ -54,8 +54,8 @@ struct link_in {
     size_t stage_at, stage_end;
     int fds[LINK_FDS_MAX];
     uint32_t fd_count;
-    int frame_fd; /* of the frame being given to its user; -1 */
-    uint64_t heard_ns;
+    int frame_fd;                /* of the frame being given to its user; -1 */
+    uint64_t heard_ns, begun_ns; /* begun: the payload that is expected */
     /* Sealed: bytes come into `sealed` instead of the stage, and are opened from there. */
     struct seal *seal; /* NULL: plain */
     uint64_t record;

@@ -256,6 +256,50 @@ static void a_stopped_peer_meets_the_deadline(void **state)
     scene_close(scene);
 }
 
+/* One more byte of a frame that is longer than what follows: heard, and never whole. */
+static bool trickles(struct scene *scene)
+{
+    if (!scene->acceptor.closed)
+        (void)!send(scene->raw_fd, "x", 1, MSG_NOSIGNAL);
+    return scene->acceptor.closed;
+}
+
+static bool acceptor_ready(struct scene *scene)
+{
+    return scene->acceptor.ready;
+}
+
+static void a_frame_that_never_ends_meets_the_deadline(void **state)
+{
+    (void)state;
+    uint8_t frame[FRAME_HEADER_BYTES + HELLO_PAYLOAD_BYTES_MAX];
+    struct hello hello = hello_sample(HELLO_DECODE, "raw");
+    struct frame_header header = {.type = FRAME_HELLO};
+    struct scene *scene = scene_open(true, false);
+    scene->acceptor.limits.idle_ms = 200;
+    scene->raw_fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(scene->raw_fd, (struct sockaddr *)&scene->address.socket_address,
+                             scene->address.bytes),
+                     0);
+    header.payload_bytes = hello_write(&hello, frame + FRAME_HEADER_BYTES);
+    frame_header_write(&header, frame);
+    size_t bytes = FRAME_HEADER_BYTES + header.payload_bytes;
+    assert_int_equal(write(scene->raw_fd, frame, bytes), (ssize_t)bytes);
+    header = (struct frame_header){.type = FRAME_READY, .number = 1};
+    frame_header_write(&header, frame);
+    assert_int_equal(write(scene->raw_fd, frame, FRAME_HEADER_BYTES), FRAME_HEADER_BYTES);
+    assert_true(scene_run(scene, acceptor_ready));
+    header = (struct frame_header){.type = FRAME_TEXT, .payload_bytes = 65536, .number = 2};
+    frame_header_write(&header, frame);
+    assert_int_equal(write(scene->raw_fd, frame, FRAME_HEADER_BYTES), FRAME_HEADER_BYTES);
+    uint64_t begin_ns = clock_ns();
+    assert_true(scene_run(scene, trickles));
+    assert_int_equal(scene->acceptor.cause, ERR_TIMEOUT);
+    assert_non_null(strstr(scene->acceptor.text, "\"raw\" announced a frame of 65536 bytes"));
+    assert_true(clock_ns() - begin_ns > 1000000000u); /* and not while it might still come */
+    scene_close(scene);
+}
+
 static void nobody_listens(void **state)
 {
     (void)state;
@@ -292,6 +336,7 @@ int main(void)
         cmocka_unit_test(parts_that_one_side_lacks_are_not_compared),
         cmocka_unit_test(garbage_ends_the_link),
         cmocka_unit_test(a_stopped_peer_meets_the_deadline),
+        cmocka_unit_test(a_frame_that_never_ends_meets_the_deadline),
         cmocka_unit_test(nobody_listens),
     };
     const struct CMUnitTest sealed[] = {
