@@ -388,6 +388,7 @@ static status serve_check_device(const struct serve_options *options, const char
     struct worker_options sizes = {.ctx = options->ctx,
                                    .block_tokens = options->block_tokens,
                                    .kv_bytes = options->kv_bytes,
+                                   .swap_bytes = options->swap_bytes,
                                    .kernels = options->kernels,
                                    .kv_dtype = options->kv_dtype,
                                    .prefill_chunk = options->prefill_chunk,
@@ -403,6 +404,7 @@ static status serve_check_device(const struct serve_options *options, const char
         st = engine_plan(model, &config, &plan);
     if (st != OK)
         return st;
+    uint64_t block_bytes = plan.layout->block_bytes;
     engine_plan_close(&plan);
     uint64_t store_bytes = device.plugin == NULL ? options->memory_bytes : 0;
     if (device.plugin != NULL) /* every worker has weights of its own there */
@@ -426,6 +428,8 @@ static status serve_check_device(const struct serve_options *options, const char
         uint64_t spare = plan.available_bytes - (uint64_t)sum;
         if (device.plugin == NULL && least->swap_bytes > spare / 4 / workers)
             least->swap_bytes = spare / 4 / workers;
+        if (least->swap_bytes < block_bytes) /* a worker refuses less */
+            least->swap_bytes = 0;
         return OK;
     }
     return error_set(

@@ -114,18 +114,25 @@ static status pool_size(const struct engine_config *config, struct engine_plan *
 }
 
 /* Host memory that the sum leaves: of a device with memory of its own, all that is available. */
-static void swap_size(const struct engine_config *config, struct engine_plan *plan)
+static status swap_size(const struct engine_config *config, struct engine_plan *plan)
 {
+    uint64_t block_bytes = plan->layout->block_bytes;
     uint64_t left = memory_available_bytes();
     uint64_t bytes = config->swap_bytes;
+    if (bytes > 0 && bytes < block_bytes)
+        return error_set(ERR_BAD_INPUT,
+                         "swap: expected at least %" PRIu64 " bytes (one block), found %" PRIu64
+                         "; give more bytes, or 0 for none",
+                         block_bytes, bytes);
     if (config->available_bytes == 0)
         left = plan->available_bytes - plan->total_bytes;
     if (bytes > left / 4)
         bytes = left / 4;
-    uint64_t slots = bytes / plan->layout->block_bytes;
+    uint64_t slots = bytes / block_bytes;
     uint64_t most = (uint64_t)plan->limits.sequences_max * plan->limits.table_blocks_max;
     most = most < BLOCK_COUNT_MAX ? most : BLOCK_COUNT_MAX;
     plan->swap_slots = (uint32_t)(slots < most ? slots : most);
+    return OK;
 }
 
 status engine_plan(const struct model *model, const struct engine_config *config,
@@ -152,7 +159,9 @@ status engine_plan(const struct model *model, const struct engine_config *config
                          engine_plan_text(&plan, text, sizeof(text)));
         goto err_plan;
     }
-    swap_size(config, &plan);
+    code = swap_size(config, &plan);
+    if (code != OK)
+        goto err_plan;
     *plan_out = plan;
     return OK;
 

@@ -244,6 +244,8 @@ def too_large(binary):
     # The pool is what can be numbered at most; a large machine has room for one of them.
     reason = refused(binary, SMALL, "MiB", "--kv-bytes", "100000G")
     assert re.search("do(es)? not fit in memory", reason) and "KV pool" in reason, reason
+    reason = refused(binary, SMALL, "swap", "--swap-bytes", "100")
+    assert "one block" in reason and "found 100" in reason, reason
     # Each of the workers fits, all together do not.
     with open("/proc/meminfo", encoding="ascii") as file:
         free = int(re.search(r"MemAvailable:\s+(\d+)", file.read()).group(1)) << 10

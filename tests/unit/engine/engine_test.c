@@ -48,6 +48,7 @@ static void a_plan_that_cannot_be_is_refused(void **state)
         {{.rows_max = 1u << 20}, ERR_BAD_INPUT, "a step"},
         {{.kv_bytes = 1ull << 46}, ERR_NO_MEMORY, "weights"},
         {{.kv_bytes = UINT64_MAX}, ERR_NO_MEMORY, "KV pool"},
+        {{.swap_bytes = 1}, ERR_BAD_INPUT, "swap: expected at least"},
     };
     struct model *model;
     struct engine_plan plan;
@@ -55,6 +56,38 @@ static void a_plan_that_cannot_be_is_refused(void **state)
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         assert_int_equal(engine_plan(model, &refused[i].config, &plan), refused[i].code);
         assert_non_null(strstr(error_text(), refused[i].word));
+    }
+    weights_close(model);
+}
+
+/* Room for blocks that give way: whole blocks, not over a quarter of what is left, and not more
+ * than all sequences could fill. */
+static void swap_is_bounded(void **state)
+{
+    (void)state;
+    struct model *model;
+    struct engine_plan plan;
+    ASSERT_OK(weights_open(MODEL, &model));
+    ASSERT_OK(engine_plan(model, &(struct engine_config){0}, &plan));
+    uint64_t block = plan.layout->block_bytes;
+    uint32_t most = plan.limits.sequences_max * plan.limits.table_blocks_max;
+    uint64_t sum = plan.total_bytes, roomy = 16 * sum;
+    assert_int_equal(plan.swap_slots, 0);
+    engine_plan_close(&plan);
+    const struct {
+        uint64_t swap_bytes, available_bytes;
+        uint32_t slots;
+    } cases[] = {
+        {block, 0, 1},         {2 * block - 1, 0, 1},     {7 * block, 0, 7},
+        {7 * block, roomy, 7}, {UINT64_MAX, roomy, most},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct engine_config config = {.swap_bytes = cases[i].swap_bytes,
+                                             .available_bytes = cases[i].available_bytes};
+        ASSERT_OK(engine_plan(model, &config, &plan));
+        assert_int_equal(plan.swap_slots, cases[i].slots);
+        assert_int_equal(plan.total_bytes, sum);
+        engine_plan_close(&plan);
     }
     weights_close(model);
 }
@@ -242,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_plan_is_a_sum),
         cmocka_unit_test(a_plan_that_cannot_be_is_refused),
+        cmocka_unit_test(swap_is_bounded),
         cmocka_unit_test(a_step_gives_what_is_wanted),
         cmocka_unit_test(a_step_that_cannot_be_is_refused),
         cmocka_unit_test(damage_stays_where_it_is),
