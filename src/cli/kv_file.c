@@ -355,8 +355,10 @@ static status export_window(struct export_run *run)
         }
         for (uint32_t i = 0; st == OK && i < got; i++)
             st = export_put_record(run, records + (size_t)i * WIRE_STORE_RECORD_BYTES, i);
-        run->damaged += damage;
-        run->gone += !damage && got < count;
+        /* A store forgets what it finds damaged: it may be gone when it is asked for alone. */
+        bool lost = damage || (single && got < count);
+        run->damaged += lost;
+        run->gone += !lost && got < count;
         at += got < count ? got + 1 : got;
     }
     run->window_count = 0;
@@ -407,9 +409,10 @@ static status export_all(struct export_run *run, const char *path)
     if (st == OK)
         st = export_window(run);
     if (st == OK && run->damaged > 0)
-        st =
-            error_set(ERR_CORRUPT, "%" PRIu64 " blocks came damaged, twice each; %s is not written",
-                      run->damaged, path);
+        st = error_set(ERR_CORRUPT,
+                       "%" PRIu64 " blocks came damaged; %s is not written. "
+                       "The store forgets them: ask again",
+                       run->damaged, path);
     if (st == OK && run->done < run->wanted_count)
         st = error_set(ERR_NOT_FOUND,
                        "the store has %" PRIu64 " of these %u keys; %s is not written", run->done,

@@ -99,8 +99,9 @@ static const struct metric metrics[] = {
     {"baton_store_disk_corrupt_blocks_total", "Blocks damaged on disk, and not used.", true,
      S(disk_corrupt_blocks)},
     {"baton_store_disk_failures_total", "Writes and flushes that failed.", true, S(disk_failures)},
-    {"baton_store_checksum_failures_total", "Blocks refused because their bytes were not theirs.",
-     true, S(checksum_failures)},
+    {"baton_store_checksum_failures_total",
+     "Blocks refused or forgotten because their bytes were not theirs.", true,
+     S(checksum_failures)},
     {"baton_store_refused_links_total", "Connections refused: another version, model or layout.",
      true, S(refused_links)},
 };

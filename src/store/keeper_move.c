@@ -373,6 +373,39 @@ status keeper_on_get(struct client *client, const uint8_t *payload, uint32_t byt
     return OK;
 }
 
+static bool block_matches(const struct keeper *keeper, const struct memory_entry *entry)
+{
+    const uint8_t *block = keeper_block(keeper, entry->slot);
+    bool matches = true;
+    for (uint32_t layer = 0; matches && layer < keeper->shape.layer_count; layer++) {
+        const struct transfer_slice *slice = &keeper->shape.layers[layer];
+        matches = checksum_equal(checksum_of(block + slice->offset, slice->bytes),
+                                 entry->checksums[layer]);
+    }
+    return matches;
+}
+
+/* The receiver had blocks that do not match. One that does not match here either is damaged in
+ * memory: it is found no more, or on disk only, so that it can be added, or loaded, again. */
+static void get_drop_damaged(struct keeper *keeper, const struct move *move)
+{
+    for (uint32_t i = 0; i < move->offered; i++) {
+        struct memory_entry *entry = move->entries[i];
+        char key[BLOCK_KEY_TEXT_BYTES];
+        bool stored = entry->on_disk;
+        if (!entry->indexed || block_matches(keeper, entry))
+            continue;
+        keeper->counts.checksum_failures++;
+        log_warn("block damaged in memory", "key=%s slot=%u next=\"%s\"",
+                 block_key_text(&entry->key, key), entry->slot,
+                 stored ? "read from the disk again" : "forgotten, and taken when it is added");
+        memory_drop(keeper->memory, entry, NULL, NULL); /* the move has it until its end */
+        if (stored && memory_add_stored(keeper->memory, &entry->key, &entry->parent,
+                                        entry->is_first, entry->checksums, entry->place) == NULL)
+            disk_forget(keeper->disk, &entry->key, entry->place);
+    }
+}
+
 /* ---- what the other threads report ---- */
 
 void keeper_on_transfer(void *ctx, struct mail *mail)
@@ -381,15 +414,16 @@ void keeper_on_transfer(void *ctx, struct mail *mail)
     struct transfer_report *report = (struct transfer_report *)mail;
     struct move *move = move_find(keeper, report->request_id);
     assert(move != NULL && move->is_get == (mail->kind == TRANSFER_HOLDER_DONE));
-    if (report->status == ERR_CORRUPT)
-        keeper->counts.checksum_failures++;
     if (move->is_get) {
+        if (report->status == ERR_CORRUPT)
+            get_drop_damaged(keeper, move);
         if (report->status == OK) {
             keeper->counts.sent_blocks += report->block_count;
             keeper->counts.sent_bytes += report->bytes;
         }
         move_free(keeper, move);
     } else {
+        keeper->counts.checksum_failures += report->status == ERR_CORRUPT;
         add_received(keeper, move, report);
     }
     transfer_report_free(report);

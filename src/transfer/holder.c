@@ -505,7 +505,7 @@ static status holder_on_end(struct peer *peer, uint16_t type, const uint8_t *pay
     } else {
         char text[TRANSFER_TEXT_BYTES];
         snprintf(text, sizeof(text), "\"%s\" gave up: %s", peer->name, message.text);
-        lease_end(lease, ERR_CLOSED, text, false);
+        lease_end(lease, message.status == ERR_CORRUPT ? ERR_CORRUPT : ERR_CLOSED, text, false);
     }
     return OK;
 }

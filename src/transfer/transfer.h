@@ -173,8 +173,9 @@ void transfer_renew(struct transfer *transfer, uint64_t incarnation);
 
 enum transfer_report_kind {
     TRANSFER_HOLDER_DONE = 0x7400, /* mail.kind; status: OK acknowledged, ERR_CLOSED receiver gone
-                                      or gave up, ERR_TIMEOUT expired, ERR_CANCELLED revoked,
-                                      ERR_REFUSED the lease was open already */
+                                      or gave up, ERR_CORRUPT what it fetched does not match, twice,
+                                      ERR_TIMEOUT expired, ERR_CANCELLED revoked, ERR_REFUSED the
+                                      lease was open already */
     TRANSFER_RECEIVED,             /* status OK: all wanted blocks landed and verified */
     TRANSFER_FAILED,               /* ERR_CLOSED, ERR_TIMEOUT, ERR_CORRUPT, ERR_REFUSED,
                                       ERR_NOT_FOUND, ERR_IO, ERR_BAD_INPUT; text says why */

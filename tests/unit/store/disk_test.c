@@ -23,7 +23,7 @@
 #define LAYERS 2
 #define BLOCK_BYTES 3000
 #define RECORDS 40
-#define FLIPS 6000
+#define FLIPS 10000
 
 static char folder[64], disk_folder[128];
 static struct transfer_slice layers[LAYERS] = {{0, 1500}, {1500, 1500}};

@@ -115,6 +115,93 @@ static void from_store_to_store(void **state)
     rig_kill(into, SIGTERM);
 }
 
+/* A bit flips in the file: the block that it hit is left out by name, all others are in the store.
+ * A file that is cut short adds nothing. */
+static void damaged_files_add_what_is_whole(void **state)
+{
+    (void)state;
+    struct user a, b;
+    uint32_t ids[20], to[20];
+    struct kv_options options = {.store = store_address.text};
+    pid_t from = rig_store(small);
+    user_open(&a, "a", 20, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 20);
+    fill_ids(to, 0, 20);
+    blocks_fill(&a.worker, ids, 20);
+    user_add(&a, 1, ids, 20, 0);
+    assert_int_equal(export_to(file, &options), EXIT_OK);
+    rig_kill(from, SIGTERM);
+    struct stat about;
+    assert_int_equal(stat(file, &about), 0);
+    size_t bytes = (size_t)about.st_size;
+    uint8_t *data = malloc(bytes);
+    int fd = open(file, O_RDWR);
+    assert_int_equal(pread(fd, data, bytes, 0), about.st_size);
+
+    pid_t into = rig_store(small);
+    options.store = store_address.text;
+    user_open(&b, "b", 20, 0, 0);
+    assert_true(user_wait_up(&b, true));
+    assert_int_equal(ftruncate(fd, about.st_size - 30000), 0);
+    assert_int_equal(import_from(file, &options), EXIT_FAILED);
+    assert_said("cut short");
+    assert_int_equal(user_find(&b, 1, 20), 0);
+
+    const uint8_t *hit = memmem(data, bytes, block_at(&a.worker, 13), a.worker.pool.block_bytes);
+    assert_non_null(hit);
+    data[hit - data + 9999] ^= 4;
+    assert_int_equal(pwrite(fd, data, bytes, 0), about.st_size);
+    assert_int_equal(import_from(file, &options), EXIT_FAILED);
+    assert_said("left out");
+    const struct block_key key = key_of(1, 13), next = key_of(1, 14);
+    assert_said("1 of 20 blocks of");
+    assert_int_equal(store_find(b.store, 1, &key, 1, WAIT_MS), OK);
+    assert_int_equal(user_expect(&b, STORE_FOUND, OK), 0);
+    assert_int_equal(store_find(b.store, 1, &next, 1, WAIT_MS), OK);
+    assert_int_equal(user_expect(&b, STORE_FOUND, OK), 1);
+    assert_int_equal(user_get(&b, 1, to, 20, OK), 13);
+    blocks_compare(&a.worker, ids, &b.worker, to, 0, 13);
+    close(fd);
+    free(data);
+    user_close(&a);
+    user_close(&b);
+    rig_kill(into, SIGTERM);
+}
+
+/* A block that is damaged in the store does not go into a file: there is none, and why is said.
+ * Then the store has forgotten it, and the rest can be exported. */
+static void damaged_blocks_are_not_exported(void **state)
+{
+    (void)state;
+    struct user a;
+    struct damage damage;
+    uint32_t ids[20];
+    pid_t pid = rig_store(small);
+    const struct kv_options options = {.store = store_address.text};
+    user_open(&a, "a", 20, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 20);
+    blocks_fill(&a.worker, ids, 20);
+    user_add(&a, 1, ids, 20, 0);
+    damage_open(&damage, pid, a.worker.pool.block_bytes);
+    damage_look(&damage);
+    damage_flip(&damage, block_at(&a.worker, 4));
+    unlink(file);
+    assert_int_equal(export_to(file, &options), EXIT_FAILED);
+    assert_said("1 blocks came damaged");
+    assert_int_equal(access(file, F_OK), -1);
+    user_wait_find(&a, 1, 4, false);
+    assert_int_equal(export_to(file, &options), EXIT_OK);
+    struct export *export;
+    assert_int_equal(export_open(file, &export), OK);
+    assert_int_equal(export_count(export), 19);
+    export_close(export);
+    damage_close(&damage);
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
 /* A store whose worker is of another model, layout or block size takes none of it, and says why. */
 static void another_store_refuses_by_name(void **state)
 {
@@ -245,6 +332,31 @@ static uint32_t file_read(status *opened_out)
     return whole;
 }
 
+/* Where something is kept: the head's fields and sum, and of each record, which begin on 4 KiB, its
+ * fields with the sum, and the block. */
+#define HEAD_BYTES (10u * 4 + 2 * 8 + 3 * 32 + 2 * 16 + 16)
+#define RECORD_BYTES (4u + 16 + 16 + 4 + 2 * 16 + 16)
+#define RECORD_HEAD_BYTES 128u
+#define KEPT_BYTES (HEAD_BYTES + BLOCKS * (RECORD_BYTES + BLOCK_BYTES))
+
+static size_t file_kept(uint32_t i)
+{
+    if (i < HEAD_BYTES)
+        return i;
+    uint32_t record = (i - HEAD_BYTES) / (RECORD_BYTES + BLOCK_BYTES);
+    uint32_t at = (i - HEAD_BYTES) % (RECORD_BYTES + BLOCK_BYTES);
+    return 4096 * (size_t)(record + 1) +
+           (at < RECORD_BYTES ? at : RECORD_HEAD_BYTES + at - RECORD_BYTES);
+}
+
+static bool file_keeps(size_t at)
+{
+    size_t in = at % 4096;
+    return at < 4096 ? in < HEAD_BYTES
+                     : in < RECORD_BYTES ||
+                           (in >= RECORD_HEAD_BYTES && in < RECORD_HEAD_BYTES + BLOCK_BYTES);
+}
+
 static void a_flipped_bit_is_caught(void **state)
 {
     (void)state;
@@ -253,18 +365,24 @@ static void a_flipped_bit_is_caught(void **state)
     uint8_t *data = file_make(&bytes);
     uint32_t caught = 0, padding = 0;
     assert_int_equal(file_read(&opened), BLOCKS);
-    for (uint32_t i = 0; i < 3000; i++) {
-        size_t at = random_below((uint32_t)bytes);
-        uint8_t bit = (uint8_t)(1u << random_below(8));
-        data[at] ^= bit;
-        file_write(data, bytes);
+    int fd = open(file, O_RDWR);
+    for (uint32_t i = 0; i < 10000; i++) {
+        /* Every other one where something is kept; there each must be caught. */
+        size_t at =
+            i % 2 == 0 ? random_below((uint32_t)bytes) : file_kept(random_below(KEPT_BYTES));
+        uint8_t flipped = data[at] ^ (uint8_t)(1u << random_below(8));
+        assert_int_equal(pwrite(fd, &flipped, 1, (off_t)at), 1);
         uint32_t whole = file_read(&opened);
-        caught += opened != OK || whole < BLOCKS;
-        padding += opened == OK && whole == BLOCKS;
-        data[at] ^= bit;
+        bool found = opened != OK || whole == BLOCKS - 1;
+        assert_true(found || (opened == OK && whole == BLOCKS));
+        assert_true(found || !file_keeps(at));
+        caught += found;
+        padding += !found;
+        assert_int_equal(pwrite(fd, data + at, 1, (off_t)at), 1);
     }
-    print_message("%u caught, %u between the records\n", caught, padding);
-    assert_true(caught > 300);
+    print_message("%u caught, %u where nothing is kept\n", caught, padding);
+    assert_true(caught >= 5000);
+    close(fd);
     free(data);
 }
 
@@ -346,6 +464,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(from_store_to_store),
+        cmocka_unit_test(damaged_files_add_what_is_whole),
+        cmocka_unit_test(damaged_blocks_are_not_exported),
         cmocka_unit_test(another_store_refuses_by_name),
         cmocka_unit_test(a_flipped_bit_is_caught),
         cmocka_unit_test(what_is_no_whole_export_is_refused),

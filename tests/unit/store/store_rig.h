@@ -201,4 +201,96 @@ static inline uint32_t user_get(struct user *user, uint64_t chain, const uint32_
     return user_expect(user, STORE_GOT, expected);
 }
 
+/* Until so many blocks, of 28 KiB each with their heads, are in the folder's files. */
+static inline void wait_on_disk(const char *disk, uint32_t blocks)
+{
+    for (int i = 0; i < 20000; i++) {
+        off_t bytes = 0;
+        for (uint32_t number = 0; number < 100; number++) {
+            char path[256];
+            struct stat about;
+            snprintf(path, sizeof(path), "%s/segment-%08u", disk, number);
+            bytes += stat(path, &about) == 0 ? about.st_size - 4096 + 4095 : 0;
+        }
+        if (bytes >= (off_t)blocks * 28672)
+            return;
+        usleep(1000);
+    }
+    fail_msg("%u blocks were not on disk within 20 s", blocks);
+}
+
+/* ---- what damages memory: the block pool of a store process, written behind its back ---- */
+
+struct damage {
+    int fd; /* of the process' memory */
+    off_t at;
+    size_t bytes, block_bytes;
+    uint8_t *copy;
+};
+
+static inline void damage_open(struct damage *damage, pid_t pid, size_t block_bytes)
+{
+    char path[64], line[512];
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+    FILE *maps = fopen(path, "re");
+    assert_non_null(maps);
+    memset(damage, 0, sizeof(*damage));
+    while (damage->bytes == 0 && fgets(line, sizeof(line), maps) != NULL) {
+        unsigned long long from, to;
+        if (strstr(line, "memfd:baton-store") == NULL || sscanf(line, "%llx-%llx", &from, &to) != 2)
+            continue;
+        damage->at = (off_t)from;
+        damage->bytes = (size_t)(to - from);
+    }
+    fclose(maps);
+    assert_true(damage->bytes > 0);
+    snprintf(path, sizeof(path), "/proc/%d/mem", (int)pid);
+    damage->fd = open(path, O_RDWR | O_CLOEXEC);
+    damage->block_bytes = block_bytes;
+    damage->copy = malloc(damage->bytes);
+    assert_true(damage->fd >= 0 && damage->copy != NULL);
+}
+
+static inline void damage_close(struct damage *damage)
+{
+    close(damage->fd);
+    free(damage->copy);
+}
+
+/* Look at the pool as it is now. */
+static inline void damage_look(struct damage *damage)
+{
+    assert_int_equal(pread(damage->fd, damage->copy, damage->bytes, damage->at),
+                     (ssize_t)damage->bytes);
+}
+
+/* Flip a bit of the block that has this content; slots that were given back may hold a copy. */
+static inline void damage_flip(struct damage *damage, const uint8_t *block)
+{
+    size_t byte = random_below((uint32_t)damage->block_bytes);
+    uint8_t flipped = block[byte] ^ (uint8_t)(1u << random_below(8));
+    bool found = false;
+    for (size_t at = 0; at + damage->block_bytes <= damage->bytes; at += damage->block_bytes) {
+        if (memcmp(damage->copy + at, block, damage->block_bytes) != 0)
+            continue;
+        found = true;
+        assert_int_equal(pwrite(damage->fd, &flipped, 1, damage->at + (off_t)(at + byte)), 1);
+    }
+    assert_true(found);
+}
+
+/* Until the store has, or has not, this one block. */
+static inline void user_wait_find(struct user *user, uint64_t chain, uint32_t i, bool there)
+{
+    const struct block_key key = key_of(chain, i);
+    for (int n = 0; n < WAIT_MS; n++) {
+        assert_int_equal(store_find(user->store, chain, &key, 1, WAIT_MS), OK);
+        if (user_expect(user, STORE_FOUND, OK) == there)
+            return;
+        usleep(1000);
+    }
+    fail_msg("block %u of chain %llu: expected %d within %d ms", i, (unsigned long long)chain,
+             there, WAIT_MS);
+}
+
 #endif

@@ -201,24 +201,6 @@ static void store_lease_against_in_flight_read(void **state)
     rig_kill(pid, SIGTERM);
 }
 
-/* Until so many blocks, of 28 KiB each with their heads, are in the folder's files. */
-static void wait_on_disk(const char *disk, uint32_t blocks)
-{
-    for (int i = 0; i < 20000; i++) {
-        off_t bytes = 0;
-        for (uint32_t number = 0; number < 100; number++) {
-            char path[256];
-            struct stat about;
-            snprintf(path, sizeof(path), "%s/segment-%08u", disk, number);
-            bytes += stat(path, &about) == 0 ? about.st_size - 4096 + 4095 : 0;
-        }
-        if (bytes >= (off_t)blocks * 28672)
-            return;
-        usleep(1000);
-    }
-    fail_msg("%u blocks were not on disk within 20 s", blocks);
-}
-
 /* What was written to disk is there after kill -9. */
 static void killed_and_found_again(void **state)
 {

@@ -168,7 +168,7 @@ static void a_flipped_bit_is_caught(void **state)
             struct transfer_report *report = worker_expect(&receiver, TRANSFER_FAILED, ERR_CORRUPT);
             assert_non_null(strstr(report->text, "checksum"));
             transfer_report_free(report);
-            worker_expect_free(&holder, TRANSFER_HOLDER_DONE, ERR_CLOSED);
+            worker_expect_free(&holder, TRANSFER_HOLDER_DONE, ERR_CORRUPT);
         } else {
             worker_expect_free(&receiver, TRANSFER_RECEIVED, OK);
             worker_expect_free(&holder, TRANSFER_HOLDER_DONE, OK);
