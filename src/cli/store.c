@@ -9,6 +9,7 @@
 #include "cli/cluster_options.h"
 #include "cli/commands.h"
 #include "cli/store_options.h"
+#include "engine/memory.h"
 #include "http/prometheus.h"
 #include "http/server.h"
 #include "store/keeper.h"
@@ -145,10 +146,24 @@ static void store_on_signal(void *ctx, int number)
     loop_stop(command->loop);
 }
 
+/* It is taken as blocks come: too much would be noticed when the kernel kills somebody. */
+static status store_check_memory(uint64_t bytes)
+{
+    uint64_t available = memory_available_bytes();
+    if (bytes <= available)
+        return OK;
+    return error_set(ERR_NO_MEMORY,
+                     "--memory-bytes does not fit in memory: %.1f MiB of %.1f MiB available; give "
+                     "less, and --disk for the rest",
+                     (double)bytes / 1048576.0, (double)available / 1048576.0);
+}
+
 static status store_command_open(struct store_command *command,
                                  const struct keeper_options *options)
 {
-    status st = loop_open(&command->loop);
+    status st = store_check_memory(options->memory_bytes);
+    if (st == OK)
+        st = loop_open(&command->loop);
     if (st == OK)
         st = loop_signal_open(command->loop, SIGTERM, store_on_signal, command,
                               &command->term_watch);

@@ -80,7 +80,40 @@ def bad_input_is_named(binary):
         file.write(b"BSEG" + (9).to_bytes(4, "little") + bytes(4096))
     code, _, err = run(binary, "store", "--listen", f"unix:{folder}/s", "--disk", folder)
     assert code == 1 and "version 9" in err, err
+    code, _, err = run(binary, "kv", "import", f"{folder}/none")
+    assert code == 1 and "none" in err and "No such file" in err, err
     shutil.rmtree(folder)
+    for size, word in (("lots", "expected a number of bytes"), ("1K", "expected a number of bytes"),
+                       ("500000G", "does not fit in memory")):
+        code, _, err = run(binary, "store", "--listen", "127.0.0.1:0", "--memory-bytes", size)
+        assert code in (1, 2) and word in err and "--memory-bytes" in err, (size, err)
+
+
+def no_store_at_the_other_end(binary):
+    """A router, a store with another key, one that is stopped: operators hear it in bounded time."""
+    with tempfile.TemporaryDirectory(prefix="baton-test-") as folder:
+        for key in ("ours", "theirs"):
+            assert run(binary, "key", "--out", f"{folder}/{key}")[0] == 0
+        with Store(binary, "--memory-bytes", "4M", "--cluster-key", f"{folder}/ours") as store:
+            ask = ["kv", "stat", "--store", store.address]
+            assert run(binary, *ask, "--cluster-key", f"{folder}/ours")[0] == 0
+            for options in ([], ["--cluster-key", f"{folder}/theirs"]):
+                code, _, err = run(binary, *ask, *options)
+                assert code == 1 and "key" in err, err
+            os.kill(store.process.pid, signal.SIGSTOP)
+            try:
+                asked = [subprocess.Popen([binary, "kv", *name, "--store", store.address,
+                                           "--cluster-key", f"{folder}/ours"], text=True,
+                                          stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+                         for name in (["stat"], ["query"], ["delete", "--all"],
+                                      ["export", f"{folder}/file"])]
+                for one in asked:
+                    err = one.communicate(timeout=20)[1]
+                    assert one.returncode == 1, err
+                    assert "before the deadline" in err or "did not answer" in err, err
+                assert not os.path.exists(f"{folder}/file")
+            finally:
+                os.kill(store.process.pid, signal.SIGCONT)
 
 
 def benchmark_runs(binary):
@@ -217,6 +250,6 @@ def alive(server):
 
 
 if __name__ == "__main__":
-    main([operators_ask, workers_of_serve_connect, bad_input_is_named, benchmark_runs,
+    main([operators_ask, workers_of_serve_connect, bad_input_is_named, no_store_at_the_other_end, benchmark_runs,
           what_is_computed_outlives_the_workers, peer_and_store, store_dies_and_comes_back,
           another_incarnation_saves], sys.argv)
