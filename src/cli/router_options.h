@@ -73,6 +73,20 @@
          offsetof(T, handoff),                                                                     \
          "how a prompt's blocks get to another worker that decodes it: direct; store (the two "    \
          "never connect); both: direct, and by the store where that does not work"},               \
+        {"place",                                                                                  \
+         OPTION_CHOICE,                                                                            \
+         "auto|prefill|pull|decode",                                                               \
+         "auto",                                                                                   \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, place),                                                                       \
+         "where a prompt is computed: auto (what is predicted to have its first token soonest), "  \
+         "or, "                                                                                    \
+         "to measure one way, wherever there is that way: prefill (a prefill worker, from what "   \
+         "it has), "                                                                               \
+         "pull (the same, with blocks that another one holds), decode (the decode worker that "    \
+         "holds "                                                                                  \
+         "its beginning, within --local-tokens)"},                                                 \
         {"crashes",                                                                                \
          OPTION_UINT,                                                                              \
          "WORKERS",                                                                                \

@@ -40,7 +40,7 @@ struct serve_options {
     uint64_t disk_bytes, memory_bytes; /* of a store of ours */
     /* Handed on to the router. */
     const char *host, *model_name, *api_key, *api_key_file, *handoff;
-    uint32_t port, queue, local_tokens, crashes;
+    uint32_t port, queue, local_tokens, place, crashes;
     uint64_t body_bytes, stream_bytes, request_timeout_ms, silence_ms, stuck_ms, drain_ms;
     /* Handed on to the workers. */
     const char *kernels, *kv_dtype, *packed_weights, *carrier, *offer, *log_level;
@@ -140,6 +140,12 @@ static void args_hand_on(struct serve_args *args, const struct serve_options *op
         memcpy(&text, field, sizeof(text));
         if (text != NULL)
             args_add(args, "--%s=%s", row->name, text);
+        break;
+    case OPTION_CHOICE:
+        memcpy(&count, field, sizeof(count));
+        for (text = row->unit; count > 0; count--)
+            text = strchr(text, '|') + 1;
+        args_add(args, "--%s=%.*s", row->name, (int)strcspn(text, "|"), text);
         break;
     default:
         break;

@@ -50,11 +50,12 @@ static bool failover_suspect_is_out(struct router *router)
 static bool failover_blame(struct router *router, struct request *request,
                            const struct worker *lost)
 {
-    /* Alone, or with the store, a worker begins without a word. */
-    bool local = (request->wire.flags & WIRE_REQUEST_LOCAL) != 0 ||
-                 request->wire.handoff == WIRE_HANDOFF_STORE;
+    const struct wire_request *wire = &request->wire;
+    /* Who asks for a place says so; where none is asked for, it may be computed at any time. */
+    bool asks = (wire->flags & WIRE_REQUEST_LOCAL) == 0 && wire->handoff != WIRE_HANDOFF_STORE &&
+                wire->sampling.max_tokens > wire->resumed_tokens + 1;
     bool computing =
-        (lost == request->prefill && !request->handed && (request->started || local)) ||
+        (lost == request->prefill && !request->handed && (request->started || !asks)) ||
         (lost == request->decode && (request->handed || request->state == REQUEST_RUNNING));
     if (lost->leaving || router->ending || !computing)
         return false;

@@ -137,6 +137,21 @@ static void route_weigh_pulls(const struct route_ask *ask, const struct route_vi
     }
 }
 
+static enum route_way route_pick(const struct route_ask *ask, const struct route_option *ways)
+{
+    bool pulls = ways[ROUTE_PULL].worker >= 0, local = ways[ROUTE_LOCAL].worker >= 0;
+    enum route_way way = ROUTE_PREFILL;
+    if (ask->place != ROUTE_PLACE_AUTO)
+        return pulls && ask->place == ROUTE_PLACE_PULL     ? ROUTE_PULL
+               : local && ask->place == ROUTE_PLACE_DECODE ? ROUTE_LOCAL
+                                                           : ROUTE_PREFILL;
+    if (pulls && ways[ROUTE_PULL].seconds < ways[way].seconds)
+        way = ROUTE_PULL;
+    if (local && ways[ROUTE_LOCAL].seconds < ROUTE_LOCAL_GAIN * ways[way].seconds)
+        way = ROUTE_LOCAL;
+    return way;
+}
+
 bool route_choose(const struct route_ask *ask, const struct route_view *views, uint32_t count,
                   struct route_choice *choice_out)
 {
@@ -165,12 +180,7 @@ bool route_choose(const struct route_ask *ask, const struct route_view *views, u
     }
     if (ways[ROUTE_PREFILL].worker < 0)
         return false;
-    enum route_way way = ROUTE_PREFILL;
-    if (ways[ROUTE_PULL].worker >= 0 && ways[ROUTE_PULL].seconds < ways[way].seconds)
-        way = ROUTE_PULL;
-    if (ways[ROUTE_LOCAL].worker >= 0 &&
-        ways[ROUTE_LOCAL].seconds < ROUTE_LOCAL_GAIN * ways[way].seconds)
-        way = ROUTE_LOCAL;
+    enum route_way way = route_pick(ask, ways);
     choice_out->way = way;
     choice_out->local = way == ROUTE_LOCAL || !decode_exists ||
                         (views[ways[way].worker].roles & WIRE_ROLE_DECODE) != 0;
@@ -368,7 +378,8 @@ status route_prefill(struct router *router, struct request *request)
                                   .block_bytes = route_block_bytes(router, request->block_tokens),
                                   .local_tokens_max = router->options->local_tokens,
                                   .saved_blocks = request->wire.saved_blocks,
-                                  .apart = router->handoff == ROUTER_HANDOFF_STORE};
+                                  .apart = router->handoff == ROUTER_HANDOFF_STORE,
+                                  .place = router->options->place};
     if (!route_choose(&ask, views, count, &choice))
         return error_set(ERR_CLOSED, "no worker is connected; try again");
     const struct route_option *option = &choice.ways[choice.way];

@@ -7,6 +7,14 @@
 
 #define ROUTE_WORKERS_MAX 256
 
+/* By what it is chosen: the prediction, or one way wherever there is that way, else prefill. */
+enum route_place {
+    ROUTE_PLACE_AUTO,
+    ROUTE_PLACE_PREFILL,
+    ROUTE_PLACE_PULL,
+    ROUTE_PLACE_DECODE,
+};
+
 /* What the choice looks at. */
 struct route_view {
     uint32_t roles;          /* WIRE_ROLE_ bits */
@@ -28,6 +36,7 @@ struct route_ask {
     uint32_t saved_blocks;     /* leading ones that the store had once */
     bool apart;                /* workers of different roles do not fetch from each other */
     uint32_t local_tokens_max; /* most tokens to compute on a decode worker; 0: never there */
+    uint32_t place;            /* enum route_place */
 };
 
 /* The ways to a first token. */

@@ -38,6 +38,7 @@ struct router_options {
     uint32_t expect_workers; /* "ready" is said when so many are there */
     uint32_t local_tokens;   /* most of a prompt that is computed on the decode worker that holds
                                 the rest of it; 0: none */
+    uint32_t place;          /* enum route_place */
     uint32_t crashes; /* a request ends when so many workers died of it, one after another; 0:
                          never */
     uint64_t body_bytes;

@@ -260,6 +260,28 @@ static void a_short_rest_is_computed_where_the_prefix_is(void **state)
     assert_int_equal(choice.way, ROUTE_PREFILL);
 }
 
+static void a_way_that_is_set_is_taken_where_there_is_one(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    float rates[2] = {0, 1e9f};
+    struct route_ask ask = {
+        .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .local_tokens_max = 64};
+    struct route_view views[] = {holder(P, 0, 0), holder(D, 1, 60)};
+    const enum route_way ways[] = {ROUTE_LOCAL, ROUTE_PREFILL, ROUTE_PULL, ROUTE_LOCAL};
+    views[0].pull_rates = rates;
+    for (uint32_t place = ROUTE_PLACE_AUTO; place <= ROUTE_PLACE_DECODE; place++) {
+        ask.place = place;
+        assert_true(route_choose(&ask, views, 2, &choice));
+        assert_int_equal(choice.way, ways[place]);
+    }
+    views[1].run_blocks = 0; /* nobody holds anything: one way is left */
+    for (ask.place = ROUTE_PLACE_AUTO; ask.place <= ROUTE_PLACE_DECODE; ask.place++) {
+        assert_true(route_choose(&ask, views, 2, &choice));
+        assert_int_equal(choice.way, ROUTE_PREFILL);
+    }
+}
+
 static void without_knowledge_it_is_the_shortest_queue(void **state)
 {
     (void)state;
@@ -300,6 +322,7 @@ int main(void)
         cmocka_unit_test(the_store_counts_too),
         cmocka_unit_test(roles_apart_do_not_pull),
         cmocka_unit_test(a_short_rest_is_computed_where_the_prefix_is),
+        cmocka_unit_test(a_way_that_is_set_is_taken_where_there_is_one),
         cmocka_unit_test(without_knowledge_it_is_the_shortest_queue),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,122 @@
+"""A `baton serve` for a measurement, and what its clients see. Used by the other scripts here."""
+import json
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.request
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.join(HERE, "..")
+BATON = os.path.join(ROOT, "build/release/baton")
+MODEL = os.path.join(ROOT, "models/SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Served:
+    """with Served(["--prefill-workers", "2"]) as server: ..."""
+
+    def __init__(self, options, baton=BATON, model=MODEL):
+        self.port = free_port()
+        self.command = [baton, "serve", "--port", str(self.port), *options, model]
+
+    def __enter__(self):
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(self.url("/health"), timeout=1) as answer:
+                    if answer.status == 200:
+                        return self
+            except OSError:
+                if self.process.poll() is not None:
+                    break
+                time.sleep(0.1)
+        self.log.seek(0)
+        raise SystemExit(f"not ready: {' '.join(self.command)}\n{self.log.read().decode()[-4000:]}")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def metrics(self):
+        """{series without labels: sum over all of its labels}"""
+        sums = {}
+        with urllib.request.urlopen(self.url("/metrics"), timeout=10) as answer:
+            for line in answer.read().decode().splitlines():
+                found = re.match(r"([a-z_]+)(?:\{([^}]*)\})? ([0-9.eE+-]+)$", line)
+                if found:
+                    name, labels, value = found.groups()
+                    sums[name] = sums.get(name, 0) + float(value)
+                    if labels:
+                        sums[f"{name}{{{labels}}}"] = float(value)
+        return sums
+
+    def child(self, name):
+        """Process id of a child, by its subcommand."""
+        for line in subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
+                                   capture_output=True, text=True, check=True).stdout.splitlines():
+            pid, args = line.strip().split(None, 1)
+            if args.split()[1] == name:
+                return int(pid)
+        raise LookupError(name)
+
+    def ask(self, tokens, max_tokens, **more):
+        """One stream: (seconds to the first token, times of all chunks with text, cached tokens)."""
+        body = dict({"prompt": tokens, "max_tokens": max_tokens, "temperature": 0,
+                     "ignore_eos": True, "stream": True,
+                     "stream_options": {"include_usage": True}}, **more)
+        request = urllib.request.Request(self.url("/v1/completions"), json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        begun, times, usage = time.monotonic(), [], None
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            for line in answer:
+                if not line.startswith(b"data: {"):
+                    continue
+                chunk = json.loads(line[6:])
+                if "error" in chunk:
+                    raise RuntimeError(chunk["error"]["message"])
+                if chunk["choices"] and not chunk["choices"][0].get("finish_reason"):
+                    times.append(time.monotonic())
+                usage = chunk.get("usage") or usage
+        if not times:
+            times = [time.monotonic()]
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        return times[0] - begun, times, cached
+
+
+def cpu_seconds(pid):
+    """User and system time of a process, all of its threads."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def together(calls):
+    """Run all at once; their results in order."""
+    results = [None] * len(calls)
+
+    def run(i):
+        results[i] = calls[i]()
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def quantile(values, q):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(q * len(values)))]
