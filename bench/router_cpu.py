@@ -3,8 +3,8 @@
 
     bench/router_cpu.py [--streams 1,8,32] [--tokens 400] [--profile FILE]
 
-The router's process time (utime + stime of /proc/PID/stat, ticks of 10 ms) while so many streams run,
-over their tokens; HTTP, JSON, detokenizing and metrics are all of it. --profile: perf record of the
+The time that the router's threads had a core (/proc/PID/task/*/schedstat) while so many streams run, over
+their tokens; HTTP, JSON, detokenizing and metrics are all of it. --profile: perf record of the
 router during the last, as text. Needs the model.
 """
 import argparse
@@ -22,7 +22,7 @@ def measure(server, streams, tokens):
     took, cpu = time.monotonic() - begun, cpu_seconds(router) - before
     count = sum(len(times) for _, times, _ in results)
     return {"streams": streams, "tokens": streams * tokens, "chunks": count, "seconds": round(took, 2),
-            "router_cpu_s": round(cpu, 2), "us_per_token": round(cpu / (streams * tokens) * 1e6, 1),
+            "router_cpu_s": round(cpu, 3), "us_per_token": round(cpu / (streams * tokens) * 1e6, 1),
             "tokens_s": round(streams * tokens / took, 1), "core": round(cpu / took, 4)}
 
 

@@ -46,18 +46,34 @@ static bool failover_suspect_is_out(struct router *router)
            failover_suspects(router, request);
 }
 
-/* Its worker is dead, and was computing it. True: so many died of it that it ends here. */
-static bool failover_blame(struct router *router, struct request *request,
-                           const struct worker *lost)
+static bool failover_was_computing(const struct request *request, const struct worker *lost)
 {
     const struct wire_request *wire = &request->wire;
     /* Who asks for a place says so; where none is asked for, it may be computed at any time. */
     bool asks = (wire->flags & WIRE_REQUEST_LOCAL) == 0 && wire->handoff != WIRE_HANDOFF_STORE &&
                 wire->sampling.max_tokens > wire->resumed_tokens + 1;
-    bool computing =
-        (lost == request->prefill && !request->handed && (request->started || !asks)) ||
-        (lost == request->decode && (request->handed || request->state == REQUEST_RUNNING));
-    if (lost->leaving || router->ending || !computing)
+    return (lost == request->prefill && !request->handed && (request->started || !asks)) ||
+           (lost == request->decode && (request->handed || request->state == REQUEST_RUNNING));
+}
+
+uint32_t failover_count_marked(const struct router *router, const struct worker *lost)
+{
+    uint32_t count = 0;
+    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+        for (const struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket)
+            count += r->deaths > 0 && failover_was_computing(r, lost);
+    }
+    return count;
+}
+
+/* Its worker is dead, and was computing it. True: so many died of it that it ends here. Beside
+ * another one that saw a worker die, a suspect is not blamed for good: the other one becomes a
+ * suspect too, and then each is tried without the other. */
+static bool failover_blame(struct router *router, struct request *request,
+                           const struct worker *lost)
+{
+    if (lost->leaving || router->ending || !failover_was_computing(request, lost) ||
+        (failover_suspects(router, request) && lost->marked > 1))
         return false;
     request->deaths++;
     return router->options->crashes > 0 && request->deaths >= router->options->crashes;

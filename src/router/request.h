@@ -55,6 +55,7 @@ struct worker {
     uint64_t queued_tokens; /* of prompts without a first token yet */
     uint32_t decoding;      /* sequences placed here and not finished */
     bool closed;            /* given up: the next tick lets it go */
+    uint32_t marked;        /* lost: requests that it computed, and with which one died before */
     /* Between the last two heartbeats in which steps were made. */
     double recent_operations, recent_bytes, recent_step_s;
     int slot;                                /* in the directory; -1: none */
@@ -271,6 +272,8 @@ void route_send(struct worker *worker, uint16_t type, const struct wire_frame *f
  * elsewhere after the tokens that they have, now or when a worker is there. The request may be gone
  * (no memory). */
 void failover_request(struct router *router, struct request *request, const struct worker *lost);
+/* Requests that the lost worker was computing and that have seen a worker die before. */
+uint32_t failover_count_marked(const struct router *router, const struct worker *lost);
 /* Those that wait for a worker, or for their next attempt. */
 void failover_tick(struct router *router, uint64_t now_ns);
 void failover_close(struct answer *answer); /* its pieces */

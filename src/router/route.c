@@ -479,6 +479,7 @@ void route_worker_lost(struct router *router, struct worker *worker)
 {
     struct request *request;
     worker->closed = true;
+    worker->marked = failover_count_marked(router, worker);
     while ((request = route_dependent(router, worker)) != NULL)
         failover_request(router, request, worker);
     /* Requests that are past it only forget it. */
