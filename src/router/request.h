@@ -262,8 +262,8 @@ void route_stop(struct sequence *sequence);
 void route_release(struct request *request);
 /* A worker is gone: what waited for it goes elsewhere or fails by name. */
 void route_worker_lost(struct router *router, struct worker *worker);
-/* Requests that no worker has moved for too long come to their end. */
-void route_expire(struct router *router, uint64_t now_ns);
+/* What time does: workers that hang, requests that wait or come no further. Every 100 ms. */
+void route_tick(struct router *router);
 void route_send(struct worker *worker, uint16_t type, const struct wire_frame *frame);
 
 /* failover.c */

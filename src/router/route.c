@@ -491,12 +491,13 @@ void route_worker_lost(struct router *router, struct worker *worker)
     }
 }
 
-void route_expire(struct router *router, uint64_t now_ns)
+/* Requests that no worker has moved for too long come to their end. */
+static void route_expire(struct router *router, uint64_t now_ns)
 {
     uint64_t limit_ns = router->options->request_timeout_ms * 1000000u;
     for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
         struct request *r = router->buckets[b];
-        while (r != NULL && now_ns - r->progress_ns <= limit_ns)
+        while (r != NULL && now_ns <= r->progress_ns + limit_ns)
             r = r->next_in_bucket;
         /* One a bucket and tick: the failing may free others. */
         if (r != NULL && r->state == REQUEST_PARKED)
@@ -505,4 +506,12 @@ void route_expire(struct router *router, uint64_t now_ns)
         else if (r != NULL)
             request_fail(r, 504, "timeout", "no worker made progress with this request in time");
     }
+}
+
+void route_tick(struct router *router)
+{
+    /* Each by its own clock: what one has done just now is not in the future of the next. */
+    health_tick(router, clock_ns());
+    failover_tick(router, clock_ns());
+    route_expire(router, clock_ns());
 }

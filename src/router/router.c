@@ -25,10 +25,8 @@ static void router_on_drained(void *ctx)
 static void router_tick(void *ctx)
 {
     struct router *router = ctx;
+    route_tick(router);
     uint64_t now_ns = clock_ns();
-    health_tick(router, now_ns);
-    failover_tick(router, now_ns);
-    route_expire(router, now_ns);
     struct answer *next;
     for (struct answer *a = router->answers; a != NULL; a = next) {
         next = a->next;

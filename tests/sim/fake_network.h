@@ -150,8 +150,8 @@ static struct net_event *net_take(void)
 static void net_run_one(void)
 {
     struct net_event *event = net_take();
-    assert_true(event->at_ns >= net.now_ns);
-    net.now_ns = event->at_ns;
+    if (event->at_ns > net.now_ns)
+        net.now_ns = event->at_ns;
     event->run(event);
     free(event->payload);
     free(event);
@@ -159,9 +159,10 @@ static void net_run_one(void)
 
 /* ---- clock ---- */
 
+/* Who looks twice sees that time has passed. */
 uint64_t clock_ns(void)
 {
-    return net.now_ns;
+    return net.now_ns += 50;
 }
 
 uint64_t clock_wall_s(void)

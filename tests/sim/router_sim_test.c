@@ -301,9 +301,7 @@ static void tick(struct net_event *event)
         struct router *router = world.routers[i].router;
         if (router == NULL)
             continue;
-        health_tick(router, net.now_ns);
-        failover_tick(router, net.now_ns);
-        route_expire(router, net.now_ns);
+        route_tick(router);
         check_directory_of(router);
         check_deadlines(router);
     }
@@ -429,7 +427,7 @@ static void world_run(uint64_t ms)
         net_run_one();
         check_books();
     }
-    net.now_ns = end_ns;
+    net.now_ns = net.now_ns > end_ns ? net.now_ns : end_ns;
 }
 
 static void world_check_clients(void)
