@@ -20,10 +20,9 @@ import argparse
 import json
 import random
 import statistics
-import threading
 import time
 
-from served import BATON, Served, quantile
+from served import BATON, Served, quantile, together
 
 HOUR_S = 3537  # of the trace
 SETUPS = {
@@ -62,18 +61,13 @@ def requests_of(path, every, scale):
 
 
 def replay(server, rows, seconds):
-    ttft, cached = [None] * len(rows), [0] * len(rows)
     begun = time.monotonic()
 
-    def run(i):
-        at, prompt, output = rows[i]
+    def run(at, prompt, output):
         time.sleep(max(0, begun + at * seconds / HOUR_S - time.monotonic()))
-        ttft[i], _, cached[i] = server.ask(prompt, output)
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(rows))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+        return server.ask(prompt, output)
+    answers = together([lambda row=row: run(*row) for row in rows])
+    ttft, cached = [a[0] for a in answers], [a[2] for a in answers]
     reused = {s: server.metrics().get(f'baton_prompt_tokens_reused_total{{source="{s}"}}', 0)
               for s in ("local", "peer", "store")}
     return ttft, sum(cached) / sum(len(r[1]) for r in rows), reused, time.monotonic() - begun

@@ -26,7 +26,8 @@ class Served:
 
     def __init__(self, options, baton=BATON, model=MODEL):
         self.port = free_port()
-        self.command = [baton, "serve", "--port", str(self.port), *options, model]
+        # Nobody is to be taken for dead because others use the cores.
+        self.command = [baton, "serve", "--port", str(self.port), "--silence", "20s", *options, model]
 
     def __enter__(self):
         self.log = tempfile.TemporaryFile()
@@ -110,12 +111,18 @@ def together(calls):
     results = [None] * len(calls)
 
     def run(i):
-        results[i] = calls[i]()
+        try:
+            results[i] = calls[i]()
+        except Exception as problem:  # noqa: BLE001 - said below, when all have ended
+            failures.append(f"request {i}: {problem}")
+    failures = []
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(calls))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if failures:
+        raise SystemExit(f"{len(failures)} of {len(calls)} failed; " + "; ".join(failures[:3]))
     return results
 
 
