@@ -124,7 +124,11 @@ class Server:
         model = [] if self.model is None else [self.model]  # --dummy-weights needs none
         self.process = Process("serve", [self.binary, "serve", "--port", str(self.port),
                                          *patience, *self.options, *model])
-        self.process.wait_for(r"ready: http://")
+        try:
+            self.process.wait_for(r"ready: http://")
+        except BaseException:
+            self.process.process.kill()  # its children end with it
+            raise
         return self
 
     def __exit__(self, kind, *_):

@@ -1,4 +1,5 @@
 """baton serve itself: model files that are none, its processes, its folder, its signals."""
+import contextlib
 import fcntl
 import glob
 import os
@@ -270,31 +271,51 @@ def gone(pids, timeout_s):
     raise AssertionError(f"still there: {left} of {left_running()}")
 
 
+@contextlib.contextmanager
+def runtime_in(folder):
+    """XDG_RUNTIME_DIR is that folder."""
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = folder
+    try:
+        yield folder
+    finally:
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
+
+
 def killed(binary):
     """serve is killed: its processes end, with and without work, and the next one cleans up."""
-    for everybody in (False, True):
-        server = Server(binary, SMALL, *SIZE, "--step-delay", "10ms")
-        server.__enter__()
-        pids = [server.pid_of(name) for name in ("router", "prefill-0", "decode-0")]
-        folder = folder_of(server)
-        connection, answer = server.request("POST", "/v1/completions",
-                                            dict(BODY, max_tokens=100, stream=True))
-        answer.readline()
-        os.kill(server.process.pid, signal.SIGKILL)
-        for pid in pids if everybody else []:
-            os.kill(pid, signal.SIGKILL)
-        server.process.process.wait()
-        if not everybody:
-            assert b"[DONE]" in answer.read(), "what runs comes to its end"
-        connection.close()
-        gone(pids, 10)
-        assert os.path.isdir(folder)
-        with Server(binary, SMALL, *SIZE) as other:
-            assert not os.path.exists(folder), os.listdir(folder)
-            assert other.complete(**BODY)["usage"]["completion_tokens"] == 8
-            mine = folder_of(other)
-        assert not os.path.exists(mine)
-        server.process.discard()
+    # In a place of its own: any other serve of this user would clean up too.
+    with tempfile.TemporaryDirectory(dir="/tmp") as base, runtime_in(base):
+        for everybody in (False, True):
+            killed_once(binary, everybody)
+
+
+def killed_once(binary, everybody):
+    server = Server(binary, SMALL, *SIZE, "--step-delay", "10ms")
+    server.__enter__()
+    pids = [server.pid_of(name) for name in ("router", "prefill-0", "decode-0")]
+    folder = folder_of(server)
+    connection, answer = server.request("POST", "/v1/completions",
+                                        dict(BODY, max_tokens=100, stream=True))
+    answer.readline()
+    os.kill(server.process.pid, signal.SIGKILL)
+    for pid in pids if everybody else []:
+        os.kill(pid, signal.SIGKILL)
+    server.process.process.wait()
+    if not everybody:
+        assert b"[DONE]" in answer.read(), "what runs comes to its end"
+    connection.close()
+    gone(pids, 10)
+    assert os.path.isdir(folder)
+    with Server(binary, SMALL, *SIZE) as other:
+        assert not os.path.exists(folder), os.listdir(folder)
+        assert other.complete(**BODY)["usage"]["completion_tokens"] == 8
+        mine = folder_of(other)
+    assert not os.path.exists(mine)
+    server.process.discard()
 
 
 def interrupted(binary):
@@ -375,25 +396,16 @@ def names_and_cores(binary):
 
 def runtime_folder(binary):
     """Sockets lie in a folder that only the user may enter, in XDG_RUNTIME_DIR when that works."""
-    base = tempfile.mkdtemp(dir="/tmp")
-    long = os.path.join(base, "x" * 80)
-    os.mkdir(long)
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    try:
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:
+        long = os.path.join(base, "x" * 80)
+        os.mkdir(long)
         for value, where in ((base, base), (long, "/tmp"), ("/nowhere", "/tmp"), ("relative", "/tmp")):
-            os.environ["XDG_RUNTIME_DIR"] = value
-            with Server(binary, SMALL, *SIZE) as server:
+            with runtime_in(value), Server(binary, SMALL, *SIZE) as server:
                 folder = folder_of(server)
                 assert os.path.dirname(folder) == where, (folder, where)
                 assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
                 assert {"router.sock", "prefill-0.sock", "decode-0.sock"} <= set(os.listdir(folder))
             assert not os.path.exists(folder)
-    finally:
-        if before is None:
-            del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
-        shutil.rmtree(base)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 /* The kernels of kernels_vnni.c, and integer products of many rows by AMX tiles. */
 #include "backend/cpu/kernels.h"
 
-#if defined(__AMX_INT8__)
+#if defined(__AMX_INT8__) || defined(__AMXINT8__) /* as Clang called it until 15 */
 
 #define TABLE_AMX
 

@@ -103,11 +103,12 @@ static inline struct hello hello_sample(const char *name)
 static inline void worker_prepare(struct worker *worker, const char *name,
                                   const struct shape *shape)
 {
+    static unsigned made; /* a test that failed has left its listeners */
     char text[ADDRESS_TEXT_BYTES];
     memset(worker, 0, sizeof(*worker));
     worker->shape = *shape;
     worker->hello = hello_sample(name);
-    snprintf(text, sizeof(text), "unix:%s/%s", folder, name);
+    snprintf(text, sizeof(text), "unix:%s/%s-%u", folder, name, made++);
     assert_int_equal(address_parse(text, 0, &worker->unix_address), OK);
     size_t bytes = shape->block_bytes * shape->block_count;
     int fd = memfd_create("pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
