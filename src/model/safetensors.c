@@ -140,7 +140,7 @@ static status read_place(const struct safetensors *file, const json_t *entry, si
         return file_error(file, ERR_BAD_INPUT,
                           "tensor %s is unaligned: it begins at byte %llu of the file (expected a "
                           "multiple of %zu); write the checkpoint anew",
-                          tensor->name, (unsigned long long)(file->start + begin), number_bytes);
+                          tensor->name, (unsigned long long)file->start + begin, number_bytes);
     tensor->data = file->data + file->start + begin;
     tensor->bytes = bytes;
     return OK;
