@@ -88,4 +88,7 @@ void options_help(const struct command_spec *command, FILE *to);
 /* Print the same as a man page (man macros) for baton-NAME(1). */
 void options_man(const struct command_spec *command, FILE *to);
 
+/* The name of that page, "baton-COMMAND", as troff. */
+void options_man_name(const struct command_spec *command, FILE *to);
+
 #endif

@@ -130,18 +130,24 @@ static void man_option(FILE *to, const char *name, const char *unit, const char 
     fputs(".\n", to);
 }
 
-void options_man(const struct command_spec *command, FILE *to)
+void options_man_name(const struct command_spec *command, FILE *to)
 {
-    fputs(".TH BATON\\-", to);
-    for (const char *c = command->name; *c != '\0'; c++)
-        fputc(*c == ' ' ? '-' : toupper((unsigned char)*c), to);
-    fprintf(to, " 1 \"\" \"baton %s\" \"baton\"\n.SH NAME\nbaton\\-", BATON_VERSION);
+    fputs("baton\\-", to);
     for (const char *c = command->name; *c != '\0'; c++) {
         if (*c == ' ')
             fputs("\\-", to);
         else
             fputc(*c, to);
     }
+}
+
+void options_man(const struct command_spec *command, FILE *to)
+{
+    fputs(".TH BATON\\-", to);
+    for (const char *c = command->name; *c != '\0'; c++)
+        fputc(*c == ' ' ? '-' : toupper((unsigned char)*c), to);
+    fprintf(to, " 1 \"\" \"baton %s\" \"baton\"\n.SH NAME\n", BATON_VERSION);
+    options_man_name(command, to);
     fputs(" \\- ", to);
     print_troff(to, command->summary);
     fprintf(to, "\n.SH SYNOPSIS\n.B baton %s\n[\\fIoptions\\fR] ", command->name);

@@ -82,8 +82,11 @@ static void commands_man(FILE *to)
             "baton \\- LLM inference server that separates prefill from decode\n"
             ".SH SYNOPSIS\n.B baton\n\\fICOMMAND\\fR [\\fIoptions\\fR]\n.SH COMMANDS\n",
             BATON_VERSION);
-    for (size_t i = 0; i < COMMAND_COUNT; i++)
-        fprintf(to, ".TP\n.BR baton\\-%s (1)\n%s.\n", commands[i]->name, commands[i]->summary);
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        fputs(".TP\n.BR ", to);
+        options_man_name(commands[i], to);
+        fprintf(to, " (1)\n%s.\n", commands[i]->summary);
+    }
     fputs(".SH EXIT STATUS\n0 when all went well, 1 after a failure, 2 after a mistake on the "
           "command line.\n",
           to);
@@ -133,9 +136,12 @@ static int man_run(const void *options, const char *const *operands, uint32_t op
         commands_man(stdout);
         return EXIT_OK;
     }
-    const struct command_spec *command = command_find(operands[0]);
+    char name[64]; /* "kv stat" is one command of two words */
+    bool two = operand_count > 1;
+    snprintf(name, sizeof(name), "%s%s%s", operands[0], two ? " " : "", two ? operands[1] : "");
+    const struct command_spec *command = command_find(name);
     if (command == NULL)
-        return command_unknown(operands[0]);
+        return command_unknown(name);
     options_man(command, stdout);
     return EXIT_OK;
 }
@@ -147,7 +153,7 @@ static const struct command_spec man_command = {
     .options = man_specs,
     .option_count = sizeof(man_specs) / sizeof(man_specs[0]),
     .options_bytes = sizeof(struct man_options),
-    .operands_max = 1,
+    .operands_max = 2,
     .run = man_run,
 };
 

@@ -122,6 +122,23 @@ def sampling_parameters(binary):
         assert salted["usage"]["prompt_tokens_details"]["cached_tokens"] == 16
 
 
+def one_prefill_for_all(binary):
+    """n answers are one prefill and one handoff; one that ends with its first token hands nothing over."""
+    body = {"prompt": list(range(3, 60)), "ignore_eos": True, "temperature": 1, "seed": 1}
+    with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "8M", "--prefix-cache-bytes", "0") as server:
+        def counted(prefill, decode):
+            return (server.sum("baton_worker_tokens_total", kind="prefill") == prefill and
+                    server.sum("baton_worker_tokens_total", kind="decode") == decode)
+        answer = server.complete(n=3, max_tokens=8, **body)
+        assert len({c["text"] for c in answer["choices"]}) > 1, answer
+        server.wait_until(lambda: counted(57, 3 * 7), 3, "all counted")
+        assert server.sum("baton_handoffs_total") == 1
+        assert server.complete(n=3, max_tokens=1, **body)["usage"]["completion_tokens"] == 3
+        server.wait_until(lambda: counted(2 * 57, 3 * 7), 3, "all counted")
+        assert server.sum("baton_handoffs_total") == 1
+        server.assert_all_free()
+
+
 def small_routes(binary):
     with Server(binary, MODEL, "--ctx", "1024", "--model-name", "smol") as server:
         assert server.call("GET", "/v1/models")["data"][0]["id"] == "smol"
@@ -234,8 +251,8 @@ def metrics(binary):
             text = answer.read().decode()
             connection.close()
             values = server.metrics()
-            ratios[delay] = [values[("baton_worker_bandwidth_ratio", ("worker", w))]
-                             for w in ("prefill-0", "decode-0")]
+            ratios[delay] = [values[(f"baton_worker_{limit}_ratio", ("worker", w))]
+                             for limit in ("compute", "bandwidth") for w in ("prefill-0", "decode-0")]
             assert all(r > 0 for r in ratios[delay]), ratios
             assert values[("baton_time_to_first_token_seconds_count",)] == 4
             assert values[("baton_inter_token_latency_seconds_count",)] == 4 * 59
@@ -308,5 +325,5 @@ def large_prompts_do_not_stall(binary):
 
 if __name__ == "__main__":
     os.environ.pop("OPENAI_API_KEY", None)
-    main([openai_package, sampling_parameters, small_routes, over_long, with_curl, keys, metrics,
-          slow_reader, large_prompts_do_not_stall], sys.argv)
+    main([openai_package, sampling_parameters, one_prefill_for_all, small_routes, over_long, with_curl,
+          keys, metrics, slow_reader, large_prompts_do_not_stall], sys.argv)

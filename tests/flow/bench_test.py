@@ -4,6 +4,8 @@
 usage: bench_test.py BATON
 """
 import json
+import os
+import pty
 import subprocess
 import sys
 import tempfile
@@ -147,6 +149,20 @@ class BenchTest(unittest.TestCase):
         done = self.bench(*arguments, "--json", "-")
         self.assertEqual(done.stderr, "")  # no progress in a pipe
         return json.loads(done.stdout)
+
+    def test_progress_on_a_terminal(self):
+        terminal, slave = pty.openpty()
+        try:
+            child = subprocess.Popen([BATON, "bench", "--base-url", self.server.url, "--num-prompts", "8",
+                                      "--max-concurrency", "1", "--input-len", "5", "--output-len", "25"],
+                                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave)
+            self.addCleanup(child.kill)
+            self.assertEqual(child.wait(120), 0)
+            shown = os.read(terminal, 65536).decode()
+        finally:
+            os.close(slave)
+            os.close(terminal)
+        self.assertRegex(shown, r"\r\d of 8 done, \d running, 0 failed")
 
     def test_keys_counts_and_times(self):
         found = self.bench_json("--num-prompts", "6", "--max-concurrency", "2", "--input-len", "50",

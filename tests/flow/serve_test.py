@@ -16,7 +16,7 @@ import tempfile
 import termios
 import time
 
-from baton import SLOW, SMALL, SMALL_MODELS, Server, free_port, main
+from baton import SLOW, SMALL, SMALL_MODELS, Failed, Server, free_port, main
 
 SIZE = ["--ctx", "512", "--kv-bytes", "8M"]
 BODY = {"prompt": list(range(5, 60)), "max_tokens": 8, "ignore_eos": True, "temperature": 0}
@@ -203,6 +203,27 @@ def flipped_bits(binary):
         assert served < 30
     finally:
         shutil.rmtree(folder)
+
+
+def template_beyond(binary):
+    """A chat template that is beyond the interpreter is named at load; only /v1/completions works."""
+    with open(SMALL, "rb") as file:
+        data = file.read()
+    at = Parts(data).values["tokenizer.chat_template"] + 8
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "template.gguf")
+        with open(path, "wb") as file:
+            file.write(changed(data, at, b"{% include 'x' %}"))
+        with Server(binary, path, *SIZE) as server:
+            warned = server.process.wait_for(r"chat template not usable.*")
+            assert "include" in warned.group(0), warned.group(0)
+            try:
+                server.chat(messages=[{"role": "user", "content": "hello"}])
+                raise AssertionError("a chat without a template was answered")
+            except Failed as refused_chat:
+                assert refused_chat.code == 400, refused_chat
+                assert refused_chat.body["error"]["code"] == "no_chat_template", refused_chat
+            assert server.complete(**BODY)["usage"]["completion_tokens"] == 8
 
 
 def too_large(binary):
@@ -409,5 +430,5 @@ def runtime_folder(binary):
 
 
 if __name__ == "__main__":
-    main([model_files, flipped_bits, too_large, killed, interrupted, two_at_once, names_and_cores,
-          runtime_folder], sys.argv)
+    main([model_files, flipped_bits, template_beyond, too_large, killed, interrupted, two_at_once,
+          names_and_cores, runtime_folder], sys.argv)
