@@ -50,6 +50,8 @@ static void codec_refuse(struct codec *c, const char *name)
 
 void codec_bytes(struct codec *c, uint8_t *field, size_t bytes)
 {
+    if (bytes == 0)
+        return; /* of nothing the field may be NULL, which memcpy may not be given */
     if (c->frame != NULL) {
         uint8_t *to = wire_frame_extend(c->frame, bytes);
         if (to != NULL)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 
-from baton import MODEL, SLOW, SMALL, Failed, Server, main, together
+from baton import MODEL, PATIENT, SLOW, SMALL, Failed, Server, main, together
 
 CHAT = [{"role": "user", "content": "Name the capital of France."}]
 
@@ -125,7 +125,8 @@ def sampling_parameters(binary):
 def one_prefill_for_all(binary):
     """n answers are one prefill and one handoff; one that ends with its first token hands nothing over."""
     body = {"prompt": list(range(3, 60)), "ignore_eos": True, "temperature": 1, "seed": 1}
-    with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "8M", "--prefix-cache-bytes", "0") as server:
+    with Server(binary, SMALL, *PATIENT, "--ctx", "512", "--kv-bytes", "8M", "--prefix-cache-bytes",
+                "0") as server:
         def counted(prefill, decode):
             return (server.sum("baton_worker_tokens_total", kind="prefill") == prefill and
                     server.sum("baton_worker_tokens_total", kind="decode") == decode)
@@ -238,7 +239,7 @@ def metrics(binary):
     delayed = "20ms" if SLOW == 1 else "100ms"  # long beside a step
     for delay in ("0", delayed):
         with Server(binary, SMALL, "--ctx", "512", "--kv-bytes", "8M", "--prefix-cache-bytes", "0",
-                    "--step-delay", delay) as server:
+                    "--step-delay", delay, *PATIENT) as server:
             for _ in range(3):
                 server.complete(**body)
             time.sleep(1)

@@ -22,6 +22,8 @@ MODEL = os.path.join(os.environ.get("BATON_MODELS", os.path.join(HERE, "..", "..
                      "SmolLM2-135M-Instruct.Q4_1.gguf")
 # Sanitizers make everything slower; bounds that are the product's promises are not scaled.
 SLOW = 10 if os.environ.get("BATON_SANITIZE") else 1
+# Where nobody dies: on a busy machine the living may be silent for a second.
+PATIENT = ["--silence", "10s"]
 
 
 def free_port():

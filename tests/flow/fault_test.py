@@ -74,6 +74,8 @@ def matrix(binary, role, *options, back=workers_are_back, number=signal.SIGKILL)
                 server.assert_all_free(5 if number == signal.SIGKILL else 8)
                 if number == signal.SIGSTOP:
                     os.kill(victim, signal.SIGCONT)
+                else:  # it may die after the last token: whoever is struck next is not this one
+                    server.wait_until(lambda v=victim: server.pid_of(role) != v, 10, "another one")
 
 
 def prefill_killed_in_every_phase(binary):

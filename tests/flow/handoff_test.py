@@ -2,10 +2,8 @@
 import random
 import sys
 
-from baton import MODEL, SMALL, Redis, Server, main, together
+from baton import MODEL, PATIENT, SMALL, Redis, Server, main, together
 
-# Nobody dies here, and on a busy machine the living may be silent for a second.
-PATIENT = ["--silence", "10s"]
 WIDE = ["--kv-bytes", "64M", "--ctx", "512"]
 
 # name, options

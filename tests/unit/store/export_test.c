@@ -63,6 +63,10 @@ static void from_store_to_store(void **state)
     uint32_t ids[64], to[64];
     struct kv_options options = {.store = store_address.text};
     pid_t from = rig_store(small);
+    const struct address from_address = store_address;
+    pid_t into = rig_store(small); /* while this process has one thread */
+    const struct address into_address = store_address;
+    store_address = from_address;
     assert_int_equal(export_to(file, &options), EXIT_FAILED);
     assert_said("no blocks yet");
     user_open(&a, "a", 64, 0, 0);
@@ -91,8 +95,7 @@ static void from_store_to_store(void **state)
     rig_kill(from, SIGTERM);
 
     /* Into an empty store, and again into one that has them. */
-    pid_t into = rig_store(small);
-    options.store = store_address.text;
+    store_address = into_address;
     options.fingerprint = model;
     assert_int_equal(import_from(part, &options), EXIT_OK);
     user_open(&b, "b", 64, 0, 0);
