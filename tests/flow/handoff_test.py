@@ -2,7 +2,7 @@
 import random
 import sys
 
-from baton import MODEL, PATIENT, SMALL, Redis, Server, main, together
+from baton import MODEL, PATIENT, SLOW, SMALL, Redis, Server, main, together
 
 WIDE = ["--kv-bytes", "64M", "--ctx", "512"]
 
@@ -168,7 +168,7 @@ def real_model(binary):
     text = "The history of the city begins with a river, a bridge and a market. " * 12
     bodies = [{"prompt": text[:length], "max_tokens": 24, "temperature": t, "seed": 5,
                "logprobs": 1}
-              for length in (1, 40, 300, 800) for t in (0, 0.9)]
+              for length in ((1, 40, 300, 800) if SLOW == 1 else (1, 300)) for t in (0, 0.9)]
     with Server(binary, MODEL, "--ctx", "1024", "--colocated", "1") as server:
         expected = run_all(server, bodies)
     for carrier in ("shm", "tcp"):
