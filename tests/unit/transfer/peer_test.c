@@ -2,6 +2,8 @@
  * afterwards. Forks happen while the process has no second thread. */
 #include "unit/transfer/worker_sample.h"
 
+#include <sys/prctl.h>
+
 #define BLOCKS 32
 
 struct introduction {
@@ -50,6 +52,7 @@ static pid_t holder_process(const struct shape *shape, const struct lease_id *le
         struct worker holder;
         uint32_t ids[BLOCKS];
         alarm(30);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* also when it is stopped */
         all_ids(ids);
         worker_open(&holder, "holder", shape);
         for (uint32_t i = 0; i < BLOCKS; i++) {
@@ -85,6 +88,7 @@ static pid_t receiver_process(const struct shape *shape, const struct lease_id *
         struct worker holder, receiver;
         uint32_t ids[BLOCKS];
         alarm(30);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* also when it is stopped */
         all_ids(ids);
         meet(pipe_fds[0], &holder);
         worker_prepare(&receiver, "receiver", shape);

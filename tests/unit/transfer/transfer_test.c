@@ -392,7 +392,8 @@ static void a_worker_stops_in_the_middle(void **state)
     transfer_close(holder.transfer);
     for (int i = 0; i < 2; i++) {
         worker_expect_free(&holder, TRANSFER_HOLDER_DONE, ERR_CANCELLED);
-        struct transfer_report *report = worker_report(&receiver, 5000);
+        struct transfer_report *report = worker_report(&receiver, 10000);
+        assert_non_null(report);
         assert_int_equal(report->mail.kind, TRANSFER_FAILED);
         transfer_report_free(report);
     }
