@@ -329,7 +329,8 @@ static void a_lease_is_for_one(void **state)
     struct shape shape = shape_even(2, 8, 500);
     struct worker holder, first, second;
     uint32_t ids[4] = {0, 1, 2, 3};
-    worker_open(&holder, "holder", &shape);
+    worker_prepare(&holder, "holder", &shape);
+    worker_start(&holder, (struct transfer_options){.subscribe_ms = 500});
     worker_open(&first, "first", &shape);
     worker_open(&second, "second", &shape);
     blocks_fill(&holder, ids, 4);
@@ -359,7 +360,6 @@ static void a_lease_is_for_one(void **state)
             offer_all(&holder, &lease, ids, 4);
             transfer_complete(holder.transfer, &lease, 4, NULL, 0);
             worker_expect_free(&holder, TRANSFER_HOLDER_DONE, ERR_TIMEOUT);
-            wish.deadline_ms = 2000;
             transfer_receive(second.transfer, &wish);
             report = worker_expect(&second, TRANSFER_FAILED, ERR_NOT_FOUND);
             assert_non_null(strstr(report->text, "lease"));
