@@ -15,6 +15,7 @@
 #include "cli/bench_redis.h"
 #include "cli/cluster_options.h"
 #include "cli/commands.h"
+#include "cli/worker_options.h"
 #include "kv/layout.h"
 #include "store/store.h"
 
@@ -22,7 +23,7 @@
 #define ROUNDS_MAX 1000
 
 struct bench_store_options {
-    const char *store, *carrier, *redis, *cluster_key;
+    const char *store, *carrier, *rdma_transports, *redis, *cluster_key;
     uint32_t layers, blocks, rounds, pool_blocks;
 };
 
@@ -31,7 +32,8 @@ struct bench_store_options {
 static const struct option_spec bench_store_rows[] = {
     {"store", OPTION_TEXT, "ADDR", "127.0.0.1:8002", 0, 0, offsetof(T, store),
      "the store: HOST:PORT, unix:PATH, redis://HOST:PORT"},
-    {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier), "shm, tcp or auto"},
+    {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier), "shm, tcp, rdma or auto"},
+    TEST_RDMA_ROW(T),
     {"redis", OPTION_TEXT, "ADDR", NULL, 0, 0, offsetof(T, redis),
      "also measure SET and GET of this Redis, pipelined, unchecked: HOST:PORT or unix:PATH"},
     {"layers", OPTION_UINT, "N", "32", 1, 1024, offsetof(T, layers),
@@ -306,10 +308,11 @@ static status bench_open_store(struct bench_store *bench)
                                               .layers = layers,
                                               .layer_count = options->layers,
                                               .carriers = carriers,
+                                              .rdma_transports = options->rdma_transports,
                                               .reports = bench->transfers};
     if (st == OK)
         st = transfer_open(&transfer, &bench->transfer);
-    if (st == OK && (carriers & TRANSFER_TCP) != 0)
+    if (st == OK && (carriers & TRANSFER_REMOTE) != 0)
         st = transfer_tcp_address(bench->transfer, &bench->tcp_address);
     const struct store_options store = {
         .address = options->store,
@@ -318,7 +321,7 @@ static status bench_open_store(struct bench_store *bench)
         .transfer = bench->transfer,
         .pool = bench->pool,
         .transfer_unix = (carriers & TRANSFER_SHM) != 0 ? bench->unix_address.text : NULL,
-        .transfer_tcp = (carriers & TRANSFER_TCP) != 0 ? bench->tcp_address.text : NULL,
+        .transfer_tcp = (carriers & TRANSFER_REMOTE) != 0 ? bench->tcp_address.text : NULL,
         .key = bench->key,
         .reports = bench->reports,
         .queue_blocks_max = options->blocks};
@@ -365,6 +368,10 @@ static int bench_store_run(const void *options_given, const char *const *operand
     if (bench == NULL)
         return EXIT_FAILED;
     log_open("bench", LOG_WARN);
+    if (!worker_words_known(options->carrier, "auto", "auto", "warn")) {
+        free(bench);
+        return EXIT_USAGE;
+    }
     bench->options = options;
     bench->sockets[0] = bench->sockets[1] = bench->redis = bench->pool.fd = -1;
     status st = options->pool_blocks / 2 < options->blocks

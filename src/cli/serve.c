@@ -43,7 +43,7 @@ struct serve_options {
     uint32_t port, queue, local_tokens, place, crashes;
     uint64_t body_bytes, stream_bytes, request_timeout_ms, silence_ms, stuck_ms, drain_ms;
     /* Handed on to the workers. */
-    const char *kernels, *kv_dtype, *packed_weights, *carrier, *offer, *log_level;
+    const char *kernels, *kv_dtype, *packed_weights, *carrier, *rdma_transports, *offer, *log_level;
     const char *device, *cuda_plugin;
     bool deterministic;
     uint32_t ctx, block_tokens, threads, prefill_batch_tokens, prefill_chunk, decode_batch;
@@ -162,6 +162,7 @@ static void args_hand_on_all(struct serve_args *args, const struct serve_options
 static const struct option_spec router_rows[] = {ROUTER_ROWS(T)};
 static const struct option_spec worker_rows[] = {WORKER_SIZE_ROWS(T), CLUSTER_KEY_ROW(T)};
 static const struct option_spec cluster_key_row = CLUSTER_KEY_ROW(T);
+static const struct option_spec test_rdma_row = TEST_RDMA_ROW(T);
 static const struct option_spec model_rows[] = {MODEL_ROWS(T)};
 
 /* The model, last. */
@@ -214,6 +215,7 @@ static status serve_add_store(struct serve *serve)
     args_add(args, "--transfer=unix:%s/store-transfer.sock", serve->folder.path);
     args_add(args, "--carrier=%s",
              strcmp(options->carrier, "cuda-ipc") == 0 ? "auto" : options->carrier);
+    args_hand_on(args, options, &test_rdma_row);
     args_add(args, "--memory-bytes=%llu", (unsigned long long)options->memory_bytes);
     if (options->disk != NULL) {
         args_add(args, "--disk=%s", options->disk);

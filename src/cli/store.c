@@ -9,6 +9,7 @@
 #include "cli/cluster_options.h"
 #include "cli/commands.h"
 #include "cli/store_options.h"
+#include "cli/worker_options.h"
 #include "engine/memory.h"
 #include "http/prometheus.h"
 #include "http/server.h"
@@ -29,7 +30,9 @@ static const struct option_spec store_rows[] = {
     {"transfer-advertise", OPTION_TEXT, "ADDR", NULL, 0, 0, offsetof(T, transfer_advertise),
      "HOST or HOST:PORT that other hosts are told to connect to; unset: the address that is bound"},
     {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier),
-     "how blocks move: shm, tcp, or auto (shm on one host, else tcp)"},
+     "how blocks move: shm, tcp, rdma (UCX; has not met real hardware), or auto (shm on one host, "
+     "else tcp)"},
+    TEST_RDMA_ROW(T),
     STORE_SIZE_ROWS(T),
     CLUSTER_KEY_ROW(T),
     {"metrics-port", OPTION_UINT, "PORT", "0", 0, 65535, offsetof(T, metrics_port),

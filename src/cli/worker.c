@@ -59,7 +59,7 @@ static bool word_known(const char *option, const char *word, const char *const *
 bool worker_words_known(const char *carrier, const char *kernels, const char *kv_dtype,
                         const char *log_level)
 {
-    static const char *const carriers[] = {"auto", "shm", "tcp", "cuda-ipc", NULL};
+    static const char *const carriers[] = {"auto", "shm", "tcp", "cuda-ipc", "rdma", NULL};
     static const char *const classes[] = {"auto", "float", "int8", NULL};
     static const char *const kv_dtypes[] = {"auto", "f16", "f32", NULL};
     static const char *const levels[] = {"debug", "info", "warn", "error", NULL};

@@ -12,6 +12,13 @@
 #include "base/options.h"
 
 /* T: a struct whose fields bear the names, and have the types, of struct worker_options. */
+#define TEST_RDMA_ROW(T)                                                                           \
+    {                                                                                              \
+        "test-rdma-transports", OPTION_TEXT, "LIST", NULL, 0, 0, offsetof(T, rdma_transports),     \
+            "UCX TRANSPORTS[@DEVICE] for carrier rdma on a host without RDMA, to test it; they "   \
+            "check no keys; DEVICE: lo"                                                            \
+    }
+
 #define WORKER_SIZE_ROWS(T)                                                                        \
     {"ctx",                                                                                        \
      OPTION_UINT,                                                                                  \
@@ -150,8 +157,10 @@
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, carrier),                                                                     \
-         "how blocks move between workers: shm, tcp, cuda-ipc (GPUs of one host), or auto (the "   \
-         "fastest that two workers have in common)"},                                              \
+         "how blocks move between workers: shm, tcp, cuda-ipc (GPUs of one host), rdma (UCX; has " \
+         "not met real hardware), or auto (the fastest of the first three that two workers have "  \
+         "in common)"},                                                                            \
+        TEST_RDMA_ROW(T),                                                                          \
         {"offer",                                                                                  \
          OPTION_TEXT,                                                                              \
          "WHEN",                                                                                   \

@@ -77,7 +77,7 @@ static status keeper_open_transfer(struct keeper *keeper)
     snprintf(unix_text, sizeof(unix_text), "unix:/tmp/baton-%ld-store.sock", (long)getpid());
     status st = address_parse(options->transfer != NULL ? options->transfer : unix_text, 0,
                               &keeper->transfer_unix);
-    if (tcp_text == NULL && carriers == TRANSFER_TCP)
+    if (tcp_text == NULL && (carriers & TRANSFER_SHM) == 0)
         tcp_text = "127.0.0.1:0";
     if (st == OK && tcp_text != NULL)
         st = address_parse(tcp_text, 0, &tcp);
@@ -97,6 +97,7 @@ static status keeper_open_transfer(struct keeper *keeper)
         .layers = keeper->shape.layers,
         .layer_count = keeper->shape.layer_count,
         .carriers = carriers,
+        .rdma_transports = options->rdma_transports,
         .reports = keeper->transfers,
     };
     st = transfer_open(&transfer, &keeper->transfer);

@@ -28,7 +28,8 @@ struct keeper_options {
     const char *transfer;     /* Unix socket where workers of this host fetch; NULL: made up */
     const char *transfer_tcp; /* where workers of other hosts fetch; NULL: not at all */
     const char *transfer_advertise; /* what workers are told; NULL: the bound address */
-    const char *carrier;            /* "auto", "shm", "tcp" */
+    const char *carrier;            /* "auto", "shm", "tcp", "rdma" */
+    const char *rdma_transports;    /* NULL: those of RDMA; others to test */
     const char *disk;               /* folder; NULL: memory only */
     const char *log_level;
     const char *cluster_key; /* file; NULL: none */

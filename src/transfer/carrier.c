@@ -11,6 +11,8 @@ const char *transfer_carrier_name(enum transfer_carrier carrier)
         return "tcp";
     case TRANSFER_CUDA_IPC:
         return "cuda-ipc";
+    case TRANSFER_RDMA:
+        return "rdma";
     }
     return "none";
 }

@@ -5,14 +5,13 @@
  *     tcp       nothing                   ask; bytes arrive as bulk     throw away what arrives
  *     cuda-ipc  ask for the handle, map   a kernel that copies and      wait for the kernels
  *                                         sums what an offer has
+ *     rdma      ask for its pool's key    ucp_get into slots, copy      slots mean nothing now
  *
- * shm and tcp land in memory of the host. When the pool is in a device, receiver.c moves on what
- * they landed, and holder.c puts there what they will fetch.
+ * shm, tcp and rdma land in memory of the host. When the pool is in a device, receiver.c moves on
+ * what they landed, and holder.c puts there what they will fetch.
  *
- * Where rdma goes: UCX get; peer_ready exchanges keys after the handshake, forget must wait for the
- * transport to be quiet before the receive's report. A carrier that cannot be quiet at once keeps
- * its receive in a list of its own and calls receive_end later. The cluster key's encryption is no
- * carrier: it sits in wire/link, under tcp.
+ * A carrier that cannot be quiet at once lands in memory of its own (rdma). The cluster key's
+ * encryption is no carrier: it sits in wire/link, under tcp.
  *
  * Threads: the transfer thread.
  */
@@ -40,6 +39,7 @@ struct carrier {
 extern const struct carrier carrier_shm;
 extern const struct carrier carrier_tcp;
 extern const struct carrier carrier_cuda_ipc;
+extern const struct carrier carrier_rdma;
 
 /* shm, holder's side: make the pool's descriptor fit for peers. Errors: ERR_UNSUPPORTED, ERR_IO. */
 status shm_seal_pool(const struct transfer_pool *pool, int *read_only_fd_out);
@@ -58,5 +58,12 @@ size_t tcp_serve(void *peer);
 uint32_t tcp_on_bulk(void *ctx, uint16_t type, const uint8_t *payload, uint32_t payload_bytes,
                      uint32_t bulk_bytes, struct iovec spans[LINK_SPANS_MAX]);
 void tcp_on_landed(void *ctx);
+
+/* rdma: open UCX for transfer->rdma, before its thread runs, and let go of it, after. Errors:
+ * ERR_UNSUPPORTED (no such transport here; not in this build), ERR_NO_MEMORY, ERR_IO. */
+status rdma_open(struct transfer *transfer);
+void rdma_close(struct transfer *transfer);
+/* rdma, holder's side: tell where the pool is. */
+status rdma_on_ask(struct peer *peer);
 
 #endif

@@ -519,6 +519,10 @@ status holder_on_frame(struct peer *peer, uint16_t type, const uint8_t *payload,
         return tcp_on_fetch(peer, payload, bytes);
     case FRAME_ASK_DEVICE:
         return cuda_ipc_on_ask(peer, bytes);
+    case FRAME_ASK_REMOTE:
+        return link_is_unix(peer->link)
+                   ? error_set(ERR_BAD_INPUT, "ASK_REMOTE does not belong on a Unix socket")
+                   : rdma_on_ask(peer);
     case FRAME_ACK:
     case FRAME_GIVE_UP:
         return holder_on_end(peer, type, payload, bytes);

@@ -5,7 +5,7 @@
  *     peer.c       connections, both ways
  *     holder.c     leases: offers made, checksums, subscribers
  *     receiver.c   receives: what is wanted, what has landed, when it is done
- *     shm.c tcp.c cuda_ipc.c   how the bytes of a fetch get here (carrier.h)
+ *     shm.c tcp.c cuda_ipc.c rdma.c   how the bytes of a fetch get here (carrier.h)
  *     moving.c     what the device of the pool does for them (backend/moves.h)
  *
  * Threads: everything here belongs to the transfer thread, but for what transfer.c says of calls.
@@ -171,8 +171,9 @@ struct receive {
     struct fetch *fetches, **fetches_tail;
     struct fetch *suspects; /* did not match, wait for complete or a later offer */
     uint64_t queued_slices;
-    uint32_t moving_in;  /* from memory of the host to the pool in a device */
-    struct work landing; /* shm */
+    uint32_t moving_in;                    /* from memory of the host to the pool in a device */
+    struct work landing;                   /* shm, rdma */
+    struct rdma_slot *slots, **slots_tail; /* rdma: on their way, in order */
     uint64_t bytes;
     struct transfer_report *report;
     struct mailbox *reports;
@@ -198,6 +199,7 @@ struct peer {
     bool unmappable;       /* the same: open, so that it is not tried again, and not used */
     struct fetch *landing; /* tcp: whose bytes are arriving; NULL: thrown away */
     uint32_t landing_count;
+    struct rdma_peer *remote; /* rdma */
     /* incoming */
     struct lease *leases;
     struct lease *draining; /* over, but bytes of theirs are still queued */
@@ -261,6 +263,7 @@ struct transfer {
     struct moving *moving, **moving_tail; /* in the order in which they were asked for */
     struct work moving_work;
     uint64_t moved_ns; /* when the last one was over */
+    struct rdma *rdma; /* NULL: not this carrier */
     struct peer *peers;
     uint32_t incoming_count;
     struct lease *leases[TABLE_BUCKETS];

@@ -175,9 +175,10 @@ static void receive_try(struct receive *receive, status cause)
         bool *way = receive->has_device  ? &receive->has_device
                     : receive->has_local ? &receive->has_local
                                          : &receive->has_remote;
-        const struct carrier *carrier = receive->has_device  ? &carrier_cuda_ipc
-                                        : receive->has_local ? &carrier_shm
-                                                             : &carrier_tcp;
+        const struct carrier *carrier = receive->has_device      ? &carrier_cuda_ipc
+                                        : receive->has_local     ? &carrier_shm
+                                        : transfer->rdma != NULL ? &carrier_rdma
+                                                                 : &carrier_tcp;
         const struct address *address =
             way == &receive->has_remote ? &receive->remote : &receive->local;
         *way = false;

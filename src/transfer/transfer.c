@@ -373,16 +373,17 @@ status transfer_receive(struct transfer *transfer, const struct transfer_wish *w
     uint32_t carriers = transfer->options.carriers;
     bool device = wish->source.local != NULL && (carriers & TRANSFER_CUDA_IPC) != 0;
     bool local = wish->source.local != NULL && (carriers & TRANSFER_SHM) != 0;
-    bool remote = wish->source.remote != NULL && (carriers & TRANSFER_TCP) != 0;
+    bool remote = wish->source.remote != NULL && (carriers & TRANSFER_REMOTE) != 0;
     assert(wish->block_count >= 1 && wish->first_index < OFFER_INDEX_MAX &&
            wish->block_count <= OFFER_INDEX_MAX - wish->first_index);
     if (!device && !local && !remote)
         return error_set(ERR_BAD_INPUT,
                          "the holder has no address for a carrier that is allowed here "
-                         "(%s%s%s); allow another one or give its address",
+                         "(%s%s%s%s); allow another one or give its address",
                          (carriers & TRANSFER_SHM) != 0 ? "shm " : "",
                          (carriers & TRANSFER_TCP) != 0 ? "tcp " : "",
-                         (carriers & TRANSFER_CUDA_IPC) != 0 ? "cuda-ipc" : "");
+                         (carriers & TRANSFER_CUDA_IPC) != 0 ? "cuda-ipc " : "",
+                         (carriers & TRANSFER_RDMA) != 0 ? "rdma" : "");
     struct receive *receive = NULL;
     status st = receive_make(transfer, wish, &receive);
     if (st != OK)
@@ -489,8 +490,8 @@ static status transfer_copy_options(struct transfer *transfer,
     own->subscribe_ms = own->subscribe_ms != 0 ? own->subscribe_ms : SUBSCRIBE_MS;
     uint32_t possible = options->pool.device != NULL ? TRANSFER_CUDA_IPC : 0;
     if (options->pool.host != NULL)
-        possible |= TRANSFER_SHM | TRANSFER_TCP;
-    own->carriers = own->carriers != 0 ? own->carriers & possible : possible;
+        possible |= TRANSFER_SHM | TRANSFER_TCP | TRANSFER_RDMA;
+    own->carriers = (own->carriers != 0 ? own->carriers : ~(uint32_t)TRANSFER_RDMA) & possible;
     if (own->carriers == 0)
         return error_set(
             ERR_UNSUPPORTED, "carrier %s cannot move blocks of a pool %s; use --carrier auto",
@@ -529,7 +530,7 @@ static status transfer_listen(struct transfer *transfer)
             st = link_listen(transfer->loop, options->unix_listen, peer_on_accept, transfer,
                              &transfer->unix_listener);
     }
-    if (st == OK && options->tcp_listen != NULL && (options->carriers & TRANSFER_TCP) != 0) {
+    if (st == OK && options->tcp_listen != NULL && (options->carriers & TRANSFER_REMOTE) != 0) {
         st = link_listen(transfer->loop, options->tcp_listen, peer_on_accept, transfer,
                          &transfer->tcp_listener);
         if (st == OK)
@@ -560,6 +561,7 @@ static status transfer_open_loop(struct transfer *transfer)
 
 static void transfer_free(struct transfer *transfer)
 {
+    rdma_close(transfer);
     link_listener_close(transfer->unix_listener);
     link_listener_close(transfer->tcp_listener);
     loop_timer_close(transfer->work_timer);
@@ -597,6 +599,8 @@ status transfer_open(const struct transfer_options *options, struct transfer **t
     status st = transfer_copy_options(transfer, options);
     if (st == OK)
         st = transfer_open_loop(transfer);
+    if (st == OK && (transfer->options.carriers & TRANSFER_RDMA) != 0)
+        st = rdma_open(transfer);
     if (st == OK)
         st = transfer_listen(transfer);
     if (st == OK) {

@@ -15,9 +15,10 @@
  *
  * Carriers: shm (same host: the pool's read-only descriptor, mapped once per incarnation; a fetch
  * is a copy by the receiver), tcp (a fetch is a request, answered with bytes straight from the
- * holder's pool into the receiver's block) and cuda-ipc (two GPU pools of one host: the holder's
- * mapped once, a fetch is a kernel of the receiver's). A GPU's pool reaches shm and tcp by way of
- * memory of the host, and the other way round. carrier.h is where rdma goes.
+ * holder's pool into the receiver's block), cuda-ipc (two GPU pools of one host: the holder's
+ * mapped once, a fetch is a kernel of the receiver's) and, where it is asked for, rdma (UCX;
+ * control messages go over a tcp connection). A GPU's pool reaches all but cuda-ipc by way of
+ * memory of the host, and the other way round.
  *
  * Threads: one transfer thread per worker, made by transfer_open, does all the work. Every call
  *          may be made from any thread, for one lease from one at a time (the compute thread); none
@@ -45,8 +46,16 @@
 
 struct transfer;
 
-enum transfer_carrier { TRANSFER_SHM = 1, TRANSFER_TCP = 2, TRANSFER_CUDA_IPC = 4 };
-#define TRANSFER_CARRIERS 3
+enum transfer_carrier {
+    TRANSFER_SHM = 1,
+    TRANSFER_TCP = 2,
+    TRANSFER_CUDA_IPC = 4,
+    TRANSFER_RDMA = 8,
+};
+#define TRANSFER_CARRIERS 4
+#define TRANSFER_LOCAL (TRANSFER_SHM | TRANSFER_CUDA_IPC) /* begin at a Unix socket */
+#define TRANSFER_REMOTE (TRANSFER_TCP | TRANSFER_RDMA)    /* begin at a TCP port */
+#define TRANSFER_RDMA_TRANSPORTS "rc,dc,ud"               /* of UCX: what checks keys */
 
 const char *transfer_carrier_name(enum transfer_carrier carrier); /* "shm" */
 
@@ -79,8 +88,11 @@ struct transfer_options {
     struct transfer_pool pool;
     const struct transfer_slice *layers; /* [layer_count]; copied */
     uint32_t layer_count;
-    uint32_t carriers;       /* enum transfer_carrier or-ed: those allowed; 0: all */
-    struct mailbox *reports; /* lives longer than the transfer */
+    uint32_t carriers; /* enum transfer_carrier or-ed: those allowed; 0: shm and tcp. With rdma
+                          other hosts are reached by it alone */
+    const char *rdma_transports; /* of UCX, to test: TRANSPORTS[@DEVICE]; they check no keys, so the
+                                    device is lo if none is named. NULL: TRANSFER_RDMA_TRANSPORTS */
+    struct mailbox *reports;     /* lives longer than the transfer */
     /* 0: the default. */
     uint32_t connect_ms;   /* connection and handshake; 3000 */
     uint32_t silence_ms;   /* nothing heard from a connected peer: it is gone; 3000 */
@@ -92,7 +104,7 @@ struct transfer_options {
 };
 
 /* Start the thread and listen. Errors: ERR_IO (address in use), ERR_NO_MEMORY, ERR_UNSUPPORTED (the
- * pool's memfd cannot be sealed). */
+ * pool's memfd cannot be sealed; no RDMA here). */
 status transfer_open(const struct transfer_options *options, struct transfer **transfer_out);
 
 /* Stop. Nothing writes into any block afterwards. Leases and receives that are not over end here
@@ -210,7 +222,7 @@ struct transfer_carrier_counters {
 };
 
 struct transfer_counters {
-    struct transfer_carrier_counters carriers[TRANSFER_CARRIERS]; /* shm, tcp, cuda-ipc */
+    struct transfer_carrier_counters carriers[TRANSFER_CARRIERS]; /* shm, tcp, cuda-ipc, rdma */
     uint64_t peers;                                               /* connected now */
     uint64_t mapped_bytes;                                        /* of peers' pools now */
     uint64_t leases;                                              /* open now */

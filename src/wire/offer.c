@@ -163,6 +163,48 @@ status device_read(const uint8_t *from, uint32_t bytes, struct device_message *m
     return OK;
 }
 
+uint32_t remote_write(const struct remote_message *message, uint8_t *to)
+{
+    assert(message->address_bytes <= REMOTE_PART_BYTES_MAX &&
+           message->key_bytes <= REMOTE_PART_BYTES_MAX);
+    struct writer w = offer_writer(to);
+    write_u32(&w, message->block_count);
+    write_u64(&w, message->block_bytes);
+    write_u64(&w, message->base);
+    write_u32(&w, message->address_bytes);
+    write_u32(&w, message->key_bytes);
+    write_bytes(&w, message->address, message->address_bytes);
+    write_bytes(&w, message->key, message->key_bytes);
+    return offer_written(&w);
+}
+
+status remote_read(const uint8_t *from, uint32_t bytes, struct remote_message *message_out)
+{
+    struct remote_message message;
+    struct reader r = reader_over(from, bytes);
+    message.block_count = read_u32(&r);
+    message.block_bytes = read_u64(&r);
+    message.base = read_u64(&r);
+    message.address_bytes = read_u32(&r);
+    message.key_bytes = read_u32(&r);
+    if (!reader_ok(&r) || message.address_bytes > REMOTE_PART_BYTES_MAX ||
+        message.key_bytes > REMOTE_PART_BYTES_MAX)
+        return offer_malformed("REMOTE", bytes);
+    message.address = read_bytes(&r, message.address_bytes);
+    message.key = read_bytes(&r, message.key_bytes);
+    size_t total, end;
+    bool none = message.address_bytes == 0;
+    bool sound = none ? message.key_bytes == 0
+                      : message.key_bytes > 0 && message.block_count > 0 &&
+                            message.block_bytes > 0 &&
+                            size_mul(message.block_count, message.block_bytes, &total) &&
+                            size_add(message.base, total, &end);
+    if (!reader_ok(&r) || r.left != 0 || !sound)
+        return offer_malformed("REMOTE", bytes);
+    *message_out = message;
+    return OK;
+}
+
 uint32_t offer_write(const struct lease_tag *tag, uint32_t number, uint32_t layer,
                      uint32_t first_index, const uint32_t *block_ids,
                      const struct checksum *checksums, uint32_t count, uint8_t *to)

@@ -7,15 +7,15 @@
  *     GIVE_UP                     COMPLETE  block count, payload
  *     PING                        GONE      the lease is over: why
  *     ASK_DEVICE                  PING
- *                                 DEVICE    (Unix) what maps the pool in a device's memory, or why
+ *     ASK_REMOTE                  DEVICE    (Unix) what maps the pool in a device's memory, or why
  *                                           there is nothing
+ *                                 REMOTE    (TCP) where the pool is, for RDMA
  *
- * Every message but POOL, PING, ASK_DEVICE and DEVICE begins with {lease 16 bytes, epoch u32, rank
- * u16, ranks u16}; those of another epoch are dropped. Offers of a lease are numbered from 0 in the
- * order they were made; FETCH and DATA name an offer by its number, so a holder never looks at an
- * address from a peer, and can give only what it has offered under that lease. Block ids in an
- * OFFER are the holder's own and serve carriers that read its memory; the receiver checks them
- * against the holder's pool.
+ * Every message about a lease begins with {lease 16 bytes, epoch u32, rank u16, ranks u16}; those
+ * of another epoch are dropped. Offers of a lease are numbered from 0 in the order they were made;
+ * FETCH and DATA name an offer by its number, so a holder never looks at an address from a peer,
+ * and can give only what it has offered under that lease. Block ids in an OFFER are the holder's
+ * own and serve carriers that read its memory; the receiver checks them against the holder's pool.
  *
  * Threads: any. Memory: decoded messages point into the payload.
  */
@@ -34,6 +34,7 @@
 #define OFFER_INDEX_MAX (1u << 24) /* blocks of one sequence */
 #define OFFER_TEXT_BYTES 256
 #define OFFER_HANDLE_BYTES 128         /* backend/moves.h says what is in it */
+#define REMOTE_PART_BYTES_MAX 4096u    /* of an address or a key in REMOTE */
 #define OFFER_PAYLOAD_BYTES_MAX 65536u /* the opaque bytes of COMPLETE */
 #define OFFER_FRAME_BYTES_MAX (OFFER_PAYLOAD_BYTES_MAX + 256u) /* any message's payload */
 
@@ -58,6 +59,8 @@ enum offer_frame {
     FRAME_PING,
     FRAME_ASK_DEVICE, /* empty */
     FRAME_DEVICE,
+    FRAME_ASK_REMOTE,
+    FRAME_REMOTE,
 };
 
 /* What every message about a lease begins with. */
@@ -84,6 +87,15 @@ struct device_message {
     uint64_t block_bytes;
     uint8_t handle[OFFER_HANDLE_BYTES];
     char text[OFFER_TEXT_BYTES];
+};
+
+/* Where a transport reads the pool; address_bytes 0: this holder has no such transport. What the
+ * address and the key are is the transport's own. */
+struct remote_message {
+    uint32_t block_count;
+    uint64_t block_bytes, base;
+    const uint8_t *address, *key;
+    uint32_t address_bytes, key_bytes;
 };
 
 struct offer_message {
@@ -119,6 +131,7 @@ struct end_message {
 uint32_t subscribe_write(const struct subscribe_message *message, uint8_t *to);
 uint32_t pool_write(const struct pool_message *message, uint8_t *to);
 uint32_t device_write(const struct device_message *message, uint8_t *to);
+uint32_t remote_write(const struct remote_message *message, uint8_t *to);
 uint32_t offer_write(const struct lease_tag *tag, uint32_t number, uint32_t layer,
                      uint32_t first_index, const uint32_t *block_ids,
                      const struct checksum *checksums, uint32_t count, uint8_t *to);
@@ -131,6 +144,7 @@ uint32_t end_write(const struct end_message *message, uint8_t *to);
 status subscribe_read(const uint8_t *from, uint32_t bytes, struct subscribe_message *message_out);
 status pool_read(const uint8_t *from, uint32_t bytes, struct pool_message *message_out);
 status device_read(const uint8_t *from, uint32_t bytes, struct device_message *message_out);
+status remote_read(const uint8_t *from, uint32_t bytes, struct remote_message *message_out);
 status offer_read(const uint8_t *from, uint32_t bytes, struct offer_message *message_out);
 status fetch_read(const uint8_t *from, uint32_t bytes, struct fetch_message *message_out);
 status complete_read(const uint8_t *from, uint32_t bytes, struct complete_message *message_out);

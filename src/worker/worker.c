@@ -171,7 +171,7 @@ static status worker_open_transfer(struct worker *worker)
     status st = address_parse(options->transfer != NULL ? options->transfer : unix_text, 0,
                               &worker->transfer_unix);
     const char *tcp_text = options->transfer_tcp;
-    if (tcp_text == NULL && carriers == TRANSFER_TCP)
+    if (tcp_text == NULL && (carriers & TRANSFER_LOCAL) == 0)
         tcp_text = "127.0.0.1:0";
     if (st == OK && tcp_text != NULL)
         st = address_parse(tcp_text, 0, &tcp);
@@ -189,7 +189,7 @@ static status worker_open_transfer(struct worker *worker)
     struct transfer_options transfer = {
         .hello = &worker->hello,
         .key = worker->key,
-        .unix_listen = carriers != TRANSFER_TCP ? &worker->transfer_unix : NULL,
+        .unix_listen = (carriers & TRANSFER_LOCAL) != 0 ? &worker->transfer_unix : NULL,
         .tcp_listen = tcp_text != NULL ? &tcp : NULL,
         .pool = {.device = engine_moving_backend(worker->engine),
                  .host = pool->host,
@@ -199,6 +199,7 @@ static status worker_open_transfer(struct worker *worker)
         .layers = layers,
         .layer_count = layout->shape.layer_count,
         .carriers = carriers,
+        .rdma_transports = options->rdma_transports,
         .reports = worker->to_compute,
     };
     st = transfer_open(&transfer, &worker->transfer);
@@ -252,7 +253,7 @@ static status worker_fill_registration(struct worker *worker)
     r->limit_bytes_per_s = worker->limits.read_bytes_per_s;
     snprintf(r->name, sizeof(r->name), "%s", worker->name);
     worker_host_text(r->host, sizeof(r->host));
-    if (strcmp(options->carrier, "tcp") != 0)
+    if ((transfer_carriers_parse(options->carrier) & TRANSFER_LOCAL) != 0)
         snprintf(r->transfer_unix, sizeof(r->transfer_unix), "%s", worker->transfer_unix.text);
     return worker_advertise(worker, r->transfer_tcp, sizeof(r->transfer_tcp));
 }

@@ -27,7 +27,8 @@ struct worker_options {
     const char *transfer;           /* Unix socket where peers of this host fetch; NULL: made up */
     const char *transfer_tcp;       /* where peers of other hosts fetch; NULL: not at all */
     const char *transfer_advertise; /* what peers are told; NULL: the bound address */
-    const char *carrier;            /* "auto", "shm", "tcp", "cuda-ipc" */
+    const char *carrier;            /* "auto", "shm", "tcp", "cuda-ipc", "rdma" */
+    const char *rdma_transports;    /* NULL: those of RDMA; others to test */
     const char *store;              /* address of the central store; NULL: none */
     const char *offer;              /* "early", "late" */
     const char *kernels;            /* "auto", "float", "int8" */

@@ -32,6 +32,17 @@ def free_port():
         return s.getsockname()[1]
 
 
+def over_rdma(binary):
+    """The options of carrier rdma without an RDMA device; None, and why is said: no UCX here."""
+    with open(binary, "rb") as file:
+        built = b"libucp.so.0" in file.read()
+    known = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, check=True).stdout
+    if built and b"libucp.so.0" in known:
+        return ["--carrier", "rdma", "--test-rdma-transports", "tcp"]
+    print(f"      no carrier rdma: {'libucx0 is not installed' if built else 'built without UCX'}")
+    return None
+
+
 class Failed(Exception):
     """An HTTP answer that is not 200: .code, .body (parsed), .headers."""
 

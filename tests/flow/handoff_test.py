@@ -2,7 +2,7 @@
 import random
 import sys
 
-from baton import MODEL, PATIENT, SLOW, SMALL, Redis, Server, main, together
+from baton import MODEL, PATIENT, SLOW, SMALL, Redis, Server, main, over_rdma, together
 
 WIDE = ["--kv-bytes", "64M", "--ctx", "512"]
 
@@ -79,13 +79,16 @@ def small_model(binary):
         compare("colocated, cached", bodies, expected, again)
         server.wait_until(lambda: server.sum("baton_prefix_cache_hits_total") > 0, 2, "a hit")
         assert server.sum("baton_handoffs_total") == 0
-    for name, options in SPLITS:
+    rdma = over_rdma(binary)
+    splits = SPLITS + ([("rdma 2+2", [*rdma, "--prefill-workers", "2", "--decode-workers", "2"])]
+                       if rdma else [])
+    for name, options in splits:
         with Server(binary, SMALL, *WIDE, *PATIENT, *options) as server:
             compare(f"{name}, cold", bodies, expected, run_all(server, bodies))
             compare(f"{name}, cached", bodies, expected, run_all(server, bodies))
             loaded = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
             compare(f"{name}, all at once", bodies, expected, loaded)
-            carrier = "tcp" if "tcp" in name else "shm"
+            carrier = name[:4].strip()
             # One a request but those that end with their first token.
             server.wait_until(lambda c=carrier: server.sum("baton_handoffs_total", carrier=c) >=
                               3 * (len(bodies) - 3), 3, f"{name}: a handoff for each request")

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 
-from baton import SLOW, SMALL, Failed, Process, Server, free_port, main
+from baton import SLOW, SMALL, Failed, Process, Server, free_port, main, over_rdma
 from handoff_test import compare, outcome, requests
 
 SMALL_SIZE = ["--ctx", "512", "--kv-bytes", "8M"]
@@ -58,14 +58,17 @@ def make_key(binary, folder, name="key"):
 
 def only_loopback(binary):
     """Every socket that a deployment listens on, whatever the carrier, with one that must be found."""
-    for carrier in ("auto", "tcp"):
-        with Server(binary, SMALL, *SMALL_SIZE, "--carrier", carrier, "--prefill-workers", "2") as server:
+    rdma = over_rdma(binary)
+    for carrier in ("auto", "tcp", "rdma") if rdma else ("auto", "tcp"):
+        how = rdma if carrier == "rdma" else ["--carrier", carrier]
+        with Server(binary, SMALL, *SMALL_SIZE, *how, "--prefill-workers", "2") as server:
             assert server.complete(prompt="hello", max_tokens=2)
             found = listening(processes_of(server.process.pid))
             assert all(is_loopback(address) for address, _ in found), found
             assert server.port in [port for _, port in found], found
             # The HTTP port, and with tcp one of each worker.
-            assert len(found) == (1 if carrier == "auto" else 4), found
+            # Over rdma each worker has one of UCX too.
+            assert len(found) == {"auto": 1, "tcp": 4, "rdma": 7}[carrier], found
     with tempfile.TemporaryDirectory() as folder:
         key, port = make_key(binary, folder), free_port()
         router = Process("router", [binary, "router", "--port", "0", "--workers", f"0.0.0.0:{port}",
@@ -79,14 +82,16 @@ def only_loopback(binary):
 
 
 def same_with_a_key(binary):
-    """The same tokens, over shm and over tcp."""
+    """The same tokens, over every carrier."""
     bodies = requests(300, 512)
     with Server(binary, SMALL, *SMALL_SIZE, "--colocated", "1") as server:
         expected = [outcome(server.complete(**body)) for body in bodies]
     with tempfile.TemporaryDirectory() as folder:
         key = make_key(binary, folder)
-        for carrier in ("shm", "tcp"):
-            with Server(binary, SMALL, *SMALL_SIZE, "--carrier", carrier, "--cluster-key", key) as server:
+        rdma = over_rdma(binary)
+        for carrier in ("shm", "tcp", "rdma") if rdma else ("shm", "tcp"):
+            how = rdma if carrier == "rdma" else ["--carrier", carrier]
+            with Server(binary, SMALL, *SMALL_SIZE, *how, "--cluster-key", key) as server:
                 compare(f"{carrier} with a key", bodies, expected,
                         [outcome(server.complete(**body)) for body in bodies])
                 assert server.sum("baton_handoffs_total", carrier=carrier) > 0

@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 
-from baton import SMALL, Process, Server, free_port, main
+from baton import SMALL, Process, Server, free_port, main, over_rdma
 from gather_test import WIDE, conversation, known_everywhere, reference, same, turn, why
 
 SIZE = ["--ctx", "512", "--kv-bytes", "8M"]
@@ -123,10 +123,11 @@ def benchmark_runs(binary):
     redis = subprocess.Popen(["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"],
                              stdout=subprocess.DEVNULL)
     try:
-        for carrier in ("shm", "tcp"):
-            with Store(binary, "--memory-bytes", "4M", "--carrier", carrier) as store:
-                ask = ["bench", "store", "--store", store.address, "--carrier", carrier, "--layers",
-                       "4", "--rounds", "3", "--pool-blocks", "64"]
+        rdma = over_rdma(binary)
+        for how in [["--carrier", "shm"], ["--carrier", "tcp"]] + ([rdma] if rdma else []):
+            with Store(binary, "--memory-bytes", "4M", *how) as store:
+                ask = ["bench", "store", "--store", store.address, *how, "--layers", "4",
+                       "--rounds", "3", "--pool-blocks", "64"]
                 code, out, err = run(binary, *ask, "--blocks", "8", "--redis", f"127.0.0.1:{port}")
                 assert code == 0, err
                 for kind in ("add", "get", "memcpy", "tcp socket", "Redis SET", "Redis GET"):

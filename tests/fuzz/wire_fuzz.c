@@ -1,7 +1,7 @@
 /* What peers may say: the first byte of an input picks who hears the rest.
  *     0 frame header   1 hello   2 .. 7 messages of a transfer   8 a new link   9 a link that is
- * ready   11 what maps a pool in a device. A HELLO of version 1 stands for one of ours, so that the
- * corpus outlives versions. */
+ * ready   10 where a pool is for RDMA   11 what maps a pool in a device. A HELLO of version 1
+ * stands for one of ours, so that the corpus outlives versions. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +25,7 @@ static void read_messages(unsigned which, const uint8_t *data, uint32_t bytes)
     struct complete_message complete;
     struct end_message end;
     struct device_message device;
+    struct remote_message remote;
     if (which == 2 && subscribe_read(data, bytes, &subscribe) == OK)
         sink += subscribe.first_index + subscribe.block_count;
     if (which == 3 && pool_read(data, bytes, &pool) == OK)
@@ -43,6 +44,12 @@ static void read_messages(unsigned which, const uint8_t *data, uint32_t bytes)
         sink += strlen(end.text);
     if (which == 11 && device_read(data, bytes, &device) == OK)
         sink += strlen(device.text) + device.handle[OFFER_HANDLE_BYTES - 1];
+    if (which == 10 && remote_read(data, bytes, &remote) == OK) {
+        for (uint32_t i = 0; i < remote.address_bytes; i++)
+            sink += remote.address[i];
+        for (uint32_t i = 0; i < remote.key_bytes; i++)
+            sink += remote.key[i];
+    }
 }
 
 /* ---- a whole link ---- */
@@ -168,7 +175,7 @@ static void hear_all(unsigned which, uint8_t *data, size_t bytes)
         make_version_ours(data + hello_at, bytes - hello_at);
     if (which == 1 && hello_read(data, (uint32_t)bytes, &hello) == OK)
         sink += (uint64_t)hello_check(&ours, &hello);
-    if ((which >= 2 && which <= 7) || which == 11)
+    if ((which >= 2 && which <= 7) || which == 10 || which == 11)
         read_messages(which, data, (uint32_t)bytes);
     if (which == 8 || which == 9)
         hear(data, bytes, which == 9);

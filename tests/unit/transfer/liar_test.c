@@ -16,6 +16,8 @@ struct liar {
     uint32_t offers, gones, bulks, completes;
     status gone_status;
     struct subscribe_message subscription;
+    uint8_t remote[OFFER_FRAME_BYTES_MAX]; /* a REMOTE that came */
+    uint32_t remote_bytes;
     uint8_t place[1 << 20];
 };
 
@@ -39,6 +41,10 @@ static void liar_on_frame(void *ctx, uint16_t type, const uint8_t *payload, uint
         assert_int_equal(end_read(payload, payload_bytes, &end), OK);
         liar->gone_status = end.status;
         liar->gones++;
+    }
+    if (type == FRAME_REMOTE) {
+        memcpy(liar->remote, payload, payload_bytes);
+        liar->remote_bytes = payload_bytes;
     }
     if (type == FRAME_SUBSCRIBE)
         assert_int_equal(subscribe_read(payload, payload_bytes, &liar->subscription), OK);
@@ -335,6 +341,89 @@ static void a_holder_that_lies(void **state)
     }
 }
 
+/* ---- rdma ---- */
+
+enum remote_lie { NOTHING, CUT, OTHER_BLOCKS, TWICE, OUTSIDE, REMOTE_LIES };
+
+/* Say where a pool is, as a true holder told us, but for one lie. */
+static void liar_send_remote(struct liar *liar, const struct liar *told, enum remote_lie lie)
+{
+    struct remote_message remote;
+    assert_int_equal(remote_read(told->remote, told->remote_bytes, &remote), OK);
+    if (lie == NOTHING)
+        remote = (struct remote_message){0};
+    if (lie == OTHER_BLOCKS)
+        remote.block_bytes /= 2;
+    uint32_t bytes = remote_write(&remote, message);
+    link_send(liar->link, FRAME_REMOTE, message, lie == CUT ? bytes - 1 : bytes);
+    /* UCX 1.13 aborts the process when an endpoint is closed before it is connected. */
+    if (lie == TWICE || lie == OUTSIDE)
+        liar_turn(liar, 200);
+    if (lie == TWICE)
+        link_send(liar->link, FRAME_REMOTE, message, bytes);
+}
+
+/* A holder that says what cannot be of where its pool is: FAILED by name, nothing is written. A
+ * place outside the pool it told of is never read. */
+static void a_holder_that_lies_about_its_pool(void **state)
+{
+    (void)state;
+    static const status expected[REMOTE_LIES] = {[NOTHING] = ERR_REFUSED,
+                                                 [CUT] = ERR_BAD_INPUT,
+                                                 [OTHER_BLOCKS] = ERR_REFUSED,
+                                                 [TWICE] = ERR_BAD_INPUT,
+                                                 [OUTSIDE] = ERR_BAD_INPUT};
+    struct shape shape = shape_even(2, BLOCKS, 500);
+    struct worker holder;
+    worker_open(&holder, "holder", &shape);
+    struct liar *told = liar_open();
+    liar_connect(told, &holder.tcp_address);
+    link_send(told->link, FRAME_ASK_REMOTE, NULL, 0);
+    LIAR_UNTIL(told, told->remote_bytes > 0);
+    for (int i = 0; i < REMOTE_LIES; i++) {
+        struct worker receiver, as_seen;
+        struct address any;
+        uint32_t ids[2] = {4, 9};
+        struct lease_id lease;
+        struct liar *liar = liar_open();
+        assert_int_equal(address_parse("127.0.0.1:0", 0, &any), OK);
+        assert_int_equal(link_listen(liar->loop, &any, liar_on_accept, liar, &liar->listener), OK);
+        worker_open(&receiver, "receiver", &shape);
+        lease_id_random(&lease);
+        memset(&as_seen, 0, sizeof(as_seen));
+        as_seen.hello = liar->hello;
+        as_seen.tcp_address = *link_listener_address(liar->listener);
+        struct transfer_wish wish = wish_of(&as_seen, &lease, TRANSFER_TCP, ids, 2);
+        transfer_receive(receiver.transfer, &wish);
+        LIAR_UNTIL(liar, liar->ready);
+        liar_send_remote(liar, told, (enum remote_lie)i);
+        if (i == OUTSIDE) {
+            LIAR_UNTIL(liar, liar->subscription.block_count == 2);
+            usleep(200000);
+            liar_offer(liar, &(struct lie){.block_id = BLOCKS}, 0);
+        }
+        for (int turns = 0; turns < 50 && !mailbox_wait(receiver.reports, 0); turns++)
+            liar_turn(liar, 20);
+        worker_expect_free(&receiver, TRANSFER_FAILED, expected[i]);
+        blocks_are_poison(&receiver, ids, i == OUTSIDE ? 1 : 0);
+        liar_close(liar);
+        worker_close(&receiver);
+    }
+    /* Who is on this host takes shm. */
+    liar_connect(told, &holder.unix_address);
+    link_send(told->link, FRAME_ASK_REMOTE, NULL, 0);
+    LIAR_UNTIL(told, told->closed);
+    liar_close(told);
+    worker_close(&holder);
+}
+
+static int with_rdma(void **state)
+{
+    (void)state;
+    sample_rdma = true;
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -346,6 +435,9 @@ int main(void)
         return 1;
     log_open("liar-test", LOG_ERROR);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest rdma_tests[] = {cmocka_unit_test(a_holder_that_lies_about_its_pool)};
+    if (sample_has_rdma())
+        failed += cmocka_run_group_tests_name("over rdma", rdma_tests, with_rdma, NULL);
     rmdir(folder);
     return failed;
 }

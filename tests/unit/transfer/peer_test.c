@@ -258,6 +258,51 @@ static void a_lost_receiver(void **state)
     }
 }
 
+/* ---- rdma ---- */
+
+/* Gets from a stopped holder keep their slots until it is given up. Meanwhile others are fetched
+ * from, and afterwards the slots are there again, however often it happens. */
+static void stopped_holders_take_no_slots_for_good(void **state)
+{
+    (void)state;
+    struct shape shape = shape_even(4, BLOCKS, 20000);
+    pid_t pids[4];
+    struct worker stopped[4], other, receiver;
+    struct lease_id leases[4];
+    uint32_t ids[BLOCKS];
+    all_ids(ids);
+    for (int i = 0; i < 4; i++) {
+        lease_id_random(&leases[i]);
+        pids[i] = holder_process(&shape, &leases[i], false, &stopped[i]);
+        unlink(stopped[i].unix_address.text + strlen("unix:")); /* the next one's too */
+    }
+    worker_prepare(&receiver, "receiver", &shape);
+    worker_start(&receiver, (struct transfer_options){.test_slow_us = 300, .silence_ms = 600});
+    for (int i = 0; i < 4; i++) {
+        struct transfer_wish wish = wish_of(&stopped[i], &leases[i], TRANSFER_TCP, ids, BLOCKS);
+        transfer_receive(receiver.transfer, &wish);
+        worker_wait_peer(&receiver, false);
+        usleep(5000);
+        kill(pids[i], SIGSTOP);
+        usleep(100000); /* all slots that it may have are asked for now */
+        memset(receiver.pool.host, POISON, shape.block_bytes * BLOCKS);
+        worker_open(&other, "other", &shape);
+        one_handoff(&other, &receiver, TRANSFER_TCP, 0);
+        worker_close(&other);
+        worker_expect_free(&receiver, TRANSFER_FAILED, ERR_TIMEOUT);
+        kill(pids[i], SIGKILL);
+        process_end(pids[i]);
+    }
+    worker_close(&receiver);
+}
+
+static int with_rdma(void **state)
+{
+    (void)state;
+    sample_rdma = true;
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -271,6 +316,13 @@ int main(void)
         return 1;
     log_open("peer-test", LOG_ERROR);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest rdma_tests[] = {
+        cmocka_unit_test(stopped_holders_take_no_slots_for_good),
+    };
+    if (sample_has_rdma()) {
+        failed += cmocka_run_group_tests_name("over rdma", tests, with_rdma, NULL);
+        failed += cmocka_run_group_tests_name("rdma alone", rdma_tests, with_rdma, NULL);
+    }
     char command[100];
     snprintf(command, sizeof(command), "rm -rf %s", folder); /* killed holders leave sockets */
     return system(command) != 0 || failed;

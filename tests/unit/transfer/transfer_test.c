@@ -15,7 +15,7 @@ static void every_byte_arrives(enum transfer_carrier carrier, uint32_t bytes_max
             one_handoff(&holder, &receiver, carrier, order);
         struct transfer_counters counters;
         transfer_counters_read(receiver.transfer, &counters);
-        int index = carrier == TRANSFER_TCP;
+        int index = carrier_index(carrier);
         assert_int_equal(counters.carriers[index].received_handoffs, 4);
         assert_int_equal(counters.carriers[index].checksum_failures, 0);
         assert_int_equal(counters.receives, 0);
@@ -175,9 +175,9 @@ static void a_flipped_bit_is_caught(void **state)
             blocks_compare(&holder, from_ids, &receiver, to_ids, 0, 4);
         }
         transfer_counters_read(receiver.transfer, &counters);
-        assert_int_equal(counters.carriers[carrier == TRANSFER_TCP].checksum_failures,
+        assert_int_equal(counters.carriers[carrier_index(carrier)].checksum_failures,
                          stored ? 2 : 1);
-        assert_int_equal(counters.carriers[carrier == TRANSFER_TCP].failed_handoffs, stored);
+        assert_int_equal(counters.carriers[carrier_index(carrier)].failed_handoffs, stored);
         worker_close(&receiver);
         worker_close(&holder);
     }
@@ -470,7 +470,7 @@ static void the_other_address_is_tried(void **state)
     offer_all(&holder, &lease, ids, 4);
     transfer_complete(holder.transfer, &lease, 4, NULL, 0);
     struct transfer_report *report = worker_expect(&receiver, TRANSFER_RECEIVED, OK);
-    assert_int_equal(report->carrier, TRANSFER_TCP);
+    assert_int_equal(report->carrier, carrier_taken(TRANSFER_TCP));
     transfer_report_free(report);
     worker_expect_free(&holder, TRANSFER_HOLDER_DONE, OK);
 
@@ -529,6 +529,66 @@ static int with_a_key(void **state)
     return 0;
 }
 
+static int with_rdma(void **state)
+{
+    (void)state;
+    sample_key = NULL;
+    sample_rdma = true;
+    return 0;
+}
+
+/* ---- rdma ---- */
+
+/* A holder without it says so, and the receiver names it; nothing goes another way. */
+static void a_holder_without_rdma(void **state)
+{
+    (void)state;
+    struct shape shape = shape_even(2, 8, 500);
+    struct worker holder, receiver;
+    uint32_t ids[4] = {0, 1, 2, 3};
+    struct lease_id lease;
+    lease_id_random(&lease);
+    worker_prepare(&holder, "holder", &shape);
+    worker_start(&holder, (struct transfer_options){.carriers = TRANSFER_TCP});
+    worker_open(&receiver, "receiver", &shape);
+    struct transfer_wish wish = wish_of(&holder, &lease, TRANSFER_TCP, ids, 4);
+    transfer_lease_open(holder.transfer, &lease, 9, 3, 20000);
+    transfer_receive(receiver.transfer, &wish);
+    struct transfer_report *report = worker_expect(&receiver, TRANSFER_FAILED, ERR_REFUSED);
+    assert_non_null(strstr(report->text, "no carrier rdma"));
+    transfer_report_free(report);
+    worker_close(&receiver);
+    worker_close(&holder);
+}
+
+/* Without the test switch only transports that check keys are taken, and this machine has none. */
+static void a_machine_without_rdma(void **state)
+{
+    (void)state;
+    struct worker worker;
+    struct shape shape = shape_even(1, 1, 64);
+    struct address any;
+    worker_prepare(&worker, "alone", &shape);
+    assert_int_equal(address_parse("127.0.0.1:0", 0, &any), OK);
+    struct transfer_options options = {.hello = &worker.hello,
+                                       .tcp_listen = &any,
+                                       .pool = worker.pool,
+                                       .layers = shape.layers,
+                                       .layer_count = 1,
+                                       .carriers = TRANSFER_RDMA,
+                                       .reports = worker.reports};
+    status st = transfer_open(&options, &worker.transfer);
+    if (st == OK) {
+        print_message("this machine has an RDMA device\n");
+        worker_close(&worker);
+        skip();
+    }
+    assert_int_equal(st, ERR_UNSUPPORTED);
+    assert_non_null(strstr(error_text(), "rdma"));
+    worker.transfer = NULL;
+    worker_close(&worker);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -553,6 +613,14 @@ int main(void)
     log_open("transfer-test", LOG_ERROR);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     failed += cmocka_run_group_tests_name("with a key", tests, with_a_key, NULL);
+    const struct CMUnitTest rdma_tests[] = {
+        cmocka_unit_test(a_holder_without_rdma),
+        cmocka_unit_test(a_machine_without_rdma),
+    };
+    if (sample_has_rdma()) {
+        failed += cmocka_run_group_tests_name("over rdma", tests, with_rdma, NULL);
+        failed += cmocka_run_group_tests_name("rdma alone", rdma_tests, with_rdma, NULL);
+    }
     rmdir(folder);
     return failed;
 }
