@@ -354,7 +354,7 @@ static void a_flipped_bit_is_caught(void **state)
             assert_int_equal(report->carrier, local ? TRANSFER_CUDA_IPC : TRANSFER_TCP);
             assert_non_null(strstr(report->text, "checksum"));
             transfer_report_free(report);
-            worker_expect_free(&holder.worker, TRANSFER_HOLDER_DONE, ERR_CLOSED);
+            worker_expect_free(&holder.worker, TRANSFER_HOLDER_DONE, ERR_CORRUPT);
         } else {
             worker_expect_free(&receiver.worker, TRANSFER_RECEIVED, OK);
             worker_expect_free(&holder.worker, TRANSFER_HOLDER_DONE, OK);
