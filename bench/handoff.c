@@ -106,15 +106,16 @@ static void side_open(struct side *side, const char *name, int core, uint32_t ca
     snprintf(path, sizeof(path), "unix:/tmp/handoff-%d-%s.sock", getpid(), name);
     check(address_parse(path, 0, &side->local));
     check(mailbox_open(&side->reports));
-    struct transfer_options options = {.hello = &side->hello,
-                                       .key = key,
-                                       .unix_listen = &side->local,
-                                       .tcp_listen = &any,
-                                       .pool = {side->pool, fd, BLOCKS, BLOCK_BYTES},
-                                       .layers = layers,
-                                       .layer_count = LAYERS,
-                                       .carriers = carrier,
-                                       .reports = side->reports};
+    struct transfer_options options = {
+        .hello = &side->hello,
+        .key = key,
+        .unix_listen = &side->local,
+        .tcp_listen = &any,
+        .pool = {.host = side->pool, .fd = fd, .block_count = BLOCKS, .block_bytes = BLOCK_BYTES},
+        .layers = layers,
+        .layer_count = LAYERS,
+        .carriers = carrier,
+        .reports = side->reports};
     check(transfer_open(&options, &side->transfer));
     if (carrier == TRANSFER_TCP)
         check(transfer_tcp_address(side->transfer, &side->address));

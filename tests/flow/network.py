@@ -155,6 +155,10 @@ class Network:
         ip("-n", self.prefix + "hub", "link", "set", f"{link}{self.hosts.index(host) + 1}", "master",
            link)
 
+    def port(self, host, link, up):
+        """The host's own port goes down, which it sees; or up again."""
+        ip("-n", self.prefix + host, "link", "set", link, "up" if up else "down")
+
     def firewall(self, host, other, up=True):
         """What the host sends to the other one is dropped, on every link, so that neither can connect
         to the other; up=False: no longer."""

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 
-from baton import MODEL, PATIENT, SLOW, SMALL, Process, Server, main, together
+from baton import MODEL, PATIENT, SLOW, SMALL, Process, Server, main, over_rdma, together
 from handoff_test import compare, outcome, requests
 from network import Network, skip_unless_possible
 
@@ -105,6 +105,35 @@ def equals_colocated(binary):
                                                             kind="prefill") > 0, 3, f"work of {host}")
             server.assert_all_free()
             server.assert_same_workers()
+
+
+def every_carrier(binary):
+    """A prefill and a decode worker on different hosts, over tcp and, where UCX is, over rdma, each without a
+    cluster key and with one: the same tokens, and all by that carrier."""
+    bodies = requests(300, 512)[::2]
+    with Server(binary, SMALL, *SMALL_SIZE, "--colocated", "1") as server:
+        expected = [outcome(server.complete(**body)) for body in bodies]
+    ways = [["--carrier", "tcp"]]
+    rdma = over_rdma(binary)
+    if rdma:  # over UCX's tcp, on the data link
+        ways.append([*rdma[:-1], rdma[-1] + "@data"])
+    with Network(["router", "prefill0", "decode0"]) as net, tempfile.TemporaryDirectory() as folder:
+        key = os.path.join(folder, "key")
+        subprocess.run([binary, "key", "--out", key], check=True)
+        for way in ways:
+            for access in (None, key):
+                carrier = way[1]
+                name = f"{carrier} between hosts{' with a key' if access else ''}"
+                with Cluster(net, binary, SMALL, ["prefill0", "decode0"], [*SMALL_SIZE, *way],
+                             cluster_key=access) as server:
+                    compare(name, bodies, expected,
+                            together([lambda b=b: outcome(server.complete(**b)) for b in bodies]))
+                    server.wait_until(lambda c=carrier: server.sum("baton_handoffs_total", carrier=c) >=
+                                      len(bodies) - 3, 3, f"{name}: a handoff for each request")
+                    assert server.sum("baton_handoffs_total") == server.sum("baton_handoffs_total",
+                                                                            carrier=carrier), name
+                    server.assert_all_free()
+                    server.assert_same_workers()
 
 
 def body_of(tokens, **more):
@@ -340,4 +369,4 @@ def encrypted(binary):
 
 if __name__ == "__main__":
     skip_unless_possible()
-    main([equals_colocated, encrypted, link_cut, host_cut, wrong_address, overlap], sys.argv)
+    main([equals_colocated, every_carrier, encrypted, link_cut, host_cut, wrong_address, overlap], sys.argv)
