@@ -1,5 +1,6 @@
 /* baton serve: all roles on this machine, each a process of its own, supervised. It does nothing
  * that `baton router`, `baton prefill` and `baton decode` could not do when started by hand. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -122,8 +123,13 @@ static void args_hand_on(struct serve_args *args, const struct serve_options *op
     const char *field = (const char *)options + row->offset;
     uint64_t number;
     uint32_t count;
+    bool flag;
     const char *text;
     switch (row->type) {
+    case OPTION_FLAG:
+        memcpy(&flag, field, sizeof(flag));
+        args_add(args, flag ? "--%s" : "--no-%s", row->name);
+        break;
     case OPTION_UINT:
         memcpy(&count, field, sizeof(count));
         args_add(args, "--%s=%u", row->name, count);
@@ -148,7 +154,7 @@ static void args_hand_on(struct serve_args *args, const struct serve_options *op
         args_add(args, "--%s=%.*s", row->name, (int)strcspn(text, "|"), text);
         break;
     default:
-        break;
+        assert(false && "an option of a type that is not handed on");
     }
 }
 

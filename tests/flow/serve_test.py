@@ -396,13 +396,28 @@ def allowed_cpus(pid):
         return re.search(r"Cpus_allowed_list:\s+(\S+)", file.read()).group(1)
 
 
+def words_of_child(server, name):
+    with open(f"/proc/{server.pid_of(name)}/cmdline", "rb") as file:
+        return file.read().split(b"\0")
+
+
+def options_reach_the_workers(binary):
+    """Of every type; a flag that is lost on the way is not missed by anybody."""
+    with Server(binary, SMALL, *SIZE, "--deterministic", "--prefill-chunk", "48", "--carrier",
+                "shm", "--swap-bytes", "1M") as server:
+        for name in ("prefill-0", "decode-0"):
+            words = words_of_child(server, name)
+            for word in (b"--deterministic", b"--prefill-chunk=48", b"--carrier=shm",
+                         b"--swap-bytes=1048576"):
+                assert word in words, (word, words)
+
+
 def names_and_cores(binary):
     """ps shows who is who; the workers share out the cores."""
     cores = sorted(os.sched_getaffinity(0))
     with Server(binary, SMALL, *SIZE) as server:
         for name in ("router", "prefill-0", "decode-0"):
-            with open(f"/proc/{server.pid_of(name)}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
+            words = words_of_child(server, name)
             assert words[:2] == [b"baton", name.split("-")[0].encode()], words
         lists = [allowed_cpus(server.pid_of(name)) for name in ("prefill-0", "decode-0")]
         if len(cores) == 2:
@@ -431,4 +446,4 @@ def runtime_folder(binary):
 
 if __name__ == "__main__":
     main([model_files, flipped_bits, template_beyond, too_large, killed, interrupted, two_at_once,
-          names_and_cores, runtime_folder], sys.argv)
+          names_and_cores, options_reach_the_workers, runtime_folder], sys.argv)
