@@ -262,7 +262,7 @@ static void stream_on_event(void *ctx, const char *data, size_t bytes, uint64_t 
         stream->done = true;
         return;
     }
-    json_t *chunk = json_loadb(data, bytes, 0, NULL);
+    json_t *chunk = json_loadb(data, bytes, JSON_ALLOW_NUL, NULL); /* a token may be one */
     if (chunk == NULL)
         snprintf(stream->result.error, sizeof(stream->result.error),
                  "a chunk that is no JSON: %.100s", data);

@@ -119,7 +119,8 @@ class Answer(BaseHTTPRequestHandler):
                     time.sleep(0.005)
             # A comment, and an event in two pieces, as servers and networks send them.
             self.chunk(": ping\n\n")
-            text = "x" if i % 5 else ""  # a character that is not whole yet
+            # A character that is not whole yet; one that some take for the end of a string.
+            text = ("x\0" if i % 5 == 2 else "x") if i % 5 else ""
             choice = {"index": 0, "finish_reason": None}
             choice.update({"delta": {"content": text}} if chat else {"text": text})
             data = "data: " + json.dumps({"choices": [choice]}) + "\n\n"
