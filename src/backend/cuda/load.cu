@@ -7,7 +7,7 @@
  *                      (scale, minimum) apart as f16, multiplied out, one pair for each 32 columns
  *     all others       dequantised to f16 (or bf16 in a bf16 model)
  *     vectors          float
- *     dummy weights    made as floats, then as the others
+ *     dummy weights    made where they lie
  *
  * Bytes go through two pinned buffers, so that the copy of one runs while the other is filled. */
 #include <string.h>
@@ -78,7 +78,7 @@ static void narrow_run(struct cuda_backend *cuda, const float *from, void *to, s
                                                                                 count);
 }
 
-/* Rows as floats on the host, then as to's type on the device. */
+/* Rows (vectors may be dummy weights) as floats on the host, then as to's type on the device. */
 static void floats_send(struct cuda_backend *cuda, const struct backend_weight *weight, void *to,
                         bool as_float)
 {
@@ -104,6 +104,31 @@ static void floats_send(struct cuda_backend *cuda, const struct backend_weight *
         }
         row += rows;
     }
+}
+
+/* ---- dummy weights ---- */
+
+/* base/synthetic.h, word for word: one thread makes eight values. */
+template <typename T>
+__global__ void synthetic_kernel(struct synthetic from, float step, T *to, size_t count)
+{
+    size_t word = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
+    uint64_t z = from.seed + (word + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    z = z ^ z >> 31;
+    for (size_t i = word * 8; i < word * 8 + 8 && i < count; i++, z >>= 8)
+        to[i] = from_float<T>(from.middle + (float)(int8_t)z * step);
+}
+
+template <typename T>
+static void synthetic_make(struct cuda_backend *cuda, const struct synthetic *from, void *to,
+                           size_t count)
+{
+    unsigned blocks = (unsigned)((count + 2047) / 2048);
+    synthetic_kernel<T><<<blocks, 256, 0, cuda->stream>>>(*from, ldexpf(1.0f, from->exponent),
+                                                          (T *)to, count);
+    cuda_good(cuda, cudaGetLastError(), "dummy weights");
 }
 
 /* ---- quantised ---- */
@@ -262,7 +287,9 @@ status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weigh
         tensor.scales = (__half *)((char *)tensor.data + count);
     if (tensor.type == DTYPE_Q4_K)
         tensor.scales = (__half *)((char *)tensor.data + count / 2);
-    if (quantised)
+    if (weight->data == NULL && tensor.type != DTYPE_F32)
+        BY_TYPE(cuda, synthetic_make, cuda, &weight->synthetic, tensor.data, count);
+    else if (quantised)
         quantised_send(cuda, weight, &tensor);
     else if (weight->data != NULL && weight->type == tensor.type)
         bytes_send(cuda, (const char *)weight->data, tensor.data, tensor.bytes);

@@ -1,0 +1,648 @@
+/* Each operation of a step but a prompt's attention (attend_test.cu) against float64, by the calls
+ * of the backend: random shapes, numbers and tables. What an operation does not own is NaN before
+ * it, and so is what it writes.
+ *
+ *     cuda_operations_test
+ *
+ * Needs a device: without one it says so and is skipped (status 77). */
+#include <string.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "backend/cuda/state.cuh"
+
+extern "C" {
+#include "base/dequant.h"
+#include "base/synthetic.h"
+}
+
+extern "C" const struct backend_plugin *
+baton_backend_plugin(const struct backend_plugin_host *host);
+
+#define ROWS_MAX 320u
+#define SEQUENCES_MAX 24u
+#define TABLE_MAX 80u
+#define LAYERS 2u
+#define LAYER 1u /* the one that is computed */
+
+#define CHECK(call)                                                                                \
+    do {                                                                                           \
+        cudaError_t code_ = (call);                                                                \
+        if (code_ != cudaSuccess) {                                                                \
+            printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(code_));                  \
+            exit(1);                                                                               \
+        }                                                                                          \
+    } while (0)
+
+static uint64_t random_state = 1;
+
+static uint32_t random_below(uint32_t limit)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)((random_state >> 33) % limit);
+}
+
+static float random_float(void) /* -1 .. 1 */
+{
+    return (float)random_below(1u << 24) / (float)(1u << 23) - 1.0f;
+}
+
+static void host_error(const char *format, ...)
+{
+    printf("error: %s\n", format);
+}
+
+/* ---- a backend, and a step that is not recorded ---- */
+
+struct sequence {
+    uint32_t start, rows;
+};
+
+struct rig {
+    struct backend *backend;
+    const struct backend_calls *calls;
+    struct cuda_backend *cuda;
+    struct backend_shape shape;
+    bool bf16;
+    std::vector<std::vector<uint8_t>> kept; /* weights of the host */
+    std::vector<struct step_sequence> sequences;
+    std::vector<std::vector<uint32_t>> tables;
+    std::vector<uint32_t> tokens, outputs;
+    struct step step;
+};
+
+static bool good = true;
+
+static void told(const struct rig *rig, const std::string &what, double worst, double bound)
+{
+    bool right = worst <= bound;
+    printf("%-5s %-64s off by %.1e of %.1e%s\n", rig->bf16 ? "bf16" : "f16", what.c_str(), worst,
+           bound, right ? "" : "  WRONG");
+    good = good && right;
+}
+
+static double rounding(const struct rig *rig) /* of one number, of its own size */
+{
+    return rig->bf16 ? 1.0 / 256 : 1.0 / 2048;
+}
+
+static struct backend_weight weight_make(struct rig *rig, enum dtype type, uint32_t rows,
+                                         uint32_t columns)
+{
+    struct backend_weight weight = {};
+    size_t bytes = dtype_row_bytes(type, columns) * rows;
+    rig->kept.push_back(std::vector<uint8_t>(bytes));
+    uint8_t *to = rig->kept.back().data();
+    size_t unit = type == DTYPE_Q8_0 ? 34 : type == DTYPE_Q4_K ? 144 : type == DTYPE_Q6_K ? 210 : 0;
+    for (size_t i = 0; i < bytes && unit != 0; i++)
+        to[i] = (uint8_t)random_below(256);
+    for (size_t at = 0; at < bytes && unit != 0; at += unit) {
+        __half scale = __float2half_rn((1.5f + random_float()) / 4096.0f);
+        memcpy(to + at + (type == DTYPE_Q6_K ? 208 : 0), &scale, 2);
+        if (type == DTYPE_Q4_K)
+            memcpy(to + at + 2, &scale, 2);
+    }
+    for (size_t i = 0; i < (size_t)rows * columns && unit == 0; i++) {
+        float value = random_float() + (rows == 1 ? 1.0f : 0.0f);
+        __half half = __float2half_rn(value);
+        __nv_bfloat16 brain = __float2bfloat16_rn(value);
+        if (type == DTYPE_F32)
+            memcpy(to + i * 4, &value, 4);
+        else
+            memcpy(to + i * 2, type == DTYPE_F16 ? (void *)&half : (void *)&brain, 2);
+    }
+    weight.name = "random";
+    weight.type = type;
+    weight.rows = rows;
+    weight.columns = columns;
+    weight.data = to;
+    return weight;
+}
+
+static std::vector<float> weight_row(const struct backend_weight *weight, uint32_t row)
+{
+    std::vector<float> values(weight->columns);
+    size_t at = row * dtype_row_bytes(weight->type, weight->columns);
+    if (weight->data == NULL)
+        synthetic_fill(&weight->synthetic, DTYPE_F32, (uint64_t)row * weight->columns,
+                       weight->columns, values.data());
+    else
+        dequant_row(weight->type, (const uint8_t *)weight->data + at, weight->columns,
+                    values.data());
+    return values;
+}
+
+static struct backend_tensor *tensor_make(struct rig *rig, const struct backend_weight *weight)
+{
+    struct backend_tensor *tensor = NULL;
+    if (rig->calls->tensor_open(rig->backend, weight, &tensor) != OK)
+        exit(1);
+    return tensor;
+}
+
+static void rig_open(struct rig *rig, bool bf16, bool deterministic, uint32_t heads,
+                     uint32_t kv_heads, uint32_t dims, uint32_t block_tokens, bool pairs)
+{
+    static const struct backend_plugin_host host = {BACKEND_PLUGIN_VERSION, host_error};
+    const struct backend_plugin_options options = {0, deterministic, false};
+    const struct backend_limits limits = {ROWS_MAX, SEQUENCES_MAX, ROWS_MAX, TABLE_MAX};
+    struct backend_pool pool;
+    rig->bf16 = bf16;
+    rig->shape = {};
+    rig->shape.layer_count = LAYERS;
+    rig->shape.head_count = heads;
+    rig->shape.kv_head_count = kv_heads;
+    rig->shape.head_dim = dims;
+    rig->shape.block_tokens = block_tokens;
+    rig->shape.kv_dtype = DTYPE_F16;
+    rig->shape.layer_bytes = (size_t)2 * kv_heads * block_tokens * dims * 2;
+    rig->shape.block_bytes = LAYERS * rig->shape.layer_bytes;
+    rig->shape.rope_style = pairs ? ROPE_PAIRS : ROPE_HALVES;
+    rig->shape.rope_dims = pairs ? dims / 4 * 2 : dims;
+    rig->shape.rope_theta = 10000;
+    rig->shape.norm_epsilon = 1e-5f;
+    if (baton_backend_plugin(&host)->open(&rig->shape, &limits, &options, &rig->backend) != OK)
+        exit(1);
+    rig->calls = rig->backend->calls;
+    rig->cuda = cuda_of(rig->backend);
+    struct backend_weight first = weight_make(rig, bf16 ? DTYPE_BF16 : DTYPE_F16, 8, 64);
+    tensor_make(rig, &first); /* it is what activations are, too */
+    if (rig->calls->pool_open(rig->backend, SEQUENCES_MAX * TABLE_MAX, &pool) != OK)
+        exit(1);
+    CHECK(cudaMemset(rig->cuda->pool_device, 0xff, pool.bytes));
+}
+
+static void rig_close(struct rig *rig)
+{
+    rig->calls->close(rig->backend);
+    rig->kept.clear();
+}
+
+static void step_make(struct rig *rig, const std::vector<struct sequence> &sequences)
+{
+    uint32_t tokens = rig->shape.block_tokens, next = random_below(7);
+    rig->sequences.clear();
+    rig->tables.clear();
+    rig->tokens.clear();
+    rig->outputs.clear();
+    for (auto &s : sequences) {
+        rig->tables.push_back({});
+        /* 7 is prime to the number of blocks */
+        for (uint32_t i = 0; i < (s.start + s.rows + tokens - 1) / tokens; i++, next++)
+            rig->tables.back().push_back(next * 7 % (SEQUENCES_MAX * TABLE_MAX));
+        struct step_sequence to = {(uint32_t)rig->tokens.size(), s.rows, s.start, NULL, 0};
+        rig->sequences.push_back(to);
+        for (uint32_t i = 0; i < s.rows; i++)
+            rig->tokens.push_back(random_below(50));
+    }
+    for (size_t i = 0; i < sequences.size(); i++) {
+        rig->sequences[i].block_ids = rig->tables[i].data();
+        rig->sequences[i].block_count = (uint32_t)rig->tables[i].size();
+    }
+    for (uint32_t i = 0; i + 1 < rig->tokens.size(); i += 1 + random_below(3))
+        rig->outputs.push_back(i);
+    rig->step = {};
+    rig->step.row_count = (uint32_t)rig->tokens.size();
+    rig->step.token_ids = rig->tokens.data();
+    rig->step.sequence_count = (uint32_t)sequences.size();
+    rig->step.sequences = rig->sequences.data();
+    rig->step.output_count = (uint32_t)rig->outputs.size(); /* not all: so it is not recorded */
+    rig->step.output_rows = rig->outputs.data();
+    rig->calls->step_begin(rig->backend, &rig->step);
+    if (rig->cuda->mode != STEP_EAGER)
+        exit((printf("a step that is recorded\n"), 1));
+}
+
+static void step_of_rows(struct rig *rig, uint32_t rows)
+{
+    step_make(rig, {{random_below(40), rows}});
+}
+
+/* ---- buffers ---- */
+
+static struct backend_buffer *buffer_make(struct rig *rig, uint32_t width, bool outputs)
+{
+    struct backend_buffer *buffer = NULL;
+    if (rig->calls->buffer_open(rig->backend, width, outputs, &buffer) != OK)
+        exit(1);
+    CHECK(cudaDeviceSynchronize()); /* zeros are on their way, by the backend's stream */
+    CHECK(cudaMemset(buffer->storage, 0xff, (size_t)ROWS_MAX * width * 4));
+    CHECK(cudaDeviceSynchronize());
+    return buffer;
+}
+
+/* Random rows, as activations (halves) or floats; what they are, exactly. */
+static std::vector<double> buffer_fill(struct rig *rig, struct backend_buffer *buffer,
+                                       uint32_t rows, bool halves)
+{
+    size_t count = (size_t)rows * buffer->width;
+    std::vector<double> values(count);
+    std::vector<float> floats(count);
+    std::vector<uint16_t> bits(count);
+    for (size_t i = 0; i < count; i++) {
+        floats[i] = random_float() * 2;
+        __half half = __float2half_rn(floats[i]);
+        __nv_bfloat16 brain = __float2bfloat16_rn(floats[i]);
+        memcpy(&bits[i], rig->bf16 ? (void *)&brain : (void *)&half, 2);
+        values[i] = !halves     ? (double)floats[i]
+                    : rig->bf16 ? (double)__bfloat162float(brain)
+                                : (double)__half2float(half);
+    }
+    buffer->halves = halves;
+    buffer->data = buffer->storage;
+    buffer->stride = buffer->width;
+    CHECK(cudaMemset(buffer->storage, 0xff, (size_t)ROWS_MAX * buffer->width * 4));
+    CHECK(cudaMemcpy(buffer->data, halves ? (void *)bits.data() : (void *)floats.data(),
+                     count * (halves ? 2 : 4), cudaMemcpyHostToDevice));
+    CHECK(cudaDeviceSynchronize());
+    return values;
+}
+
+static std::vector<double> numbers_read(const char *data, size_t count, bool halves, bool bf16)
+{
+    std::vector<uint8_t> bytes(count * (halves ? 2 : 4));
+    std::vector<double> values(count);
+    CHECK(cudaMemcpy(bytes.data(), data, bytes.size(), cudaMemcpyDeviceToHost));
+    for (size_t i = 0; i < count; i++) {
+        __half half;
+        __nv_bfloat16 brain;
+        float single;
+        memcpy(&half, bytes.data() + i * 2, 2);
+        memcpy(&brain, bytes.data() + i * 2, 2);
+        if (!halves)
+            memcpy(&single, bytes.data() + i * 4, 4);
+        values[i] = !halves ? (double)single
+                    : bf16  ? (double)__bfloat162float(brain)
+                            : (double)__half2float(half);
+    }
+    return values;
+}
+
+static void rig_wait(struct rig *rig)
+{
+    CHECK(cudaStreamSynchronize(rig->cuda->stream));
+    if (rig->cuda->failed != OK)
+        exit((printf("failed: %s\n", rig->cuda->failure), 1));
+}
+
+static double off_by(const double *found, const double *expected, size_t count)
+{
+    double off = 0, size = 0;
+    for (size_t i = 0; i < count; i++) {
+        off += (found[i] - expected[i]) * (found[i] - expected[i]);
+        size += expected[i] * expected[i];
+    }
+    return off >= 0 && size > 0 && off <= size ? sqrt(off / size) : INFINITY; /* NaN is neither */
+}
+
+/* The largest error of a row, as a part of that row's size. */
+static double buffer_off(struct rig *rig, const struct backend_buffer *buffer,
+                         const std::vector<double> &expected)
+{
+    size_t rows = expected.size() / buffer->width;
+    double worst = 0;
+    rig_wait(rig);
+    for (size_t row = 0; row < rows; row++) {
+        auto found = numbers_read(buffer->data + row * buffer->stride * (buffer->halves ? 2 : 4),
+                                  buffer->width, buffer->halves, rig->bf16);
+        worst = fmax(worst, off_by(found.data(), &expected[row * buffer->width], buffer->width));
+    }
+    return worst;
+}
+
+/* ---- norm, gate, embedding ---- */
+
+static void norm_check(struct rig *rig, uint32_t width, uint32_t rows)
+{
+    struct backend_weight weight = weight_make(rig, DTYPE_F32, 1, width);
+    struct backend_tensor *tensor = tensor_make(rig, &weight);
+    struct backend_buffer *x = buffer_make(rig, width, false), *y = buffer_make(rig, width, false);
+    std::vector<double> expected = buffer_fill(rig, x, rows, false);
+    std::vector<float> w = weight_row(&weight, 0);
+    for (uint32_t row = 0; row < rows; row++) {
+        double squares = 0;
+        for (uint32_t i = 0; i < width; i++)
+            squares += expected[(size_t)row * width + i] * expected[(size_t)row * width + i];
+        double scale = 1 / sqrt(squares / width + (double)rig->shape.norm_epsilon);
+        for (uint32_t i = 0; i < width; i++)
+            expected[(size_t)row * width + i] *= scale * (double)w[i];
+    }
+    step_of_rows(rig, rows);
+    rig->calls->norm(rig->backend, x, tensor, y);
+    told(rig, "norm of " + std::to_string(rows) + " x " + std::to_string(width),
+         buffer_off(rig, y, expected), rounding(rig));
+}
+
+static void gate_check(struct rig *rig, uint32_t width, uint32_t rows, bool in_place)
+{
+    struct backend_buffer *gate = buffer_make(rig, width, false);
+    struct backend_buffer *up = buffer_make(rig, width, false);
+    struct backend_buffer *h = in_place ? gate : buffer_make(rig, width, false);
+    std::vector<double> g = buffer_fill(rig, gate, rows, true);
+    std::vector<double> u = buffer_fill(rig, up, rows, true);
+    for (size_t i = 0; i < g.size(); i++)
+        g[i] = g[i] / (1 + exp(-g[i])) * u[i];
+    step_of_rows(rig, rows);
+    rig->calls->gate(rig->backend, gate, up, h);
+    told(rig, "gate of " + std::to_string(rows) + " x " + std::to_string(width),
+         buffer_off(rig, h, g), rounding(rig));
+}
+
+static void embed_check(struct rig *rig, enum dtype type, uint32_t width, uint32_t rows, bool dummy)
+{
+    struct backend_weight weight = weight_make(rig, type, 50, width);
+    if (dummy) {
+        weight.data = NULL;
+        weight.synthetic = {random_below(1u << 30), -9, 0.25f};
+    }
+    struct backend_tensor *tensor = tensor_make(rig, &weight);
+    struct backend_buffer *x = buffer_make(rig, width, false), *y = buffer_make(rig, width, true);
+    std::vector<double> expected, taken;
+    step_of_rows(rig, rows);
+    for (uint32_t token : rig->tokens)
+        for (float value : weight_row(&weight, token))
+            expected.push_back((double)value);
+    for (uint32_t row : rig->outputs)
+        taken.insert(taken.end(), expected.begin() + row * width,
+                     expected.begin() + (row + 1) * width);
+    rig->calls->embed(rig->backend, tensor, x);
+    rig->calls->take_outputs(rig->backend, x, y);
+    std::string what = std::string(" of ") + dtype_name(type) + ", width " + std::to_string(width);
+    told(rig, (dummy ? "dummy embedding" : "embedding") + what, buffer_off(rig, x, expected),
+         dummy ? 0 : rounding(rig));
+    told(rig, "outputs" + what, buffer_off(rig, y, taken), rounding(rig));
+}
+
+/* ---- products ---- */
+
+struct product_case {
+    enum dtype type;
+    uint32_t columns, widths[3], count, rows;
+    bool bias, accumulate, outputs;
+};
+
+static void product_check(struct rig *rig, const struct product_case &c)
+{
+    struct backend_weight weights[3], biases[3];
+    struct backend_projection projections[3];
+    std::vector<double> befores[3];
+    step_of_rows(rig, c.rows);
+    uint32_t rows = c.outputs ? rig->step.output_count : c.rows;
+    struct backend_buffer *x = buffer_make(rig, c.columns, c.outputs);
+    std::vector<double> from = buffer_fill(rig, x, rows, true);
+    for (uint32_t i = 0; i < c.count; i++) {
+        weights[i] = weight_make(rig, c.type, c.widths[i], c.columns);
+        biases[i] = weight_make(rig, DTYPE_F32, 1, c.widths[i]);
+        projections[i] = {tensor_make(rig, &weights[i]),
+                          c.bias ? tensor_make(rig, &biases[i]) : NULL,
+                          buffer_make(rig, c.widths[i], c.outputs), c.accumulate};
+        if (c.accumulate)
+            befores[i] = buffer_fill(rig, projections[i].y, rows, false);
+    }
+    rig->calls->project(rig->backend, x, projections, c.count);
+    double worst = 0;
+    for (uint32_t i = 0; i < c.count; i++) {
+        std::vector<double> expected((size_t)rows * c.widths[i]);
+        std::vector<float> bias = weight_row(&biases[i], 0);
+        for (uint32_t n = 0; n < c.widths[i]; n++) {
+            std::vector<float> w = weight_row(&weights[i], n);
+            for (uint32_t row = 0; row < rows; row++) {
+                double sum = c.bias ? (double)bias[n] : 0;
+                for (uint32_t k = 0; k < c.columns; k++)
+                    sum += (double)w[k] * from[(size_t)row * c.columns + k];
+                size_t at = (size_t)row * c.widths[i] + n;
+                expected[at] = sum + (c.accumulate ? befores[i][at] : 0);
+            }
+        }
+        worst = fmax(worst, buffer_off(rig, projections[i].y, expected));
+    }
+    told(rig,
+         std::string(dtype_name(c.type)) + " x " + std::to_string(rows) + " rows of " +
+             std::to_string(c.columns) + " -> " + std::to_string(c.widths[0]) + " and " +
+             std::to_string(c.count - 1) + (c.bias ? ", bias" : "") +
+             (c.accumulate ? ", added" : "") + (c.outputs ? ", logits" : ""),
+         worst, 2 * rounding(rig));
+}
+
+static void products_check(struct rig *rig)
+{
+    static const enum dtype types[] = {DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
+    static const uint32_t rows[] = {2, 3, 8, 16, 17, 64, 130, 300};
+    for (enum dtype type : types) {
+        for (int i = 0; i < 10; i++) {
+            struct product_case c = {type, 256 * (1 + random_below(6)), {0, 0, 0}, 1, rows[i % 8],
+                                     false, false, false};
+            for (uint32_t &width : c.widths)
+                width = i % 3 == 0 ? 8 * (1 + random_below(40)) : 64 * (1 + random_below(6));
+            c.outputs = i == 4 || i == 9;
+            c.accumulate = !c.outputs && i % 4 == 3;
+            c.count = c.outputs || c.accumulate ? 1 : 1 + random_below(3);
+            c.bias = !c.outputs && i % 2 == 1;
+            product_check(rig, c);
+        }
+    }
+}
+
+/* ---- rotation and the pool, decode attention ---- */
+
+static size_t pool_at(const struct rig *rig, uint32_t sequence, uint32_t position, uint32_t plane,
+                      uint32_t head)
+{
+    const struct backend_shape *s = &rig->shape;
+    return (rig->tables[sequence][position / s->block_tokens] * s->block_bytes +
+            LAYER * s->layer_bytes + plane * s->layer_bytes / 2) / 2 +
+           ((size_t)head * s->block_tokens + position % s->block_tokens) * s->head_dim;
+}
+
+static void head_turn(const struct rig *rig, double *x, const std::vector<float> &norm,
+                      uint32_t position)
+{
+    const struct backend_shape *s = &rig->shape;
+    uint32_t half = s->rope_dims / 2;
+    double squares = 0;
+    for (uint32_t i = 0; i < s->head_dim; i++)
+        squares += x[i] * x[i];
+    double scale = 1 / sqrt(squares / s->head_dim + (double)s->norm_epsilon);
+    for (uint32_t i = 0; i < s->head_dim && !norm.empty(); i++)
+        x[i] *= scale * (double)norm[i];
+    for (uint32_t i = 0; i < half; i++) {
+        double angle = position * pow((double)s->rope_theta, -2.0 * i / s->rope_dims);
+        double *a = s->rope_style == ROPE_PAIRS ? &x[2 * i] : &x[i];
+        double *b = s->rope_style == ROPE_PAIRS ? &x[2 * i + 1] : &x[i + half];
+        double u = *a, v = *b;
+        *a = u * cos(angle) - v * sin(angle);
+        *b = u * sin(angle) + v * cos(angle);
+    }
+}
+
+static void rope_check(struct rig *rig, const std::vector<struct sequence> &sequences, bool norms)
+{
+    const struct backend_shape *s = &rig->shape;
+    uint32_t dims = s->head_dim, q_width = s->head_count * dims, kv_width = s->kv_head_count * dims;
+    struct backend_weight weights[2] = {weight_make(rig, DTYPE_F32, 1, dims),
+                                        weight_make(rig, DTYPE_F32, 1, dims)};
+    struct backend_tensor *tensors[2] = {tensor_make(rig, &weights[0]),
+                                         tensor_make(rig, &weights[1])};
+    struct backend_buffer *buffers[3] = {buffer_make(rig, q_width, false),
+                                         buffer_make(rig, kv_width, false),
+                                         buffer_make(rig, kv_width, false)};
+    std::vector<float> by[2];
+    for (int i = 0; i < 2 && norms; i++)
+        by[i] = weight_row(&weights[i], 0);
+    step_make(rig, sequences);
+    rig_wait(rig);
+    CHECK(cudaMemset(rig->cuda->pool_device, 0xff, rig->cuda->pool.bytes));
+    std::vector<double> values[3];
+    for (int i = 0; i < 3; i++)
+        values[i] = buffer_fill(rig, buffers[i], rig->step.row_count, true);
+    rig->calls->rope_store(rig->backend, LAYER, buffers[0], buffers[1], buffers[2],
+                           norms ? tensors[0] : NULL, norms ? tensors[1] : NULL);
+    rig_wait(rig);
+    size_t count = rig->cuda->pool.bytes / 2, written = 0;
+    std::vector<double> pool = numbers_read(rig->cuda->pool_device, count, true, false);
+    double worst = 0;
+    for (uint32_t i = 0; i < sequences.size(); i++) {
+        for (uint32_t r = 0; r < sequences[i].rows; r++) {
+            uint32_t row = rig->sequences[i].first_row + r, position = sequences[i].start + r;
+            for (uint32_t h = 0; h < s->head_count; h++) {
+                double *expected = &values[0][(size_t)row * q_width + h * dims];
+                head_turn(rig, expected, by[0], position);
+                auto found = numbers_read(buffers[0]->data + ((size_t)row * q_width + h * dims) * 2,
+                                          dims, true, false); /* always f16, as the keys are */
+                worst = fmax(worst, off_by(found.data(), expected, dims));
+            }
+            for (uint32_t plane = 0; plane < 2; plane++) {
+                for (uint32_t h = 0; h < s->kv_head_count; h++) {
+                    double *expected = &values[1 + plane][(size_t)row * kv_width + h * dims];
+                    if (plane == 0)
+                        head_turn(rig, expected, by[1], position);
+                    worst = fmax(worst, off_by(&pool[pool_at(rig, i, position, plane, h)], expected,
+                                               dims));
+                    written += dims;
+                }
+            }
+        }
+    }
+    for (double value : pool) /* and nothing else was written */
+        written -= isnan(value) ? 0 : 1;
+    told(rig,
+         std::string("rotation and store, heads of ") + std::to_string(dims) +
+             (norms ? ", normed" : ""),
+         written == 0 ? worst : INFINITY, 1.0 / 2048);
+}
+
+static void attend_check(struct rig *rig, const std::vector<struct sequence> &sequences)
+{
+    const struct backend_shape *s = &rig->shape;
+    uint32_t dims = s->head_dim, width = s->head_count * dims;
+    struct backend_buffer *q = buffer_make(rig, width, false), *o = buffer_make(rig, width, false);
+    step_make(rig, sequences);
+    size_t count = rig->cuda->pool.bytes / 2;
+    std::vector<uint16_t> bits(count, 0xffff), q_bits((size_t)rig->step.row_count * width);
+    std::vector<double> pool(count), from(q_bits.size()), expected(q_bits.size());
+    for (uint32_t i = 0; i < sequences.size(); i++) {
+        for (uint32_t t = 0; t < sequences[i].start + sequences[i].rows; t++) {
+            for (uint32_t part = 0; part < 2 * s->kv_head_count; part++) {
+                size_t at = pool_at(rig, i, t, part % 2, part / 2);
+                for (uint32_t d = 0; d < dims; d++) {
+                    __half value = __float2half_rn(random_float() * 2);
+                    memcpy(&bits[at + d], &value, 2);
+                    pool[at + d] = (double)__half2float(value);
+                }
+            }
+        }
+    }
+    for (size_t i = 0; i < q_bits.size(); i++) {
+        __half value = __float2half_rn(random_float() * 3);
+        memcpy(&q_bits[i], &value, 2);
+        from[i] = (double)__half2float(value);
+    }
+    CHECK(cudaMemcpy(rig->cuda->pool_device, bits.data(), count * 2, cudaMemcpyHostToDevice));
+    q->halves = true;
+    q->data = q->storage;
+    q->stride = width;
+    CHECK(cudaMemcpy(q->data, q_bits.data(), q_bits.size() * 2, cudaMemcpyHostToDevice));
+    CHECK(cudaDeviceSynchronize());
+    for (uint32_t i = 0; i < sequences.size(); i++) {
+        for (uint32_t r = 0; r < sequences[i].rows; r++) {
+            for (uint32_t h = 0; h < s->head_count; h++) {
+                uint32_t kv = h / (s->head_count / s->kv_head_count);
+                uint32_t length = sequences[i].start + r + 1;
+                size_t at = ((size_t)rig->sequences[i].first_row + r) * width + h * dims;
+                std::vector<double> scores(length, 0);
+                double most = -1e300, sum = 0;
+                for (uint32_t t = 0; t < length; t++) {
+                    for (uint32_t d = 0; d < dims; d++)
+                        scores[t] += from[at + d] * pool[pool_at(rig, i, t, 0, kv) + d];
+                    scores[t] /= sqrt((double)dims);
+                    most = fmax(most, scores[t]);
+                }
+                for (double &score : scores)
+                    sum += score = exp(score - most);
+                for (uint32_t t = 0; t < length; t++)
+                    for (uint32_t d = 0; d < dims; d++)
+                        expected[at + d] += scores[t] / sum * pool[pool_at(rig, i, t, 1, kv) + d];
+            }
+        }
+    }
+    rig->calls->attend(rig->backend, LAYER, q, o);
+    told(rig,
+         "attention of " + std::to_string(sequences.size()) + " sequences, the first at " +
+             std::to_string(sequences[0].start) + ", " + std::to_string(s->head_count) + " and " +
+             std::to_string(s->kv_head_count) + " heads of " + std::to_string(dims),
+         buffer_off(rig, o, expected), rig->bf16 ? 6e-3 : 1.5e-3);
+}
+
+static void heads_check(bool bf16, uint32_t heads, uint32_t kv_heads, uint32_t dims,
+                        uint32_t block_tokens, bool pairs)
+{
+    struct rig rig;
+    rig_open(&rig, bf16, false, heads, kv_heads, dims, block_tokens, pairs);
+    uint32_t most = block_tokens * (TABLE_MAX - 1) < 900 ? block_tokens * (TABLE_MAX - 1) : 900;
+    std::vector<struct sequence> singles, ragged = {{0, 5}, {17, 40}, {block_tokens - 1, 2}};
+    for (uint32_t i = 0; i < 9; i++)
+        singles.push_back({random_below(i < 3 ? 40 : most), 1});
+    rope_check(&rig, singles, !pairs);
+    rope_check(&rig, ragged, pairs);
+    attend_check(&rig, singles);
+    attend_check(&rig, {{most - 1, 1}, {255, 1}, {256, 1}, {0, 1}});
+    attend_check(&rig, ragged);
+    rig_close(&rig);
+}
+
+int main(void)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
+        printf("skipped: no CUDA device\n");
+        return 77;
+    }
+    for (int kind = 0; kind < 3; kind++) {
+        struct rig rig;
+        bool bf16 = kind == 1;
+        rig_open(&rig, bf16, kind == 2, 4, 2, 64, 16, false);
+        static const uint32_t widths[] = {64, 77, 576, 1022, 4096, 8192, 17000};
+        for (uint32_t width : widths) {
+            norm_check(&rig, width, 1 + random_below(9) * 2 + 1);
+            gate_check(&rig, width, 2 + random_below(20), width % 3 == 0);
+        }
+        embed_check(&rig, bf16 ? DTYPE_BF16 : DTYPE_F16, 576, 33, false);
+        embed_check(&rig, bf16 ? DTYPE_BF16 : DTYPE_F16, 577, 33, true);
+        embed_check(&rig, DTYPE_Q8_0, 512, 9, false);
+        embed_check(&rig, DTYPE_Q4_K, 512, 9, false);
+        embed_check(&rig, DTYPE_Q6_K, 768, 9, false);
+        products_check(&rig);
+        rig_close(&rig);
+    }
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        heads_check(bf16 == 1, 8, 2, 128, 16, false);
+        heads_check(bf16 == 1, 9, 3, 64, 16, true);
+        heads_check(bf16 == 1, 4, 4, 96, 32, false);
+        heads_check(bf16 == 1, 16, 1, 128, 8, true);
+        heads_check(bf16 == 1, 6, 2, 40, 16, false); /* not for tiles */
+    }
+    printf("%s\n", good ? "all right" : "WRONG");
+    return good ? 0 : 1;
+}
