@@ -9,8 +9,7 @@
  * A move is one kernel over many spans of one length, on a stream of its own, and gives the sums of
  * the bytes that it read, as wire/checksum.h defines them. What a move reads must be done when it
  * is started (layer_ready); what it wrote is there when poll says so. Moves between host and pool
- * happen in the order in which they were started, and so do the others; these two kinds overtake
- * each other.
+ * happen in the order in which they were started; all others in any order, some at once.
  *
  * Threads: one thread makes all of these calls (the transfer thread); it need not be the compute
  *          thread. Before the backend's close every move is over and every map unmapped.

@@ -23,6 +23,8 @@
 #define FAR_BLOCKS 64 /* 32 KiB under way each; NVLink's 400 GB/s times 2 us is 0.8 MB */
 #endif
 #define HOST_BLOCKS 16 /* PCIe: 60 GB/s times 3 us */
+/* 8 MiB take 20 us over NVLink, and 10 more to begin and to end: the next ones run meanwhile. */
+#define NEAR_STREAMS 4
 #define LOOK_NS 1000000u /* so long without an answer: ask the driver whether the device failed */
 #define POOL_ROUND ((size_t)2 << 20) /* the driver's pages: a handle gives away a whole one */
 
@@ -40,7 +42,7 @@ struct moves_slot {
 };
 
 struct cuda_moves {
-    cudaStream_t near_stream, host_stream;
+    cudaStream_t near_streams[NEAR_STREAMS], host_stream;
     struct answer *answers;        /* [MOVES_MAX], host */
     struct answer *answers_device; /* the same as the device sees it */
     unsigned long long *sums;      /* [MOVES_MAX][MOVE_SPANS_MAX][2]; 0 between moves */
@@ -199,8 +201,9 @@ static status moves_start(struct backend *backend, const struct pool_move *move,
     job.chunks = (job.vectors + WARP_VECTORS - 1) / WARP_VECTORS;
     job_place(cuda, move, &job);
     memcpy(job.spans, move->spans, move->span_count * sizeof(*move->spans));
-    slot->stream = move->kind == MOVE_OUT || move->kind == MOVE_IN ? moves->host_stream
-                                                                   : moves->near_stream;
+    slot->stream = move->kind == MOVE_OUT || move->kind == MOVE_IN
+                       ? moves->host_stream
+                       : moves->near_streams[job.number % NEAR_STREAMS];
     moves->failed = cudaSetDevice((int)cuda->options.device);
     if (moves->failed == cudaSuccess) {
         uint32_t blocks = job_blocks(cuda, move, &job);
@@ -445,10 +448,6 @@ bool moves_open(struct cuda_backend *cuda)
                   "device") &&
         cuda_good(cuda, cudaDeviceGetStreamPriorityRange(&least, &greatest), "stream") &&
         cuda_good(cuda,
-                  cudaStreamCreateWithPriority(&moves->near_stream, cudaStreamNonBlocking,
-                                               greatest),
-                  "stream") &&
-        cuda_good(cuda,
                   cudaStreamCreateWithPriority(&moves->host_stream, cudaStreamNonBlocking,
                                                greatest),
                   "stream") &&
@@ -464,6 +463,11 @@ bool moves_open(struct cuda_backend *cuda)
                   "moves") &&
         cuda_good(cuda, cudaFuncGetAttributes(&attributes, move_kernel<true>), "moves") &&
         cuda_good(cuda, cudaFuncGetAttributes(&attributes, move_kernel<false>), "moves");
+    for (int i = 0; i < NEAR_STREAMS && good; i++)
+        good = cuda_good(cuda,
+                         cudaStreamCreateWithPriority(&moves->near_streams[i],
+                                                      cudaStreamNonBlocking, greatest),
+                         "stream");
     if (good) {
         memset(moves->answers, 0, MOVES_MAX * sizeof(*moves->answers));
         cuda->backend.moves = &cuda_moves_calls;
@@ -476,8 +480,9 @@ void moves_close(struct cuda_backend *cuda)
     struct cuda_moves *moves = cuda->moving;
     if (moves == NULL)
         return;
-    if (moves->near_stream != NULL)
-        (void)cudaStreamDestroy(moves->near_stream);
+    for (cudaStream_t stream : moves->near_streams)
+        if (stream != NULL)
+            (void)cudaStreamDestroy(stream);
     if (moves->host_stream != NULL)
         (void)cudaStreamDestroy(moves->host_stream);
     if (moves->answers != NULL)

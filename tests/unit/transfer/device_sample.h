@@ -145,12 +145,12 @@ static inline status sample_poll(struct backend *backend, uint32_t ticket, bool 
     *over_out = slot->polls == 0;
     if (slot->polls-- > 0)
         return OK;
-    for (;;) { /* first what was started before it on its stream */
+    for (;;) { /* between host and pool: first what was started before it */
         struct sample_slot *next = slot;
         for (uint32_t i = 0; i < MOVES_MAX; i++) {
             struct sample_slot *other = &device->slots[i];
             if (other->used && !other->done && other->number < next->number &&
-                sample_by_host(other) == sample_by_host(slot))
+                sample_by_host(other) && sample_by_host(slot))
                 next = other;
         }
         if (!next->done)
