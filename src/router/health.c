@@ -138,6 +138,20 @@ static void worker_take_blocks(struct worker *worker, const uint8_t *payload, ui
     }
 }
 
+/* What is thought of a pair until it is measured; another may have had this slot before. */
+static void worker_guess_pulls(struct router *router, struct worker *worker)
+{
+    for (struct worker *w = router->workers; w != NULL && worker->slot >= 0; w = w->next) {
+        float guess =
+            route_pull_guess(worker->hello.numerics_class, w->hello.numerics_class,
+                             strcmp(worker->registration.host, w->registration.host) == 0);
+        w->pull_rates[worker->slot] = guess;
+        w->apart_until_ns[worker->slot] = 0;
+        if (w->registered && w->slot >= 0)
+            worker->pull_rates[w->slot] = guess;
+    }
+}
+
 /* False: the worker is gone. */
 static bool worker_register(struct worker *worker, const uint8_t *payload, uint32_t bytes)
 {
@@ -166,10 +180,7 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
     worker->registration = registration;
     worker->registered = true;
     worker->slot = directory_join(router->directory);
-    for (struct worker *w = router->workers; w != NULL && worker->slot >= 0; w = w->next) {
-        w->pull_rates[worker->slot] = 0; /* Another had this slot. */
-        w->apart_until_ns[worker->slot] = 0;
-    }
+    worker_guess_pulls(router, worker);
     worker_ask_blocks(worker);
     link_limit_payload(worker->link, WORKER_FRAME_BYTES_MAX);
     worker->progress_ns = worker->beat_ns = clock_ns();

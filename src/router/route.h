@@ -71,6 +71,10 @@ int route_choose_prefill(const struct route_view *views, uint32_t count, bool *l
 bool route_choose(const struct route_ask *ask, const struct route_view *views, uint32_t count,
                   struct route_choice *choice_out);
 
+/* Bytes/s between two workers of these numerics classes, before any were measured; 0: unknown. Two
+ * GPUs of one host move blocks past its processor. */
+float route_pull_guess(const char *one_class, const char *other_class, bool one_host);
+
 /* Where to decode: of the workers with the role decode the one whose batch is least full. -1: none.
  */
 int route_choose_decode(const struct route_view *views, uint32_t count);

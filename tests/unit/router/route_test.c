@@ -233,6 +233,29 @@ static void roles_apart_do_not_pull(void **state)
     assert_int_equal(choice.ways[ROUTE_PULL].worker, -1);
 }
 
+/* A chat's answer of 1024 tokens on the decode GPU, and a prefill GPU that computes 44,000 a
+ * second. */
+static void gpus_pull_before_anything_was_measured(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    const struct route_ask ask = {
+        .prompt_tokens = 5200, .block_tokens = 16, .block_bytes = 2 << 20, .local_tokens_max = 0};
+    struct route_view views[] = {holder(P, 0, 256), holder(D, 1, 320)};
+    views[0].prefill_rate = views[1].prefill_rate = 44000;
+    float rates[2] = {0, route_pull_guess("cuda-bf16", "cuda-bf16", true)};
+    views[0].pull_rates = rates;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    /* Not between hosts, nor on CPUs: what nothing is known of is slow. */
+    assert_true(route_pull_guess("cuda-bf16", "cuda-bf16", false) == 0);
+    assert_true(route_pull_guess("cuda-bf16", "cpu-int8", true) == 0);
+    rates[1] = route_pull_guess("cpu-int8", "cpu-int8", true);
+    assert_true(rates[1] == 0);
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+}
+
 static void a_short_rest_is_computed_where_the_prefix_is(void **state)
 {
     (void)state;
@@ -321,6 +344,7 @@ int main(void)
         cmocka_unit_test(the_soonest_first_token_is_chosen),
         cmocka_unit_test(the_store_counts_too),
         cmocka_unit_test(roles_apart_do_not_pull),
+        cmocka_unit_test(gpus_pull_before_anything_was_measured),
         cmocka_unit_test(a_short_rest_is_computed_where_the_prefix_is),
         cmocka_unit_test(a_way_that_is_set_is_taken_where_there_is_one),
         cmocka_unit_test(without_knowledge_it_is_the_shortest_queue),
