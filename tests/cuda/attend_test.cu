@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/cuda/state.cuh"
+#include "check.cuh"
 
 #define LAYERS 2u
 #define LAYER 1u /* the one that is computed */
@@ -18,23 +19,6 @@ struct batch {
     uint32_t head_dim, heads, kv_heads, block_tokens;
     std::vector<std::pair<uint32_t, uint32_t>> sequences; /* start, rows */
 };
-
-#define CHECK(call)                                                                                \
-    do {                                                                                           \
-        cudaError_t code_ = (call);                                                                \
-        if (code_ != cudaSuccess) {                                                                \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(code_));                  \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-
-static uint64_t random_state = 1;
-
-static uint32_t random_below(uint32_t limit)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((random_state >> 33) % limit);
-}
 
 /* Nearly normal: the sum of four uniform numbers, of variance 1. */
 __global__ void noise_kernel(__half *to, size_t count, uint32_t seed, float size)

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend/cuda/state.cuh"
+#include "check.cuh"
 
 extern "C" {
 #include "base/dequant.h"
@@ -26,23 +27,6 @@ baton_backend_plugin(const struct backend_plugin_host *host);
 #define TABLE_MAX 80u
 #define LAYERS 2u
 #define LAYER 1u /* the one that is computed */
-
-#define CHECK(call)                                                                                \
-    do {                                                                                           \
-        cudaError_t code_ = (call);                                                                \
-        if (code_ != cudaSuccess) {                                                                \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(code_));                  \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-
-static uint64_t random_state = 1;
-
-static uint32_t random_below(uint32_t limit)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)((random_state >> 33) % limit);
-}
 
 static float random_float(void) /* -1 .. 1 */
 {

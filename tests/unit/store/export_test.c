@@ -447,20 +447,10 @@ static void an_export_is_whole_or_not_there(void **state)
 static int make_folder(void **state)
 {
     (void)state;
-    log_open("test", LOG_ERROR + 1);
-    snprintf(folder, sizeof(folder), "/tmp/baton-test-XXXXXX");
-    if (mkdtemp(folder) == NULL)
+    if (folder_make(LOG_ERROR + 1) != 0)
         return 1;
     snprintf(file, sizeof(file), "%s/export", folder);
     return 0;
-}
-
-static int remove_folder(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command);
 }
 
 int main(void)
@@ -474,5 +464,5 @@ int main(void)
         cmocka_unit_test(what_is_no_whole_export_is_refused),
         cmocka_unit_test(an_export_is_whole_or_not_there),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, make_folder, folder_remove);
 }

@@ -108,17 +108,7 @@ static void the_disk_has_it_still(void **state)
 static int make_folder(void **state)
 {
     (void)state;
-    log_open("test", LOG_ERROR);
-    snprintf(folder, sizeof(folder), "/tmp/baton-test-XXXXXX");
-    return mkdtemp(folder) == NULL;
-}
-
-static int remove_folder(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command);
+    return folder_make(LOG_ERROR);
 }
 
 int main(void)
@@ -127,5 +117,5 @@ int main(void)
         cmocka_unit_test(flipped_bits_in_memory_are_caught),
         cmocka_unit_test(the_disk_has_it_still),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, make_folder, folder_remove);
 }

@@ -305,17 +305,7 @@ static void store_of_another_model(void **state)
 static int make_folder(void **state)
 {
     (void)state;
-    log_open("test", LOG_ERROR);
-    snprintf(folder, sizeof(folder), "/tmp/baton-test-XXXXXX");
-    return mkdtemp(folder) == NULL;
-}
-
-static int remove_folder(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command);
+    return folder_make(LOG_ERROR);
 }
 
 int main(void)
@@ -332,5 +322,5 @@ int main(void)
         cmocka_unit_test(disk_gives_back_what_memory_evicted),
         cmocka_unit_test(store_of_another_model),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, make_folder, folder_remove);
 }

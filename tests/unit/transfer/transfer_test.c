@@ -566,18 +566,7 @@ static void a_machine_without_rdma(void **state)
 {
     (void)state;
     struct worker worker;
-    struct shape shape = shape_even(1, 1, 64);
-    struct address any;
-    worker_prepare(&worker, "alone", &shape);
-    assert_int_equal(address_parse("127.0.0.1:0", 0, &any), OK);
-    struct transfer_options options = {.hello = &worker.hello,
-                                       .tcp_listen = &any,
-                                       .pool = worker.pool,
-                                       .layers = shape.layers,
-                                       .layer_count = 1,
-                                       .carriers = TRANSFER_RDMA,
-                                       .reports = worker.reports};
-    status st = transfer_open(&options, &worker.transfer);
+    status st = worker_open_rdma(&worker, NULL);
     if (st == OK) {
         print_message("this machine has an RDMA device\n");
         worker_close(&worker);

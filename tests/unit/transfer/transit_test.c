@@ -200,21 +200,11 @@ static void flipped_bits_on_the_way_are_caught(void **state)
 static int make_folder(void **state)
 {
     (void)state;
-    log_open("test", LOG_ERROR + 1);
-    snprintf(folder, sizeof(folder), "/tmp/baton-test-XXXXXX");
-    return mkdtemp(folder) == NULL;
-}
-
-static int remove_folder(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command);
+    return folder_make(LOG_ERROR + 1);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(flipped_bits_on_the_way_are_caught)};
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    return cmocka_run_group_tests(tests, make_folder, folder_remove);
 }

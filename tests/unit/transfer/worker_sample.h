@@ -66,6 +66,22 @@ static char folder[64];
 static bool sample_rdma; /* what a test calls tcp is rdma, over a transport that needs no device */
 static const struct cluster_key *sample_key; /* of the workers that start next; NULL: none */
 
+/* A folder for the sockets of a test program, and how loud its log is. */
+static inline int folder_make(enum log_level level)
+{
+    log_open("test", level);
+    snprintf(folder, sizeof(folder), "/tmp/baton-test-XXXXXX");
+    return mkdtemp(folder) == NULL;
+}
+
+static inline int folder_remove(void **state)
+{
+    char command[128];
+    (void)state;
+    snprintf(command, sizeof(command), "rm -rf %s", folder);
+    return system(command);
+}
+
 /* Layers of odd sizes with holes between them, as other layouts may have. */
 static inline struct shape shape_random(uint32_t block_count, uint32_t bytes_max)
 {
@@ -318,23 +334,29 @@ static inline int carrier_index(enum transfer_carrier carrier)
     return carrier == TRANSFER_SHM ? 0 : sample_rdma ? 3 : 1;
 }
 
+/* With nothing but rdma; transports: NULL for those that check keys. */
+static inline status worker_open_rdma(struct worker *worker, const char *transports)
+{
+    struct shape shape = shape_even(1, 1, 64);
+    struct address any;
+    worker_prepare(worker, "rdma", &shape);
+    assert_int_equal(address_parse("127.0.0.1:0", 0, &any), OK);
+    struct transfer_options options = {.hello = &worker->hello,
+                                       .tcp_listen = &any,
+                                       .pool = worker->pool,
+                                       .layers = shape.layers,
+                                       .layer_count = 1,
+                                       .carriers = TRANSFER_RDMA,
+                                       .rdma_transports = transports,
+                                       .reports = worker->reports};
+    return transfer_open(&options, &worker->transfer);
+}
+
 /* False, and why is said: this build or this machine has no UCX. */
 static inline bool sample_has_rdma(void)
 {
     struct worker worker;
-    struct shape shape = shape_even(1, 1, 64);
-    struct address any;
-    worker_prepare(&worker, "probe", &shape);
-    assert_int_equal(address_parse("127.0.0.1:0", 0, &any), OK);
-    struct transfer_options options = {.hello = &worker.hello,
-                                       .tcp_listen = &any,
-                                       .pool = worker.pool,
-                                       .layers = shape.layers,
-                                       .layer_count = 1,
-                                       .carriers = TRANSFER_RDMA,
-                                       .rdma_transports = "tcp",
-                                       .reports = worker.reports};
-    bool has = transfer_open(&options, &worker.transfer) == OK;
+    bool has = worker_open_rdma(&worker, "tcp") == OK;
     if (!has)
         printf("no carrier rdma here: %s\n", error_text());
     worker_close(&worker);
