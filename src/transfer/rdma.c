@@ -48,7 +48,8 @@ struct rdma_peer {
     ucp_rkey_h key;
     uint64_t base;
     uint32_t block_count, under_way;
-    bool endpoint_closed;
+    bool connecting; /* a close by force would abort the process (UCX 1.13): it waits */
+    bool endpoint_closing, endpoint_closed;
     ucs_status_t broken; /* UCS_OK: it is not */
 };
 
@@ -161,6 +162,25 @@ struct rdma_told {
     _Alignas(16) uint8_t address[2 * REMOTE_PART_BYTES_MAX], key[2 * REMOTE_PART_BYTES_MAX];
 };
 
+static void rdma_on_connected(void *request, ucs_status_t cause, void *ctx)
+{
+    struct rdma_peer *peer = ctx;
+    (void)cause;
+    peer->connecting = false;
+    work_add(peer->rdma->transfer, &peer->rdma->progress);
+    ucx->ucp_request_free(request);
+}
+
+/* Learn when the endpoint is connected, or cannot be: nothing was sent, and yet the flush waits. */
+static void rdma_peer_flush(struct rdma_peer *peer)
+{
+    const ucp_request_param_t params = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK |
+                                                        UCP_OP_ATTR_FIELD_USER_DATA,
+                                        .cb.send = rdma_on_connected,
+                                        .user_data = peer};
+    peer->connecting = UCS_PTR_IS_PTR(ucx->ucp_ep_flush_nbx(peer->endpoint, &params));
+}
+
 static status rdma_connect(struct peer *peer, const struct remote_message *message)
 {
     struct rdma_told told = {0};
@@ -188,6 +208,7 @@ static status rdma_connect(struct peer *peer, const struct remote_message *messa
     remote->next = rdma->peers;
     rdma->peers = remote;
     peer->remote = remote; /* peer_end closes it */
+    rdma_peer_flush(remote);
     cause = ucx->ucp_ep_rkey_unpack(remote->endpoint, told.key, &remote->key);
     if (cause != UCS_OK) {
         remote->key = NULL;
@@ -230,10 +251,28 @@ static void rdma_on_endpoint_closed(void *request, ucs_status_t cause, void *ctx
     ucx->ucp_request_free(request);
 }
 
-/* Free what nothing of UCX points to any more. */
+/* By force: gets under way end with an error, and nothing is sent to a peer that may be gone. */
+static void rdma_endpoint_close(struct rdma_peer *peer)
+{
+    const ucp_request_param_t params = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS |
+                                                        UCP_OP_ATTR_FIELD_CALLBACK |
+                                                        UCP_OP_ATTR_FIELD_USER_DATA,
+                                        .flags = UCP_EP_CLOSE_FLAG_FORCE,
+                                        .cb.send = rdma_on_endpoint_closed,
+                                        .user_data = peer};
+    peer->endpoint_closing = true;
+    if (!UCS_PTR_IS_PTR(ucx->ucp_ep_close_nbx(peer->endpoint, &params)))
+        peer->endpoint_closed = true;
+}
+
+/* Close the endpoint of a peer that ended, then free what nothing of UCX points to any more. */
 static void rdma_peer_settle(struct rdma_peer *peer)
 {
-    if (peer->peer != NULL || !peer->endpoint_closed || peer->under_way > 0)
+    if (peer->peer != NULL)
+        return;
+    if (!peer->endpoint_closing && (!peer->connecting || peer->broken != UCS_OK))
+        rdma_endpoint_close(peer);
+    if (!peer->endpoint_closed || peer->connecting || peer->under_way > 0)
         return;
     struct rdma_peer **place = &peer->rdma->peers;
     while (*place != peer)
@@ -251,17 +290,6 @@ static void rdma_peer_end(struct peer *peer)
     remote->peer = NULL;
     if (remote->key != NULL)
         ucx->ucp_rkey_destroy(remote->key);
-    /* By force: gets under way end with an error, and nothing is sent to a peer that may be gone.
-     */
-    const ucp_request_param_t params = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS |
-                                                        UCP_OP_ATTR_FIELD_CALLBACK |
-                                                        UCP_OP_ATTR_FIELD_USER_DATA,
-                                        .flags = UCP_EP_CLOSE_FLAG_FORCE,
-                                        .cb.send = rdma_on_endpoint_closed,
-                                        .user_data = remote};
-    ucs_status_ptr_t request = ucx->ucp_ep_close_nbx(remote->endpoint, &params);
-    if (!UCS_PTR_IS_PTR(request))
-        remote->endpoint_closed = true;
     work_add(peer->transfer, &remote->rdma->progress);
 }
 

@@ -36,6 +36,7 @@
     X(ucp_rkey_destroy)                                                                            \
     X(ucp_ep_create)                                                                               \
     X(ucp_ep_close_nbx)                                                                            \
+    X(ucp_ep_flush_nbx)                                                                            \
     X(ucp_ep_rkey_unpack)                                                                          \
     X(ucp_get_nbx)                                                                                 \
     X(ucp_request_free)                                                                            \
