@@ -1,11 +1,11 @@
 #include "base/task_pool.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 
 struct task_pool {
     pthread_mutex_t lock;
@@ -55,20 +55,15 @@ status task_pool_open(uint32_t thread_count, uint32_t queue_max, struct mailbox 
     pool->queue_max = queue_max;
     pool->done = done;
 
-    /* Signals belong to the thread that runs the loop. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = 0;
-    while (pool->thread_count < thread_count && rc == 0) {
-        rc = pthread_create(&pool->threads[pool->thread_count], NULL, task_pool_thread, pool);
-        if (rc == 0)
+    status st = OK;
+    while (pool->thread_count < thread_count && st == OK) {
+        st = thread_start("pool", task_pool_thread, pool, &pool->threads[pool->thread_count]);
+        if (st == OK)
             pool->thread_count++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc != 0) {
+    if (st != OK) {
         task_pool_close(pool);
-        return error_set(ERR_IO, "cannot start %u threads", thread_count);
+        return st;
     }
     *pool_out = pool;
     return OK;

@@ -23,7 +23,7 @@ struct task {
 
 struct task_pool;
 
-/* done: where finished tasks go; stays the caller's. Errors: ERR_NO_MEMORY, ERR_IO (no threads). */
+/* done: where finished tasks go; stays the caller's. Errors: ERR_NO_MEMORY. */
 status task_pool_open(uint32_t thread_count, uint32_t queue_max, struct mailbox *done,
                       struct task_pool **pool_out);
 

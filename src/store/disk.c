@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sodium.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -19,6 +18,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "store/disk_parts.h"
 
 #define FLUSH_MS 1000
@@ -472,16 +472,6 @@ static void disk_free(struct disk *disk)
     free(disk);
 }
 
-static status disk_start(struct disk *disk)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&disk->thread, NULL, disk_thread, disk);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc == 0 ? OK : error_set(ERR_NO_MEMORY, "cannot start a thread: %s", strerror(rc));
-}
-
 status disk_open(const struct disk_options *options,
                  void (*found)(void *ctx, const struct disk_record *record,
                                struct disk_place place),
@@ -512,7 +502,7 @@ status disk_open(const struct disk_options *options,
     if (st == OK)
         disk_count_now(disk);
     if (st == OK)
-        st = disk_start(disk);
+        st = thread_start("store-disk", disk_thread, disk, &disk->thread);
     if (st != OK) {
         disk_free(disk);
         return st;

@@ -1,7 +1,6 @@
 #include "store/store.h"
 
 #include <assert.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "store/parts.h"
 
 #define QUEUE_BLOCKS_MAX 1024
@@ -241,16 +241,6 @@ static void store_free(struct store *store)
     free(store);
 }
 
-static status store_start(struct store *store)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&store->thread, NULL, store_thread, store);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc == 0 ? OK : error_set(ERR_NO_MEMORY, "cannot start a thread: %s", strerror(rc));
-}
-
 status store_open(const struct store_options *options, struct store **store_out)
 {
     if (strlen(options->address) >= STORE_ADDRESS_BYTES)
@@ -286,7 +276,7 @@ status store_open(const struct store_options *options, struct store **store_out)
         st = loop_timer_open(store->loop, store_on_deadline, store, &store->deadline_timer);
     if (st == OK)
         st = store->calls->open(store, &store->client);
-    if (st == OK && (st = store_start(store)) != OK)
+    if (st == OK && (st = thread_start("store", store_thread, store, &store->thread)) != OK)
         store->calls->close(store->client);
     if (st != OK) {
         store_free(store);

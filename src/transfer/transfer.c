@@ -3,7 +3,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "transfer/carrier.h"
 #include "transfer/parts.h"
 
@@ -579,17 +579,6 @@ static void transfer_free(struct transfer *transfer)
     free(transfer);
 }
 
-static status transfer_start_thread(struct transfer *transfer)
-{
-    /* Signals are for the process's main loop. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&transfer->thread, NULL, transfer_run, transfer);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc == 0 ? OK : error_set(ERR_IO, "cannot start the transfer thread: %s", strerror(rc));
-}
-
 status transfer_open(const struct transfer_options *options, struct transfer **transfer_out)
 {
     struct transfer *transfer = calloc(1, sizeof(*transfer));
@@ -605,7 +594,7 @@ status transfer_open(const struct transfer_options *options, struct transfer **t
         st = transfer_listen(transfer);
     if (st == OK) {
         loop_timer_start(transfer->beat_timer, transfer->options.silence_ms / 4 + 1);
-        st = transfer_start_thread(transfer);
+        st = thread_start("transfer", transfer_run, transfer, &transfer->thread);
     }
     if (st != OK) {
         transfer_free(transfer);

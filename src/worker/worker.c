@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/thread.h"
 #include "model/weights.h"
 #include "store/store.h"
 #include "transfer/transfer.h"
@@ -516,15 +517,9 @@ static status worker_start(struct worker *worker, const char *model_path)
     if (st != OK)
         return st;
 
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&worker->thread, NULL, worker_thread, worker);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc != 0)
-        return error_set(ERR_IO, "cannot start the compute thread: %s", strerror(rc));
-    worker->thread_runs = true;
-    return OK;
+    st = thread_start("compute", worker_thread, worker, &worker->thread);
+    worker->thread_runs = st == OK;
+    return st;
 }
 
 static void worker_close(struct worker *worker)

@@ -17,8 +17,10 @@ SIZE = ["--ctx", "512", "--kv-bytes", "8M"]
 
 class Hands:
     def __init__(self, binary, routers=1, prefill=1, decode=1, options=("--step-delay", "20ms"),
-                 router_options=("--silence", "10s")):
+                 router_options=("--silence", "10s"), options_of=None):
+        """options: of every worker; options_of: {name: more options of that one}"""
         self.binary, self.options, self.router_options = binary, options, router_options
+        self.options_of = options_of or {}
         self.doors = [Server(binary, SMALL) for _ in range(routers)]
         self.workers_at = [f"127.0.0.1:{free_port()}" for _ in range(routers)]
         self.workers = [f"prefill-{c}" for c in "abcd"[:prefill]] + \
@@ -56,7 +58,7 @@ class Hands:
 
     def start_worker(self, name):
         self.start(name, name.split("-")[0], "--name", name, "--router", ",".join(self.workers_at),
-                   *SIZE, "--threads", "1", *self.options)
+                   *SIZE, "--threads", "1", *self.options, *self.options_of.get(name, ()))
 
     def pid(self, name):
         return self.processes[name].pid

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/thread.h"
 
 #define TEAM_MAX 256u
 
@@ -180,11 +181,10 @@ static status worker_start(struct team *team, uint32_t thread, const int *cpus)
         return error_set(ERR_NO_MEMORY, "no memory to start compute thread %u", thread);
     *start = (struct worker_start){.team = team, .thread = thread};
     pthread_t *worker = &team->workers[thread - 1];
-    int error = pthread_create(worker, NULL, worker_main, start);
-    if (error != 0) {
+    status st = thread_start("compute-team", worker_main, start, worker);
+    if (st != OK) {
         free(start);
-        return error_set(ERR_NO_MEMORY, "cannot start compute thread %u: %s", thread,
-                         strerror(error));
+        return st;
     }
     team->started++;
     return cpus != NULL ? thread_pin(*worker, cpus[thread]) : OK;
