@@ -43,7 +43,7 @@
     X(ucs_status_string)
 
 struct ucx {
-#define UCX_FIELD(name) __typeof__(&(name)) name;
+#define UCX_FIELD(name) __typeof__ (&(name))(name);
     UCX_CALLS(UCX_FIELD)
 #undef UCX_FIELD
 };
