@@ -10,17 +10,17 @@ extern const struct command_spec serve_command, router_command, prefill_command,
     store_command, kv_stat_command, kv_query_command, kv_delete_command, kv_export_command,
     kv_import_command, bench_store_command, run_command, why_command, ctl_status_command,
     ctl_role_command, ctl_drain_command, key_command, bench_command, bench_engine_command,
-    bench_floor_command, bench_gather_command;
+    bench_accuracy_command, bench_floor_command, bench_gather_command;
 static const struct command_spec man_command;
 
 /* One line each, in the order of --help. */
 static const struct command_spec *const commands[] = {
-    &serve_command,        &router_command,     &prefill_command,      &decode_command,
-    &store_command,        &kv_stat_command,    &kv_query_command,     &kv_delete_command,
-    &kv_export_command,    &kv_import_command,  &bench_store_command,  &run_command,
-    &why_command,          &ctl_status_command, &ctl_role_command,     &ctl_drain_command,
-    &key_command,          &bench_command,      &bench_engine_command, &bench_floor_command,
-    &bench_gather_command, &man_command,
+    &serve_command,       &router_command,       &prefill_command,      &decode_command,
+    &store_command,       &kv_stat_command,      &kv_query_command,     &kv_delete_command,
+    &kv_export_command,   &kv_import_command,    &bench_store_command,  &run_command,
+    &why_command,         &ctl_status_command,   &ctl_role_command,     &ctl_drain_command,
+    &key_command,         &bench_command,        &bench_engine_command, &bench_accuracy_command,
+    &bench_floor_command, &bench_gather_command, &man_command,
 };
 
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
