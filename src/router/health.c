@@ -152,6 +152,24 @@ static void worker_guess_pulls(struct router *router, struct worker *worker)
     }
 }
 
+/* Another live process has this name: the two would push each other out for ever. One that comes
+ * back after its death does so later than --silence, or its connection has told. */
+static status worker_check_name(struct router *router, const struct wire_register *newcomer)
+{
+    uint64_t now_ns = clock_ns();
+    for (const struct worker *w = router->workers; w != NULL; w = w->next) {
+        const struct wire_register *old = &w->registration;
+        if (w->registered && !w->closed && strcmp(old->name, newcomer->name) == 0 &&
+            (old->pid != newcomer->pid || strcmp(old->host, newcomer->host) != 0) &&
+            now_ns - w->beat_ns < router->options->silence_ms * 1000000)
+            return error_set(ERR_REFUSED,
+                             "a worker of the name %s is here and alive (pid %u); give this one "
+                             "another --name",
+                             old->name, old->pid);
+    }
+    return OK;
+}
+
 /* False: the worker is gone. */
 static bool worker_register(struct worker *worker, const uint8_t *payload, uint32_t bytes)
 {
@@ -162,6 +180,8 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
         st = error_set(ERR_BAD_INPUT, "worker %s registers twice", registration.name);
     if (st == OK)
         st = worker_check_class(router, worker);
+    if (st == OK)
+        st = worker_check_name(router, &registration);
     if (st == OK &&
         health_worker_count(router, WIRE_ROLE_PREFILL | WIRE_ROLE_DECODE) >= ROUTE_WORKERS_MAX)
         st = error_set(ERR_FULL, "a router has at most %u workers; start another router",

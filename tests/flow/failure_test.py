@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 
-from baton import (SLOW, SMALL, SMALL_MODELS, Failed, Process, Server, free_port, main,
+from baton import (PATIENT, SLOW, SMALL, SMALL_MODELS, Failed, Process, Server, free_port, main,
                    together)
 
 PROMPT = list(range(5, 60))
@@ -337,6 +337,33 @@ def strangers(binary):
         assert server.complete(**dict(LONG, max_tokens=4))["usage"]["completion_tokens"] == 4
 
 
+def one_name_for_two(binary):
+    """Two processes under one name do not push each other out in turn: the second is refused by name,
+    the first goes on; and the name is free when it has gone."""
+    with Server(binary, SMALL, *SLOW_STEPS, "--decode-workers", "2", *PATIENT) as server:
+        where = server.router_address()
+
+        def second(name):
+            return Process("second", [binary, "decode", "--name", name, "--router", where, "--ctx",
+                                      "512", "--kv-bytes", "8M", SMALL])
+        taken = second("decode-1")
+        answer, error, _ = collect(server, dict(LONG, max_tokens=100))
+        assert answer and error is None
+        assert taken.process.wait(20 * SLOW) == 1
+        words = f"a worker of the name decode-1 is here and alive (pid {server.pid_of('decode-1')})"
+        assert words in taken.log() and "--name" in taken.log(), taken.log()
+        taken.discard()
+        assert "worker lost" not in server.process.log()
+
+        for _ in range(2):
+            free = second("decode-x")
+            free.wait_for('event="router reached"')
+            server.wait_until(lambda: server.call("GET", "/health")["decode_workers"] == 3)
+            free.process.kill()
+            free.process.wait()
+            free.discard()
+
+
 def cannot_start(binary):
     """Each says what was expected, what was found and what to do; nothing is left running."""
     with socket.socket() as taken:
@@ -370,4 +397,4 @@ if __name__ == "__main__":
     main([decode_killed, decode_killed_early, prefill_killed, last_decode_killed, client_gone,
           stop_string_frees, priority, loading, drain, second_signal, queue_full, preemption,
           swapped_clients_leave, one_by_one,
-          strangers, cannot_start], sys.argv)
+          strangers, one_name_for_two, cannot_start], sys.argv)
