@@ -13,7 +13,8 @@ only that way is open, as workers without a prefix cache forget what they had:
     chosen     all of these are open: what baton picks by itself
 
 Prints a line for each, and where the tokens came from; the ways take turns, so that what else the machine
-does falls on all of them alike."""
+does falls on all of them alike. Then chats in words: how much of what the first turn left in full blocks the
+second one reuses, as its text may become other tokens than the model chose."""
 import argparse
 import http.client
 import json
@@ -27,6 +28,12 @@ import subprocess
 import tempfile
 import time
 
+QUESTIONS = [
+    "Why is the sky blue?", "Write a haiku about rain.", "List five uses of a brick.",
+    "How do I boil an egg?", "Explain recursion with an example in Python.", "Who was Ada Lovelace?",
+    "Translate 'good morning' into French, German and Spanish.", "What is 17 times 23? Show the steps.",
+    "Give me a recipe for pancakes with measures.", "Tell me a short story about a fox and a crow.",
+]
 FORGETS = ["--prefix-cache-bytes", "0"]
 # name: of prefill, of decode, of the router, store?
 WAYS = {
@@ -91,6 +98,15 @@ class Deployment:
         except OSError:
             return False
 
+    def chat(self, messages, tokens, seed):
+        body = {"messages": messages, "max_tokens": tokens, "temperature": 0.8, "seed": seed}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", "/v1/chat/completions", json.dumps(body),
+                           {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer["choices"][0]["message"]["content"], answer["usage"]
+
     def ask(self, prompt, tokens):
         """Seconds to the first token, how many were reused, and the tokens' text."""
         body = {"prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "temperature": 0,
@@ -120,6 +136,27 @@ class Deployment:
         shutil.rmtree(self.folder)
 
 
+def chats(args):
+    """Tokens that second turns reuse, and those that they could if text came back as the same tokens:
+    the full blocks of the first turn. Its last token has no keys and values."""
+    reused, possible, whole = 0, 0, 0
+    server = Deployment(args.binary, args.model, "pull", 2048)
+    try:
+        for turn in range(args.chats):
+            asked = [{"role": "user", "content": QUESTIONS[turn % len(QUESTIONS)]}]
+            text, first = server.chat(asked, 200, turn)
+            time.sleep(0.3)
+            asked += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
+            _, second = server.chat(asked, 2, turn)
+            full = (first["prompt_tokens"] + first["completion_tokens"] - 1) // 16 * 16
+            cached = second["prompt_tokens_details"]["cached_tokens"]
+            reused, possible, whole = reused + cached, possible + full, whole + (cached >= full)
+    finally:
+        server.close()
+    print(f"{args.chats} chats in words: {reused} of {possible} tokens in full blocks reused "
+          f"({100 * reused / possible:.1f} %), all of them in {whole} chats")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("binary")
@@ -128,6 +165,7 @@ def main():
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--answer", type=int, default=64)
     parser.add_argument("--more", type=int, default=32)
+    parser.add_argument("--chats", type=int, default=30)
     parser.add_argument("--json")
     args = parser.parse_args()
     ctx = args.prompt + args.answer + args.more + 64
@@ -153,7 +191,10 @@ def main():
     for way, values in seconds.items():
         print(f"{way:10} first token after {statistics.median(values) * 1e3:8.1f} ms "
               f"({min(values) * 1e3:.1f} to {max(values) * 1e3:.1f}), "
-              f"{statistics.median(reused[way]):.0f} tokens reused")
+              f"{statistics.median(reused[way]):.0f} of "
+              f"{(args.prompt + args.answer - 1) // 16 * 16} tokens reused")
+    if args.chats:
+        chats(args)
     if args.json:
         with open(args.json, "w") as out:
             json.dump({"seconds": seconds, "reused": reused}, out)
