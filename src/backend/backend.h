@@ -69,7 +69,7 @@ struct backend_shape {
     uint32_t kv_head_count;
     uint32_t head_dim;
     uint32_t block_tokens;
-    enum dtype kv_dtype; /* F16; F32 for comparisons, where a backend has it */
+    enum dtype kv_dtype; /* F16; Q8_0, and F32 for comparisons, where a backend has it */
     size_t block_bytes;  /* one block: [layer][k,v][kv_head][token][head_dim] */
     size_t layer_bytes;  /* one layer of it, k and v */
     enum rope_style rope_style;

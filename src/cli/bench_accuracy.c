@@ -24,9 +24,10 @@
 #include "model/tokenizer.h"
 
 struct accuracy_options {
-    const char *text, *logits, *kernels, *kv_dtype, *variant, *device, *cuda_plugin, *json;
+    const char *text, *logits, *kernels, *variant, *device, *cuda_plugin, *json;
     bool deterministic;
     uint32_t tokens, ctx, threads;
+    uint32_t kv; /* 0: auto, else 1 + enum engine_kv */
 };
 
 #define FIELD(name) offsetof(struct accuracy_options, name)
@@ -42,8 +43,8 @@ static const struct option_spec specs[] = {
      "and context; a pipe will do"},
     {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, FIELD(kernels),
      "the class to compare with the reference: float, int8 or auto"},
-    {"kv-dtype", OPTION_TEXT, "TYPE", "auto", 0, 0, FIELD(kv_dtype),
-     "what it stores keys and values in: f16, f32 or auto, which is f32 for float, else f16"},
+    {"kv-dtype", OPTION_CHOICE, "auto|f16|f32|q8_0", "auto", 0, 0, FIELD(kv),
+     "what it stores keys and values in; auto is f32 for float, else f16"},
     {"variant", OPTION_TEXT, "NAME", "auto", 0, 0, FIELD(variant),
      "instructions: scalar, avx2, avx512, vnni, ... or auto, the best that there are"},
     {"device", OPTION_TEXT, "NAME", "cpu", 0, 0, FIELD(device),
@@ -88,7 +89,7 @@ struct accuracy {
 /* ---- the two engines ---- */
 
 static status side_open(struct accuracy *accuracy, const struct device *device, const char *kernels,
-                        const char *variant, const char *kv_dtype, struct side *side)
+                        const char *variant, enum engine_kv kv, struct side *side)
 {
     const struct accuracy_options *options = accuracy->options;
     struct engine_config config = {
@@ -96,7 +97,7 @@ static status side_open(struct accuracy *accuracy, const struct device *device, 
         .rows_max = options->ctx - logits_first(options->ctx),
         .sequences_max = 1,
         .outputs_max = logits_count(options->ctx),
-        .kv = engine_kv_choose(kv_dtype, kernels),
+        .kv = kv,
     };
     const struct device_options opening = {
         .cpu = {.threads = bench_threads(options->threads), .kernels = kernels, .variant = variant},
@@ -367,10 +368,12 @@ static status accuracy_run(struct accuracy *accuracy, const char *path)
     if (code == OK)
         code = tokens_read(accuracy);
     if (code == OK)
-        code = side_open(accuracy, &cpu, "float", "auto", "f32", &accuracy->reference);
+        code = side_open(accuracy, &cpu, "float", "auto", ENGINE_KV_F32, &accuracy->reference);
     if (code == OK)
         code = side_open(accuracy, &accuracy->device, options->kernels, options->variant,
-                         options->kv_dtype, &accuracy->class);
+                         options->kv == 0 ? engine_kv_choose("auto", options->kernels)
+                                          : (enum engine_kv)(options->kv - 1),
+                         &accuracy->class);
     if (code == OK)
         code = file_open(accuracy);
     accuracy->scores = calloc(options->ctx, sizeof(*accuracy->scores));

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "backend/device.h"
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "cli/bench_floor.h"
@@ -26,9 +27,10 @@
 #define BATCH_MAX 1024u
 
 struct engine_bench_options {
-    const char *batch, *depth, *kernels, *kv_dtype, *variant, *json, *dummy_weights;
+    const char *batch, *depth, *kernels, *variant, *json, *dummy_weights;
     const char *device, *cuda_plugin;
     bool deterministic;
+    uint32_t kv; /* enum engine_kv */
     uint32_t prefill, decode, threads, repeat, chunk, block_tokens;
 };
 
@@ -50,8 +52,8 @@ static const struct option_spec specs[] = {
      "tokens of a KV block"},
     {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, FIELD(kernels),
      "arithmetic: float (reference), int8 (faster) or auto"},
-    {"kv-dtype", OPTION_TEXT, "TYPE", "f16", 0, 0, FIELD(kv_dtype),
-     "what keys and values are stored in: f16, or f32 to compare with other implementations"},
+    {"kv-dtype", OPTION_CHOICE, "f16|f32|q8_0", "f16", 0, 0, FIELD(kv),
+     "what keys and values are stored in; f32 is to compare with other implementations"},
     {"variant", OPTION_TEXT, "NAME", "auto", 0, 0, FIELD(variant),
      "instructions: scalar, avx2, avx512, vnni, ... or auto, the best that there are"},
     {"device", OPTION_TEXT, "NAME", "cpu", 0, 0, FIELD(device),
@@ -163,13 +165,10 @@ static status engine_start(struct engine_bench *bench)
         .sequences_max = bench->batch_max,
         .outputs_max = bench->batch_max,
         .available_bytes = bench->device.plugin != NULL ? bench->available_bytes : 0,
-        .kv = strcmp(options->kv_dtype, "f32") == 0 ? ENGINE_KV_F32 : ENGINE_KV_F16,
+        .kv = (enum engine_kv)options->kv,
     };
     struct engine_plan plan;
     struct backend *backend;
-    if (strcmp(options->kv_dtype, "f16") != 0 && strcmp(options->kv_dtype, "f32") != 0)
-        return error_set(ERR_BAD_INPUT, "--kv-dtype: expected f16 or f32, found \"%s\"",
-                         options->kv_dtype);
     status code = engine_plan(bench->model, &config, &plan);
     if (code != OK)
         return code;
@@ -235,13 +234,28 @@ static void bench_close(struct engine_bench *bench)
     json_decref(bench->results);
 }
 
-/* Keys and values that a model could have made: f16 or f32 numbers of about -1 .. 1. */
+/* Groups of Q8_0: a scale of 2^-8 .. 2^-7 and any bytes. */
+static void pool_fill_q8_0(struct engine_bench *bench, const struct backend_pool *pool)
+{
+    size_t group = dtype_group_bytes(DTYPE_Q8_0);
+    for (size_t at = 0; at + group <= pool->bytes; at += group) {
+        store_u16(pool->host + at, (uint16_t)(0x1c00 | (random_next(bench) & 0x3ff)));
+        for (size_t i = 2; i < group; i += 4)
+            store_u32(pool->host + at + i, random_next(bench) << 1);
+    }
+}
+
+/* Keys and values that a model could have made: numbers of about -1 .. 1. */
 static void pool_fill(struct engine_bench *bench)
 {
     const struct backend_pool *pool = engine_pool(bench->engine);
     if (pool->host == NULL) /* of a device: zeros take as long to read */
         return;
-    bool floats = strcmp(bench->options->kv_dtype, "f32") == 0;
+    if (bench->options->kv == ENGINE_KV_Q8_0) {
+        pool_fill_q8_0(bench, pool);
+        return;
+    }
+    bool floats = bench->options->kv == ENGINE_KV_F32;
     for (size_t at = 0; at + 4 <= pool->bytes; at += 4) {
         uint32_t bits = random_next(bench);
         uint32_t number = floats ? (bits & 0x803fffff) | 0x3e800000

@@ -61,7 +61,7 @@ bool worker_words_known(const char *carrier, const char *kernels, const char *kv
 {
     static const char *const carriers[] = {"auto", "shm", "tcp", "cuda-ipc", "rdma", NULL};
     static const char *const classes[] = {"auto", "float", "int8", NULL};
-    static const char *const kv_dtypes[] = {"auto", "f16", "f32", NULL};
+    static const char *const kv_dtypes[] = {"auto", "f16", "f32", "q8_0", NULL};
     static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
     return word_known("carrier", carrier, carriers) && word_known("kernels", kernels, classes) &&
            word_known("kv-dtype", kv_dtype, kv_dtypes) &&

@@ -104,8 +104,8 @@
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, kv_dtype),                                                                    \
-         "numbers in the block pool: f16, f32 (twice the memory), or auto (f32 with --kernels "    \
-         "float, else f16); equal on all workers"},                                                \
+         "numbers in the block pool: f16, f32 (twice the memory), q8_0 (0.53 of it), or auto "     \
+         "(f32 with --kernels float, else f16); equal on all workers"},                            \
         {"packed-weights",                                                                         \
          OPTION_TEXT,                                                                              \
          "WHERE",                                                                                  \

@@ -35,6 +35,8 @@ struct engine {
 enum engine_kv engine_kv_choose(const char *kv_dtype, const char *kernels)
 {
     bool exact = strcmp(kv_dtype, "auto") == 0 && strcmp(kernels, "float") == 0;
+    if (strcmp(kv_dtype, "q8_0") == 0)
+        return ENGINE_KV_Q8_0;
     return exact || strcmp(kv_dtype, "f32") == 0 ? ENGINE_KV_F32 : ENGINE_KV_F16;
 }
 

@@ -32,11 +32,12 @@
 #include "kv/layout.h"
 #include "model/weights.h"
 
-/* f16, or f32: rounding to f16 moves a logit by up to some hundredths. */
-enum engine_kv { ENGINE_KV_F16, ENGINE_KV_F32 };
+/* f16, f32 (rounding to f16 moves a logit by up to some hundredths), or q8_0: int8 in groups of 32
+ * with an f16 scale, 0.53 of f16's memory. */
+enum engine_kv { ENGINE_KV_F16, ENGINE_KV_F32, ENGINE_KV_Q8_0 };
 
-/* What --kv-dtype means beside --kernels: "f16", "f32", or "auto", which is f32 for the class
- * "float", whose bound on every logit a pool of f16 would break, and f16 for all others. */
+/* What --kv-dtype means beside --kernels: "f16", "f32", "q8_0", or "auto", which is f32 for the
+ * class "float", whose bound on every logit a pool of f16 would break, and f16 for all others. */
 enum engine_kv engine_kv_choose(const char *kv_dtype, const char *kernels);
 
 /* What an operator chooses. 0 means the default. */

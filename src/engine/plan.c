@@ -27,6 +27,8 @@ static uint32_t chosen(uint32_t value, uint32_t otherwise)
 static status limits_fill(const struct model *model, const struct engine_config *config,
                           struct engine_plan *plan)
 {
+    static const enum dtype kv_dtypes[] = {
+        [ENGINE_KV_F16] = DTYPE_F16, [ENGINE_KV_F32] = DTYPE_F32, [ENGINE_KV_Q8_0] = DTYPE_Q8_0};
     uint32_t block_tokens = chosen(config->block_tokens, BLOCK_TOKENS_DEFAULT);
     struct backend_limits *limits = &plan->limits;
 
@@ -55,7 +57,7 @@ static status limits_fill(const struct model *model, const struct engine_config 
         .kv_head_count = model->kv_head_count,
         .head_dim = model->head_dim,
         .block_tokens = block_tokens,
-        .dtype = config->kv == ENGINE_KV_F32 ? DTYPE_F32 : DTYPE_F16,
+        .dtype = kv_dtypes[config->kv],
         .rank = 0,
         .ranks = 1,
     };
@@ -179,10 +181,11 @@ void engine_plan_close(struct engine_plan *plan)
 const char *engine_plan_text(const struct engine_plan *plan, char *text_out, size_t text_bytes)
 {
     snprintf(text_out, text_bytes,
-             "weights %.1f MiB + KV pool %.1f MiB (%u blocks) + activations %.1f MiB = %.1f MiB of "
+             "weights %.1f MiB + KV pool %.1f MiB (%u blocks of %zu bytes) + activations %.1f MiB "
+             "= %.1f MiB of "
              "%.1f MiB available",
              megabytes(plan->weight_bytes), megabytes(plan->pool_bytes), plan->block_count,
-             megabytes(plan->activation_bytes), megabytes(plan->total_bytes),
-             megabytes(plan->available_bytes));
+             plan->shape.block_bytes, megabytes(plan->activation_bytes),
+             megabytes(plan->total_bytes), megabytes(plan->available_bytes));
     return text_out;
 }

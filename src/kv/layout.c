@@ -27,10 +27,13 @@ static status shape_check(const struct kv_shape *shape)
         return error_set(ERR_BAD_INPUT, "KV layout: expected 1 to %u tokens a block, found %u",
                          KV_BLOCK_TOKENS_MAX, shape->block_tokens);
     if (!dtype_known((uint32_t)shape->dtype) || shape->head_dim % dtype_group(shape->dtype) != 0)
-        return error_set(
-            ERR_BAD_INPUT, "KV layout: a head of %u values cannot be stored in type %s",
-            shape->head_dim,
-            dtype_known((uint32_t)shape->dtype) ? dtype_name(shape->dtype) : "unknown");
+        return error_set(ERR_BAD_INPUT,
+                         "KV layout: a head of %u values cannot be stored in type %s, which has "
+                         "groups of %u; use "
+                         "--kv-dtype f16",
+                         shape->head_dim,
+                         dtype_known((uint32_t)shape->dtype) ? dtype_name(shape->dtype) : "unknown",
+                         dtype_known((uint32_t)shape->dtype) ? dtype_group(shape->dtype) : 0);
     if (shape->ranks == 0 || shape->rank >= shape->ranks ||
         shape->kv_head_count % shape->ranks != 0)
         return error_set(

@@ -32,7 +32,7 @@ struct worker_options {
     const char *store;              /* address of the central store; NULL: none */
     const char *offer;              /* "early", "late" */
     const char *kernels;            /* "auto", "float", "int8" */
-    const char *kv_dtype;           /* "auto", "f16", "f32" */
+    const char *kv_dtype;           /* "auto", "f16", "f32", "q8_0" */
     const char *packed_weights;     /* "auto", "off", or a folder */
     const char *device;             /* "cpu", "cuda", "cuda:N" */
     const char *cuda_plugin;        /* NULL: where backend/device.h says */

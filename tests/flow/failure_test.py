@@ -318,7 +318,8 @@ def strangers(binary):
         for options, words in (([other], ["fingerprint"]),
                                (["--block-tokens", "32", SMALL], ["block tokens", "16", "32"]),
                                (["--kernels", "float", SMALL], ["class", "float", "int8"]),
-                               (["--kv-dtype", "f32", SMALL], ["kv dtype", "F32", "F16"])):
+                               (["--kv-dtype", "f32", SMALL], ["kv dtype", "F32", "F16"]),
+                               (["--kv-dtype", "q8_0", SMALL], ["kv dtype", "Q8_0", "F16"])):
             stranger = Process("stranger", [binary, "prefill", "--router",
                                             f"unix:{folder}/router.sock", "--ctx", "512",
                                             "--kv-bytes", "8M", *options])
@@ -366,6 +367,7 @@ def one_name_for_two(binary):
 
 def cannot_start(binary):
     """Each says what was expected, what was found and what to do; nothing is left running."""
+    narrow = os.path.join(SMALL_MODELS, "llama-f32-tied.gguf")  # heads of 16
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -383,6 +385,8 @@ def cannot_start(binary):
              "--transfer-advertise"),
             (["prefill", "--transfer-advertise", "10.0.0.1:5", SMALL], "--transfer-tcp"),
             (["serve", "--prefil-workers", "2", SMALL], "prefill-workers"),
+            (["serve", "--port", "0", "--kv-dtype", "q8_0", narrow], "--kv-dtype"),
+            (["prefill", "--kv-dtype", "q4_0", SMALL], "q8_0"),
         ]
         for args, word in cases:
             child = subprocess.run([binary, *args], stdin=subprocess.DEVNULL,

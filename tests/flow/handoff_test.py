@@ -1,8 +1,11 @@
 """The test above all: disaggregated output equals colocated output, token for token."""
+import os
 import random
 import sys
+import tempfile
 
 from baton import MODEL, PATIENT, SLOW, SMALL, Redis, Server, main, over_rdma, together
+from store_test import Store, acknowledged, run
 
 WIDE = ["--kv-bytes", "64M", "--ctx", "512"]
 
@@ -142,13 +145,13 @@ def swapped(binary):
     bodies = [{"prompt": [dice.randrange(3, 300) for _ in range(20 + 5 * i)], "max_tokens": 190,
                "ignore_eos": True, "logprobs": 2, "temperature": i % 3 / 2, "seed": i,
                "frequency_penalty": 0.4 * (i % 2), "n": 2 if i == 4 else 1} for i in range(8)]
-    for kv, block_bytes in (("f16", 6144), ("f32", 12288)):
+    for kv, block_bytes in (("f16", 6144), ("f32", 12288), ("q8_0", 3264)):
         wide = ["--ctx", "256", "--kv-dtype", kv, "--silence", "10s"]
         narrow = [*wide, "--kv-bytes", str(36 * block_bytes)]
         with Server(binary, SMALL, *wide, "--kv-bytes", "64M", "--colocated", "1") as server:
             expected = run_all(server, bodies)
         few = ["--swap-bytes", str(12 * block_bytes)]
-        for options in ([], few) if kv == "f32" else ([], ["--prefix-cache-bytes", "0"], few,
+        for options in ([], few) if kv != "f16" else ([], ["--prefix-cache-bytes", "0"], few,
                                                       ["--colocated", "1"]):
             name = f"swapped, {kv} {options}"
             with Server(binary, SMALL, *narrow, *options) as server:
@@ -165,6 +168,55 @@ def swapped(binary):
                 assert server.sum("baton_swap_bytes_total", direction="in") == back * block_bytes
                 again = server.sum("baton_recomputed_tokens_total")
                 assert (again > 0) == ("--swap-bytes" in options), (name, again)
+
+
+Q8_0 = ["--kv-dtype", "q8_0", "--prefill-chunk", "64"]
+
+
+def q8_0_pool(binary):
+    """Keys and values as q8_0: other answers than with f16, and the same in every way of serving."""
+    bodies = requests(300, 512)[::2]
+    with Server(binary, SMALL, *WIDE, *Q8_0, "--colocated", "1") as server:
+        assert "blocks of 3264 bytes" in server.process.log()
+        expected = run_all(server, bodies)
+        compare("q8_0 colocated, cached", bodies, expected, run_all(server, bodies))
+    with Server(binary, SMALL, *WIDE, "--colocated", "1") as server:
+        assert "blocks of 6144 bytes" in server.process.log()
+        assert run_all(server, bodies[-3:]) != expected[-3:]
+    for options in (["--carrier", "shm"], ["--carrier", "tcp", "--threads", "3"], [*STORE, "--carrier", "tcp"]):
+        with Server(binary, SMALL, *WIDE, *PATIENT, *Q8_0, *options) as server:
+            if STORE[0] in options:
+                stores_are_up(server)
+            compare(f"q8_0 {options}, cold", bodies, expected, run_all(server, bodies))
+            loaded = together([lambda b=b: outcome(server.complete(**b)) for b in bodies])
+            compare(f"q8_0 {options}, all at once", bodies, expected, loaded)
+            assert server.sum("baton_handoffs_total") > 0
+            server.assert_all_free()
+
+
+def q8_0_exported(binary):
+    """Blocks of q8_0 leave a store as a file and serve from another one; a worker of f16 is refused there."""
+    body = {"prompt": list(range(5, 205)), "max_tokens": 8, "ignore_eos": True, "logprobs": 2, "temperature": 0}
+    with tempfile.TemporaryDirectory(prefix="baton-test-") as folder:
+        file = os.path.join(folder, "blocks")
+        with Store(binary, "--memory-bytes", "16M") as store:
+            with Server(binary, SMALL, *WIDE, *Q8_0, "--store", store.address) as server:
+                stores_are_up(server)
+                expected = outcome(server.complete(**body))
+                acknowledged(server, 200 // 16)
+            code, out, err = run(binary, "kv", "export", "--store", store.address, file)
+            assert code == 0, out + err
+        with Store(binary, "--memory-bytes", "16M") as store:
+            code, out, err = run(binary, "kv", "import", "--store", store.address, file)
+            assert code == 0, out + err
+            with Server(binary, SMALL, *WIDE, *Q8_0, "--store", store.address) as server:
+                stores_are_up(server)
+                answer = server.complete(**body)
+                assert outcome(answer) == expected
+                assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] >= 192 - 16, answer["usage"]
+            with Server(binary, SMALL, *WIDE, "--store", store.address) as server:
+                server.wait_until(lambda: "Q8_0" in server.process.log(), 10, "the store refuses f16")
+                assert "usage" in server.complete(**body)
 
 
 def real_model(binary):
@@ -193,4 +245,5 @@ def known_answers(binary):
 
 
 if __name__ == "__main__":
-    main([known_answers, small_model, by_the_store, by_redis, swapped, real_model], sys.argv)
+    main([known_answers, small_model, by_the_store, by_redis, swapped, q8_0_pool, q8_0_exported, real_model],
+         sys.argv)

@@ -38,7 +38,7 @@ def pss_bytes(pid):
 
 def written_sums(log):
     """[(weights, pool, activations)] in bytes, of each worker's line "memory"."""
-    found = re.findall(r"event=\"memory\" sum=\"weights ([\d.]+) MiB \+ KV pool ([\d.]+) MiB \(\d+ blocks\) \+ activations ([\d.]+)",
+    found = re.findall(r"event=\"memory\" sum=\"weights ([\d.]+) MiB \+ KV pool ([\d.]+) MiB \(\d+ blocks of \d+ bytes\) \+ activations ([\d.]+)",
                        log)
     return [tuple(float(n) * MIB for n in sums) for sums in found]
 

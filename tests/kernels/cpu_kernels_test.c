@@ -235,7 +235,73 @@ static void test_rows(void **state)
     }
 }
 
-static void test_halves(void **state)
+/* Keys and values of one type and length: unpacked exactly, and in sums as one after the other. */
+static void kv_check(const struct kernels *kernels, enum dtype type, uint32_t dims)
+{
+    enum { DIMS = 96, TOKENS = 16 };
+    const struct kv_kernels *kv = &kernels->kv[type];
+    size_t row_bytes = dtype_row_bytes(type, dims);
+    uint8_t stored[TOKENS * DIMS * 2];
+    float numbers[TOKENS][DIMS];
+    const void *keys[TOKENS];
+    assert_int_equal(kv_row_bytes(type, dims), row_bytes);
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        uint8_t *row = stored + t * row_bytes;
+        random_row(type, dims, row);
+        if (type == DTYPE_Q8_0) { /* the smallest scale there is, and an int8 that no store makes */
+            row[2 + 7] = 0x80;
+            if (t == 3)
+                store_u16(row, 1);
+        }
+        dequant_row(type, row, dims, numbers[t]);
+        keys[t] = row;
+    }
+
+    float tile[DIMS * TOKENS], row[6 * 56];
+    kv->key_tile(keys, dims, tile, dims % 2 == 0 ? stored : NULL);
+    for (uint32_t t = 0; t < TOKENS; t++)
+        for (uint32_t d = 0; d < dims; d++)
+            assert_true(tile[d * 16 + t] == numbers[t][d]);
+    for (uint32_t i = 0; i < 6 * 56; i++)
+        row[i] = POISON;
+    kv->value_rows(stored, 3, dims, row, 56);
+    for (uint32_t i = 0; i < 3; i++)
+        for (uint32_t d = 0; d < (dims + 15) / 16 * 16; d++)
+            assert_true(row[d / 16 * 56 + i * 16 + d % 16] == (d < dims ? numbers[i][d] : 0));
+    assert_true(row[48] == POISON);
+
+    /* A few rows at once: the same sums as one value after the other. */
+    float weights[7 * 3], c[7 * DIMS + 1];
+    random_floats(weights, 7 * 3);
+    for (uint32_t rows = 1; rows <= 7; rows++) {
+        for (uint32_t i = 0; i <= 7 * DIMS; i++)
+            c[i] = POISON;
+        struct value_product p = {.rows = rows,
+                                  .count = 2,
+                                  .dims = dims,
+                                  .weights = weights,
+                                  .weight_stride = 3,
+                                  .values = stored,
+                                  .c = c,
+                                  .c_stride = dims,
+                                  .ahead = rows % 2 == 0 ? tile : NULL};
+        kv->value_product(&p);
+        p.count = 1;
+        p.weights += 2;
+        p.values = stored + 2 * row_bytes;
+        p.add = true;
+        kv->value_product(&p);
+        for (uint32_t i = 0; i < rows * dims; i++) {
+            float sum = 0;
+            for (uint32_t k = 0; k < 3; k++)
+                sum = fmaf(weights[i / dims * 3 + k], numbers[k][i % dims], sum);
+            assert_same_bits(&c[i], &sum, 1, "value_product");
+        }
+        assert_true(c[rows * dims] == POISON);
+    }
+}
+
+static void test_keys_and_values(void **state)
 {
     (void)state;
     enum { DIMS = 83 };
@@ -245,8 +311,6 @@ static void test_halves(void **state)
     x[4] = -INFINITY;
     x[5] = NAN;
     x[6] = 1e-9f;
-    uint16_t keys[16][DIMS];
-    const uint16_t *pointers[16];
     const char *name;
     const struct kernels *kernels;
     for (uint32_t v = 0; (kernels = variant(v, &name)) != NULL; v++) {
@@ -259,60 +323,10 @@ static void test_halves(void **state)
                 assert_int_equal(halves[i], f32_to_f16(cut < 65504.0f ? cut : 65504.0f));
             }
             assert_int_equal(halves[dims], 0x5a5a);
-
-            float tile[DIMS * 16], row[6 * 56];
-            uint16_t values[3 * DIMS];
-            for (uint32_t t = 0; t < 16; t++) {
-                for (uint32_t d = 0; d < DIMS; d++)
-                    keys[t][d] = f32_to_f16(random_float());
-                pointers[t] = keys[t];
-            }
-            kernels->key_tile(pointers, dims, tile, dims % 2 == 0 ? values : NULL);
-            for (uint32_t t = 0; t < 16; t++)
-                for (uint32_t d = 0; d < dims; d++)
-                    assert_true(tile[d * 16 + t] == f16_to_f32(keys[t][d]));
-            for (uint32_t i = 0; i < 3 * DIMS; i++)
-                values[i] = f32_to_f16(random_float());
-            for (uint32_t i = 0; i < 6 * 56; i++)
-                row[i] = POISON;
-            kernels->value_rows(values, 3, dims, row, 56);
-            for (uint32_t i = 0; i < 3; i++)
-                for (uint32_t d = 0; d < (dims + 15) / 16 * 16; d++)
-                    assert_true(row[d / 16 * 56 + i * 16 + d % 16] ==
-                                (d < dims ? f16_to_f32(values[i * dims + d]) : 0));
-            assert_true(row[48] == POISON);
-
-            /* A few rows at once: the same sums as one value after the other. */
-            float weights[7 * 3], c[7 * DIMS + 1];
-            random_floats(weights, 7 * 3);
-            for (uint32_t rows = 1; rows <= 7; rows++) {
-                for (uint32_t i = 0; i <= 7 * DIMS; i++)
-                    c[i] = POISON;
-                struct value_product p = {.rows = rows,
-                                          .count = 2,
-                                          .dims = dims,
-                                          .weights = weights,
-                                          .weight_stride = 3,
-                                          .values = values,
-                                          .c = c,
-                                          .c_stride = dims,
-                                          .ahead = rows % 2 == 0 ? keys : NULL};
-                kernels->value_product(&p);
-                p.count = 1;
-                p.weights += 2;
-                p.values += 2 * dims;
-                p.add = true;
-                kernels->value_product(&p);
-                for (uint32_t i = 0; i < rows * dims; i++) {
-                    float sum = 0;
-                    for (uint32_t k = 0; k < 3; k++)
-                        sum = fmaf(weights[i / dims * 3 + k],
-                                   f16_to_f32(values[k * dims + i % dims]), sum);
-                    assert_same_bits(&c[i], &sum, 1, "value_product");
-                }
-                assert_true(c[rows * dims] == POISON);
-            }
+            kv_check(kernels, DTYPE_F16, dims);
         }
+        for (uint32_t dims = 32; dims <= 96; dims += 32)
+            kv_check(kernels, DTYPE_Q8_0, dims);
     }
 }
 
@@ -486,7 +500,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unpack),      cmocka_unit_test(test_product),
         cmocka_unit_test(test_few_product), cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_rows),        cmocka_unit_test(test_halves),
+        cmocka_unit_test(test_rows),        cmocka_unit_test(test_keys_and_values),
         cmocka_unit_test(test_quantize),    cmocka_unit_test(test_int8_product),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

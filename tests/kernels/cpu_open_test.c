@@ -54,7 +54,7 @@ static void test_refusals(void **state)
     if (kernels_find("vnni", &known) == NULL)
         assert_int_equal(open_with(&shape, 1, "float", "vnni"), ERR_UNSUPPORTED);
 
-    shape.kv_dtype = DTYPE_Q8_0;
+    shape.kv_dtype = DTYPE_BF16;
     assert_int_equal(open_with(&shape, 1, "float", NULL), ERR_UNSUPPORTED);
     shape = small_shape();
     shape.kv_head_count = 3;

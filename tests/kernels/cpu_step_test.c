@@ -45,18 +45,18 @@ static struct backend_weight vector_of(uint32_t columns, float around)
 }
 
 static void toy_make(struct toy *toy, enum dtype type, uint32_t heads, uint32_t kv_heads,
-                     uint32_t head_dim, uint32_t block_tokens, bool qwen)
+                     uint32_t head_dim, uint32_t block_tokens, bool qwen, enum dtype kv_dtype)
 {
     uint32_t unit = dtype_group(type) == 256 ? 256 : 64;
-    uint32_t layer_bytes = 2 * kv_heads * block_tokens * head_dim * 2;
+    size_t layer_bytes = (size_t)2 * kv_heads * block_tokens * dtype_row_bytes(kv_dtype, head_dim);
     *toy = (struct toy){
         .shape = {.layer_count = LAYERS,
                   .head_count = heads,
                   .kv_head_count = kv_heads,
                   .head_dim = head_dim,
                   .block_tokens = block_tokens,
-                  .kv_dtype = DTYPE_F16,
-                  .block_bytes = (size_t)layer_bytes * LAYERS,
+                  .kv_dtype = kv_dtype,
+                  .block_bytes = layer_bytes * LAYERS,
                   .layer_bytes = layer_bytes,
                   .rope_style = qwen ? ROPE_HALVES : ROPE_PAIRS,
                   .rope_dims = qwen ? head_dim : head_dim / 4 * 2,
@@ -250,6 +250,45 @@ static void run_rows(struct rig *rig, struct prompt *prompts, const uint32_t *ro
 
 /* ---- float64 attention ----------------------------------------------------------------------- */
 
+static void near(double found, double expected, double size, double tolerance, const char *what)
+{
+    if (!(fabs(found - expected) <= tolerance * size))
+        fail_msg("%s: found %.9g, expected %.9g (scale %.3g)", what, found, expected, size);
+}
+
+/* A key or value of the pool, as floats. */
+static const uint8_t *token_read(const struct rig *rig, const struct prompt *p, uint32_t layer,
+                                 uint32_t plane, uint32_t kv_head, uint32_t token, float *to)
+{
+    const struct backend_shape *s = &rig->toy->shape;
+    const uint8_t *from = rig->pool.host + p->blocks[token / s->block_tokens] * s->block_bytes +
+                          layer * s->layer_bytes + plane * s->layer_bytes / 2 +
+                          ((size_t)kv_head * s->block_tokens + token % s->block_tokens) *
+                              dtype_row_bytes(s->kv_dtype, s->head_dim);
+    dequant_row(s->kv_dtype, from, s->head_dim, to);
+    return from;
+}
+
+/* What rope_store left of x in the pool: f16 exactly; of Q8_0 each number within half a step, and
+ * the step is the largest of its group over 127. */
+static void stored_check(enum dtype type, const uint8_t *stored, const float *numbers,
+                         const float *x, uint32_t dims)
+{
+    for (uint32_t d = 0; d < dims; d++) {
+        if (type == DTYPE_F16) {
+            assert_int_equal(load_u16(stored + 2 * d), f32_to_f16(x[d]));
+            continue;
+        }
+        float step = f16_to_f32(load_u16(stored + d / 32 * 34)), most = 0;
+        for (uint32_t i = d / 32 * 32; i < d / 32 * 32 + 32; i++)
+            most = fmaxf(most, fabsf(x[i]));
+        assert_int_equal(f32_to_f16(most / 127), f32_to_f16(step));
+        /* The int8 were rounded with the step before it was f16, which is off by 2^-11 at most. */
+        near((double)numbers[d], (double)x[d], 0.5 * (double)step + 0x1p-11 * fabs((double)x[d]),
+             1.0001, "q8_0");
+    }
+}
+
 /* The attention of one query head by definition, from the keys and values in the pool. Returns the
  * size that errors are measured by: of the values, and of scores, which exp turns into factors. */
 static double attend_exact(const struct rig *rig, const struct prompt *p, uint32_t layer,
@@ -258,18 +297,12 @@ static double attend_exact(const struct rig *rig, const struct prompt *p, uint32
     const struct backend_shape *s = &rig->toy->shape;
     uint32_t kv_head = head / (s->head_count / s->kv_head_count);
     double weights[LENGTH_MAX], total = 0, most = -1e300, size = 0, scores = 1;
-    const uint16_t *of_token[2][LENGTH_MAX];
     for (uint32_t t = 0; t <= position; t++) {
-        for (uint32_t plane = 0; plane < 2; plane++)
-            of_token[plane][t] =
-                (const uint16_t *)(const void *)(rig->pool.host +
-                                                 p->blocks[t / s->block_tokens] * s->block_bytes +
-                                                 layer * s->layer_bytes +
-                                                 plane * s->layer_bytes / 2) +
-                ((size_t)kv_head * s->block_tokens + t % s->block_tokens) * s->head_dim;
+        float key[256];
+        token_read(rig, p, layer, 0, kv_head, t, key);
         double dot = 0;
         for (uint32_t d = 0; d < s->head_dim; d++)
-            dot += (double)q[d] * (double)f16_to_f32(of_token[0][t][d]);
+            dot += (double)q[d] * (double)key[d];
         weights[t] = dot / sqrt(s->head_dim);
         most = fmax(most, weights[t]);
         scores = fmax(scores, fabs(weights[t]));
@@ -278,21 +311,16 @@ static double attend_exact(const struct rig *rig, const struct prompt *p, uint32
         weights[t] = exp(weights[t] - most);
         total += weights[t];
     }
-    for (uint32_t d = 0; d < s->head_dim; d++) {
-        o[d] = 0;
-        for (uint32_t t = 0; t <= position; t++) {
-            double value = (double)f16_to_f32(of_token[1][t][d]);
-            o[d] += weights[t] / total * value;
-            size = fmax(size, fabs(value));
+    memset(o, 0, s->head_dim * sizeof(*o));
+    for (uint32_t t = 0; t <= position; t++) {
+        float value[256];
+        token_read(rig, p, layer, 1, kv_head, t, value);
+        for (uint32_t d = 0; d < s->head_dim; d++) {
+            o[d] += weights[t] / total * (double)value[d];
+            size = fmax(size, fabs((double)value[d]));
         }
     }
     return size * scores;
-}
-
-static void near(double found, double expected, double size, double tolerance, const char *what)
-{
-    if (!(fabs(found - expected) <= tolerance * size))
-        fail_msg("%s: found %.9g, expected %.9g (scale %.3g)", what, found, expected, size);
 }
 
 static const float *row_of(const struct backend_buffer *buffer, uint32_t row, uint32_t width);
@@ -400,13 +428,11 @@ static void check_operations(const struct toy *toy, const char *kernels, const c
         }
         for (uint32_t plane = 0; plane < 2; plane++) {
             for (uint32_t h = 0; h < s->kv_head_count; h++) {
-                const uint8_t *at = rig.pool.host + p.blocks[r / s->block_tokens] * s->block_bytes +
-                                    plane * s->layer_bytes / 2 +
-                                    (h * s->block_tokens + r % s->block_tokens) * s->head_dim * 2;
-                for (uint32_t d = 0; d < s->head_dim; d++)
-                    assert_int_equal(load_u16(at + 2 * d),
-                                     f32_to_f16(row_of(plane ? rig.v : rig.k, r,
-                                                       kv_width)[h * s->head_dim + d]));
+                float numbers[256];
+                const uint8_t *stored = token_read(&rig, &p, 0, plane, h, r, numbers);
+                stored_check(s->kv_dtype, stored, numbers,
+                             row_of(plane ? rig.v : rig.k, r, kv_width) + h * s->head_dim,
+                             s->head_dim);
             }
         }
     }
@@ -446,7 +472,7 @@ static void test_operations(void **state)
     uint32_t variants = backend_cpu_variants(names);
     for (size_t t = 0; t < TYPE_COUNT; t++) {
         struct toy toy;
-        toy_make(&toy, all_types[t], 6, 2, 32, 16, t % 2 == 0);
+        toy_make(&toy, all_types[t], 6, 2, 32, 16, t % 2 == 0, t % 3 == 0 ? DTYPE_Q8_0 : DTYPE_F16);
         for (uint32_t v = SLOW_BUILD ? variants - 1 : 0; v < variants; v++) {
             check_operations(&toy, "float", names[v], 1 + v % 2, 1e-5);
             check_operations(&toy, "int8", names[v], 1 + v % 3, 2e-2);
@@ -536,6 +562,7 @@ struct toy_kind {
     enum dtype type;
     uint32_t heads, kv_heads, head_dim, block_tokens;
     bool qwen;
+    enum dtype kv_dtype;
 };
 
 static void test_same_bits(const char *kernels, const struct toy_kind *kinds, size_t count)
@@ -543,7 +570,7 @@ static void test_same_bits(const char *kernels, const struct toy_kind *kinds, si
     for (size_t i = 0; i < (SLOW_BUILD ? 1 : count); i++) {
         struct toy toy;
         toy_make(&toy, kinds[i].type, kinds[i].heads, kinds[i].kv_heads, kinds[i].head_dim,
-                 kinds[i].block_tokens, kinds[i].qwen);
+                 kinds[i].block_tokens, kinds[i].qwen, kinds[i].kv_dtype);
         same_everywhere(&toy, kernels);
         toy_free(&toy);
     }
@@ -552,32 +579,41 @@ static void test_same_bits(const char *kernels, const struct toy_kind *kinds, si
 static void test_same_bits_float(void **state)
 {
     (void)state;
-    static const struct toy_kind kinds[] = {{DTYPE_Q4_1, 9, 3, 16, 16, false},
-                                            {DTYPE_F16, 4, 4, 20, 8, true},
-                                            {DTYPE_F32, 5, 1, 8, 16, false}};
+    static const struct toy_kind kinds[] = {{DTYPE_Q4_1, 9, 3, 16, 16, false, DTYPE_F16},
+                                            {DTYPE_F16, 4, 4, 20, 8, true, DTYPE_F16},
+                                            {DTYPE_F32, 5, 1, 8, 16, false, DTYPE_F16}};
     test_same_bits("float", kinds, sizeof(kinds) / sizeof(kinds[0]));
 }
 
 static void test_same_bits_int8(void **state)
 {
     (void)state;
-    static const struct toy_kind kinds[] = {{DTYPE_Q4_1, 9, 3, 16, 16, false},
-                                            {DTYPE_Q8_0, 8, 2, 24, 32, true},
-                                            {DTYPE_Q6_K, 4, 2, 64, 16, true}};
+    static const struct toy_kind kinds[] = {{DTYPE_Q4_1, 9, 3, 16, 16, false, DTYPE_F16},
+                                            {DTYPE_Q8_0, 8, 2, 24, 32, true, DTYPE_F16},
+                                            {DTYPE_Q6_K, 4, 2, 64, 16, true, DTYPE_F16}};
+    test_same_bits("int8", kinds, sizeof(kinds) / sizeof(kinds[0]));
+}
+
+static void test_same_bits_q8_0_pool(void **state)
+{
+    (void)state;
+    static const struct toy_kind kinds[] = {{DTYPE_Q4_1, 9, 3, 64, 16, false, DTYPE_Q8_0},
+                                            {DTYPE_Q8_0, 8, 2, 32, 8, true, DTYPE_Q8_0},
+                                            {DTYPE_F16, 5, 1, 96, 32, true, DTYPE_Q8_0}};
     test_same_bits("int8", kinds, sizeof(kinds) / sizeof(kinds[0]));
 }
 
 /* The bits of a class are the same on every machine and in every version: blocks computed elsewhere
  * or earlier are taken for our own. Who changes the arithmetic on purpose gives the class another
  * name, and this test another number. */
-static void check_bits(const char *kernels, uint64_t expected)
+static void check_bits(const char *kernels, enum dtype kv_dtype, uint64_t expected)
 {
     struct toy toy;
     struct rig rig;
     struct prompt prompt;
     block_id next = 0;
     random_state = 42;
-    toy_make(&toy, DTYPE_Q4_1, 6, 2, 24, 16, true);
+    toy_make(&toy, DTYPE_Q4_1, 6, 2, kv_dtype == DTYPE_Q8_0 ? 64 : 24, 16, true, kv_dtype);
     prompt_make(&prompt, &toy, 300, &next);
     rig_open(&rig, &toy, kernels, NULL, 2);
     run_prompts(&rig, &prompt, 1, 300, false);
@@ -595,8 +631,9 @@ static void check_bits(const char *kernels, uint64_t expected)
 static void test_known_bits(void **state)
 {
     (void)state;
-    check_bits("float", 0xbcfef233d74ee748u);
-    check_bits("int8", 0xf20f7b2d201aea00u);
+    check_bits("float", DTYPE_F16, 0xbcfef233d74ee748u);
+    check_bits("int8", DTYPE_F16, 0xf20f7b2d201aea00u);
+    check_bits("int8", DTYPE_Q8_0, 0x92b3aa31648ec76du);
 }
 
 int main(void)
@@ -604,9 +641,8 @@ int main(void)
     const char *names[CPU_VARIANTS_MAX];
     variants_here(names);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_operations),
-        cmocka_unit_test(test_same_bits_float),
-        cmocka_unit_test(test_same_bits_int8),
+        cmocka_unit_test(test_operations),     cmocka_unit_test(test_same_bits_float),
+        cmocka_unit_test(test_same_bits_int8), cmocka_unit_test(test_same_bits_q8_0_pool),
         cmocka_unit_test(test_known_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,10 +9,20 @@
 
 #define LENGTH 300 /* more than one partition of attention, no multiple of a block */
 
-static const char *const model_names[] = {"llama3-q4_k", "qwen2-bf16-tied", "qwen3-q8_0",
-                                          "llama-q4_1-tied"};
-#define MODEL_COUNT (sizeof(model_names) / sizeof(model_names[0]))
-static const char *const classes[] = {"float", "int8"};
+struct kind {
+    const char *model, *kernels;
+    enum engine_kv kv;
+};
+
+static const struct kind kinds[] = {
+    {"llama3-q4_k", "float", ENGINE_KV_F16},     {"llama3-q4_k", "int8", ENGINE_KV_F16},
+    {"qwen2-bf16-tied", "float", ENGINE_KV_F16}, {"qwen2-bf16-tied", "int8", ENGINE_KV_F16},
+    {"qwen3-q8_0", "float", ENGINE_KV_F16},      {"qwen3-q8_0", "int8", ENGINE_KV_F16},
+    {"llama-q4_1-tied", "float", ENGINE_KV_F16}, {"llama-q4_1-tied", "int8", ENGINE_KV_F16},
+    {"llama3-q4_k", "int8", ENGINE_KV_Q8_0},     {"qwen3-q8_0", "float", ENGINE_KV_Q8_0},
+    {"llama-q4_1-tied", "int8", ENGINE_KV_Q8_0},
+};
+#define KIND_COUNT (sizeof(kinds) / sizeof(kinds[0]))
 
 struct bench {
     struct fixture fixture;
@@ -30,10 +40,10 @@ static uint32_t random_below(uint32_t bound)
     return (uint32_t)(((uint64_t)random_state * bound) >> 32);
 }
 
-static struct fixture_config config_of(const char *model, const char *kernels, char path[512])
+static struct fixture_config config_of(const struct kind *kind, char path[512])
 {
-    snprintf(path, 512, "%s/vectors/models/%s.gguf", TEST_DATA_DIR, model);
-    return (struct fixture_config){.path = path, .kernels = kernels};
+    snprintf(path, 512, "%s/vectors/models/%s.gguf", TEST_DATA_DIR, kind->model);
+    return (struct fixture_config){.path = path, .kernels = kind->kernels, .kv = kind->kv};
 }
 
 static void compare_rows(const struct bench *bench, const struct fixture *fixture,
@@ -50,10 +60,10 @@ static void compare_rows(const struct bench *bench, const struct fixture *fixtur
     }
 }
 
-static void bench_open(struct bench *bench, const char *model, const char *kernels)
+static void bench_open(struct bench *bench, const struct kind *kind)
 {
     char path[512];
-    struct fixture_config config = config_of(model, kernels, path);
+    struct fixture_config config = config_of(kind, path);
     struct run run, *runs[] = {&run};
     fixture_open(&bench->fixture, &config);
     bench->vocabulary = bench->fixture.model->vocabulary;
@@ -189,18 +199,17 @@ static void one_engine_gives_the_same_bits(void **state)
 {
     (void)state;
     static const uint32_t chunks[] = {1, 7, 16, 64};
-    for (size_t m = 0; m < MODEL_COUNT; m++)
-        for (size_t c = 0; c < 2; c++) {
-            struct bench bench;
-            bench_open(&bench, model_names[m], classes[c]);
-            for (size_t i = 0; i < 4; i++)
-                in_chunks(&bench, &bench.fixture, chunks[i], "in chunks");
-            in_company(&bench, &bench.fixture, 4);
-            in_company(&bench, &bench.fixture, 9);
-            from_cache(&bench, &bench.fixture);
-            after_a_copy(&bench, &bench.fixture);
-            bench_close(&bench);
-        }
+    for (size_t k = 0; k < KIND_COUNT; k++) {
+        struct bench bench;
+        bench_open(&bench, &kinds[k]);
+        for (size_t i = 0; i < 4; i++)
+            in_chunks(&bench, &bench.fixture, chunks[i], "in chunks");
+        in_company(&bench, &bench.fixture, 4);
+        in_company(&bench, &bench.fixture, 9);
+        from_cache(&bench, &bench.fixture);
+        after_a_copy(&bench, &bench.fixture);
+        bench_close(&bench);
+    }
 }
 
 /* Other threads, instructions and block sizes: another engine. */
@@ -209,34 +218,33 @@ static void other_engines_give_the_same_bits(void **state)
     (void)state;
     const char *variants[CPU_VARIANTS_MAX];
     uint32_t variant_count = backend_cpu_variants(variants);
-    for (size_t m = 0; m < MODEL_COUNT; m++)
-        for (size_t c = 0; c < 2; c++) {
-            struct bench bench;
-            struct fixture other;
-            char path[512];
-            bench_open(&bench, model_names[m], classes[c]);
-            struct fixture_config config = config_of(model_names[m], classes[c], path);
-            for (config.threads = 2; config.threads <= 4; config.threads++) {
-                fixture_open(&other, &config);
-                in_chunks(&bench, &other, 100, "with threads");
-                in_company(&bench, &other, 5);
-                fixture_close(&other);
-            }
-            config.threads = 2;
-            for (uint32_t v = 0; v < variant_count; v++) {
-                config.variant = variants[v];
-                fixture_open(&other, &config);
-                in_chunks(&bench, &other, 100, variants[v]);
-                fixture_close(&other);
-            }
-            config.variant = NULL;
-            for (config.block_tokens = 8; config.block_tokens <= 64; config.block_tokens *= 2) {
-                fixture_open(&other, &config);
-                in_chunks(&bench, &other, 100, "with other blocks");
-                fixture_close(&other);
-            }
-            bench_close(&bench);
+    for (size_t k = 0; k < KIND_COUNT; k++) {
+        struct bench bench;
+        struct fixture other;
+        char path[512];
+        bench_open(&bench, &kinds[k]);
+        struct fixture_config config = config_of(&kinds[k], path);
+        for (config.threads = 2; config.threads <= 4; config.threads++) {
+            fixture_open(&other, &config);
+            in_chunks(&bench, &other, 100, "with threads");
+            in_company(&bench, &other, 5);
+            fixture_close(&other);
         }
+        config.threads = 2;
+        for (uint32_t v = 0; v < variant_count; v++) {
+            config.variant = variants[v];
+            fixture_open(&other, &config);
+            in_chunks(&bench, &other, 100, variants[v]);
+            fixture_close(&other);
+        }
+        config.variant = NULL;
+        for (config.block_tokens = 8; config.block_tokens <= 64; config.block_tokens *= 2) {
+            fixture_open(&other, &config);
+            in_chunks(&bench, &other, 100, "with other blocks");
+            fixture_close(&other);
+        }
+        bench_close(&bench);
+    }
 }
 
 int main(void)

@@ -24,6 +24,8 @@
 #include "backend/cpu/attend.h"
 #include "backend/cpu/cpu_state.h"
 #include "backend/cpu/elementary.h"
+#include "base/bytes.h"
+#include "base/half.h"
 
 #define VALUE_KEYS 64u /* values unpacked at a time */
 #define KEY_PANELS 4u  /* key panels at a time, for few queries */
@@ -33,7 +35,7 @@
 /* Value panels are not 4 KB apart. */
 #define VALUE_STRIDE ((size_t)(VALUE_KEYS + 1) * PANEL_COLUMNS)
 
-static const float zero_key[ATTEND_DIMS_MAX]; /* of either type */
+static const float zero_key[ATTEND_DIMS_MAX]; /* of any type */
 
 uint32_t attend_unit_rows(const struct backend_shape *shape)
 {
@@ -147,10 +149,27 @@ void attend_begin(struct cpu_backend *cpu)
 
 /* ---- numbers of the pool --------------------------------------------------------------------- */
 
+/* Saturating like half_store, so that no scale is infinite. */
+static void q8_0_store(const struct cpu_backend *cpu, const float *x, uint8_t *to)
+{
+    for (uint32_t d = 0; d < cpu->shape.head_dim; d += 32, to += Q8_0_BYTES) {
+        float group[32];
+        struct quant_scale scale;
+        for (uint32_t i = 0; i < 32; i++) {
+            float value = x[d + i] > -65504.0f ? x[d + i] : -65504.0f;
+            group[i] = value < 65504.0f ? value : 65504.0f;
+        }
+        cpu->kernels->quantize(group, 32, (int8_t *)to + 2, &scale);
+        store_u16(to, f32_to_f16(scale.scale));
+    }
+}
+
 static void kv_store(const struct cpu_backend *cpu, const float *x, void *to)
 {
     if (pool_is_float(cpu))
         memcpy(to, x, cpu->shape.head_dim * sizeof(*x));
+    else if (cpu->shape.kv_dtype == DTYPE_Q8_0)
+        q8_0_store(cpu, x, to);
     else
         cpu->kernels->half_store(x, to, cpu->shape.head_dim);
 }
@@ -159,15 +178,15 @@ static void kv_store(const struct cpu_backend *cpu, const float *x, void *to)
 static void keys_unpack(const struct cpu_backend *cpu, const void *const keys[PANEL_COLUMNS],
                         float *tile)
 {
-    const uint16_t *halves[PANEL_COLUMNS];
+    if (!pool_is_float(cpu)) {
+        kv_kernels_of(cpu)->key_tile(keys, cpu->shape.head_dim, tile, NULL);
+        return;
+    }
     for (uint32_t t = 0; t < PANEL_COLUMNS; t++) {
         const float *key = keys[t];
-        halves[t] = keys[t];
-        for (uint32_t d = 0; pool_is_float(cpu) && d < cpu->shape.head_dim; d++)
+        for (uint32_t d = 0; d < cpu->shape.head_dim; d++)
             tile[d * PANEL_COLUMNS + t] = key[d];
     }
-    if (!pool_is_float(cpu))
-        cpu->kernels->key_tile(halves, cpu->shape.head_dim, tile, NULL);
 }
 
 /* Values of count tokens side by side -> as many rows of each panel. */
@@ -176,7 +195,7 @@ static void values_unpack(const struct cpu_backend *cpu, const void *values, uin
 {
     uint32_t dims = cpu->shape.head_dim;
     if (!pool_is_float(cpu)) {
-        cpu->kernels->value_rows(values, count, dims, to, panel_stride);
+        kv_kernels_of(cpu)->value_rows(values, count, dims, to, panel_stride);
         return;
     }
     for (const float *from = values; count > 0; count--, from += dims, to += PANEL_COLUMNS)
@@ -301,7 +320,7 @@ static void unit_prefetch(const struct unit_work *work, uint32_t plane, uint32_t
 {
     uint32_t known = work->unit->first_position + work->unit->row_count;
     uint32_t end = start + count < known ? start + count : known;
-    size_t token_bytes = work->job->cpu->shape.head_dim * kv_number_bytes(work->job->cpu);
+    size_t token_bytes = kv_token_bytes(work->job->cpu);
     while (start < end) {
         uint32_t run;
         const uint8_t *from = token_run(work, plane, start, &run);
@@ -317,7 +336,7 @@ static void key_panel(const struct unit_work *work, uint32_t start, uint32_t cou
 {
     const struct cpu_backend *cpu = work->job->cpu;
     const void *keys[PANEL_COLUMNS];
-    size_t token_bytes = cpu->shape.head_dim * kv_number_bytes(cpu);
+    size_t token_bytes = kv_token_bytes(cpu);
     uint32_t have = count < PANEL_COLUMNS ? count : PANEL_COLUMNS, i = 0;
     while (i < have) {
         uint32_t run;
@@ -501,8 +520,7 @@ void cpu_attend(struct backend *backend, uint32_t layer, const struct backend_bu
         /* The sum of (position + 1) over the rows. */
         uint64_t pairs = rows * sequence->start_position + rows * (rows + 1) / 2;
         cpu->counters.operations += 4 * pairs * shape->head_count * shape->head_dim;
-        cpu->counters.bytes +=
-            keys * shape->kv_head_count * shape->head_dim * 2 * kv_number_bytes(cpu);
+        cpu->counters.bytes += keys * shape->kv_head_count * 2 * kv_token_bytes(cpu);
     }
     struct attend_job job = {cpu, layer, q, o};
     team_run(cpu->team, cpu->unit_count * shape->kv_head_count, attend_unit, &job);

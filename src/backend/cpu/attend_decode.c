@@ -106,8 +106,8 @@ static struct unit_place place_of(const struct decode_job *job, uint32_t slot, u
                                .known = sequence->start_position + 1};
 }
 
-static const uint16_t *token_at(const struct unit_place *place, uint32_t plane, uint32_t head,
-                                uint32_t position)
+static const uint8_t *token_at(const struct unit_place *place, uint32_t plane, uint32_t head,
+                               uint32_t position)
 {
     uint32_t tokens = place->cpu->shape.block_tokens;
     uint32_t block = position / tokens;
@@ -137,23 +137,25 @@ static const void *ahead_at(const struct unit_place *place, uint32_t plane, uint
 static void head_scores(const struct unit_place *place, uint32_t head, uint32_t start,
                         uint32_t count, const float *queries, float *tile, float *scores)
 {
-    static const uint16_t zero_key[ATTEND_DIMS_MAX];
+    static const uint16_t zero_key[ATTEND_DIMS_MAX]; /* of either type */
     const struct backend_shape *shape = &place->cpu->shape;
     const struct kernels *kernels = place->cpu->kernels;
     uint32_t group = shape->head_count / shape->kv_head_count, dims = shape->head_dim;
     uint32_t panels = (count + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-    const uint16_t *keys[STEP_KEYS];
+    size_t token_bytes = kv_token_bytes(place->cpu);
+    const void *keys[STEP_KEYS];
     for (uint32_t i = 0; i < count;) {
         uint32_t run = run_at(place, start + i, count - i);
-        const uint16_t *key = token_at(place, 0, head, start + i);
-        for (; run > 0; run--, key += dims)
+        const uint8_t *key = token_at(place, 0, head, start + i);
+        for (; run > 0; run--, key += token_bytes)
             keys[i++] = key;
     }
     for (uint32_t i = count; i < panels * PANEL_COLUMNS; i++)
         keys[i] = zero_key;
     for (uint32_t at = 0; at < panels * PANEL_COLUMNS; at += PANEL_COLUMNS)
-        kernels->key_tile(keys + at, dims, tile + (size_t)at * dims,
-                          ahead_at(place, 1, head, start + at, PANEL_COLUMNS));
+        kv_kernels_of(place->cpu)
+            ->key_tile(keys + at, dims, tile + (size_t)at * dims,
+                       ahead_at(place, 1, head, start + at, PANEL_COLUMNS));
     struct tile_product product = {.rows = group,
                                    .panels = panels,
                                    .k = dims,
@@ -185,7 +187,7 @@ static void unit_values(const struct unit_place *place, const struct unit_place 
             product.ahead = ahead_at(next, 0, head, next->start + i, product.count);
             product.weights = scores + (size_t)head * group * ATTEND_SCORE_STRIDE + i;
             product.c = parts + head * group * part_floats(shape);
-            place->cpu->kernels->value_product(&product);
+            kv_kernels_of(place->cpu)->value_product(&product);
         }
     }
 }

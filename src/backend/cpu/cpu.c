@@ -472,8 +472,9 @@ static const struct backend_calls cpu_calls = {
 
 static status shape_check(const struct backend_shape *s)
 {
-    if (s->kv_dtype != DTYPE_F16 && s->kv_dtype != DTYPE_F32)
-        return error_set(ERR_UNSUPPORTED, "KV type: the cpu backend keeps F16 or F32, found %d",
+    if (s->kv_dtype != DTYPE_F16 && s->kv_dtype != DTYPE_F32 && s->kv_dtype != DTYPE_Q8_0)
+        return error_set(ERR_UNSUPPORTED,
+                         "KV type: the cpu backend keeps F16, Q8_0 or F32, found %d",
                          (int)s->kv_dtype);
     if (s->layer_count == 0 || s->head_count == 0 || s->kv_head_count == 0 ||
         s->head_count % s->kv_head_count != 0 || s->block_tokens == 0)

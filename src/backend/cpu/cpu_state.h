@@ -138,10 +138,18 @@ uint32_t attend_units_max(const struct cpu_backend *cpu);
 void norm_row(const struct kernels *kernels, const float *x, const float *weight, uint32_t width,
               float epsilon, float *y);
 
-/* Bytes of one number in the pool: f16 or float. */
-static inline size_t kv_number_bytes(const struct cpu_backend *cpu)
+/* Bytes of a key or value of one head of a token in the pool. */
+static inline size_t kv_token_bytes(const struct cpu_backend *cpu)
 {
-    return cpu->shape.kv_dtype == DTYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+    size_t dims = cpu->shape.head_dim;
+    return cpu->shape.kv_dtype == DTYPE_F32 ? dims * sizeof(float)
+                                            : kv_row_bytes(cpu->shape.kv_dtype, dims);
+}
+
+/* Of keys and values in the pool's type; NULL for F32, which is for comparisons and has none. */
+static inline const struct kv_kernels *kv_kernels_of(const struct cpu_backend *cpu)
+{
+    return cpu->shape.kv_dtype == DTYPE_F32 ? NULL : &cpu->kernels->kv[cpu->shape.kv_dtype];
 }
 
 /* The keys (plane 0) or values (1) of a token: head_dim numbers. */
@@ -150,7 +158,7 @@ static inline void *pool_token(const struct cpu_backend *cpu, block_id block, ui
 {
     const struct backend_shape *s = &cpu->shape;
     size_t at = block * s->block_bytes + layer * s->layer_bytes + plane * (s->layer_bytes / 2) +
-                ((size_t)kv_head * s->block_tokens + token) * s->head_dim * kv_number_bytes(cpu);
+                ((size_t)kv_head * s->block_tokens + token) * kv_token_bytes(cpu);
     return cpu->pool.host + at;
 }
 

@@ -26,8 +26,8 @@
 #define DTYPE_NUMBERS (DTYPE_BF16 + 1)
 
 /* Softmax weights of exp(-60) and less are zero. It makes every product of a weight and an f16
- * value a multiple of 2^-134, so that adding a masked key's 0 x value never changes a sum, not even
- * the sign of its zero. */
+ * value (or an f16 scale times an int8) a multiple of 2^-134, so that adding a masked key's 0 x
+ * value never changes a sum, not even the sign of its zero. */
 #define SOFTMAX_CUT (-60.0f)
 
 /* c[rows][16 * panels] (+)= x[rows][k] times panels of floats [k][16]. Strides are in floats. */
@@ -60,7 +60,7 @@ struct value_product {
     uint32_t rows, count, dims;
     const float *weights;
     size_t weight_stride;
-    const uint16_t *values;
+    const void *values; /* as the pool has them, side by side */
     float *c;
     size_t c_stride;
     bool add;
@@ -98,6 +98,31 @@ struct int8_product {
 #define INT8_PLANE_BYTES 16384u
 #define INT8_SCRATCH_BYTES (INT8_PLANE_BYTES + INT8_PLANE_BYTES / 512 * 128)
 
+/* A group of Q8_0: an f16 scale and 32 int8. */
+#define Q8_0_BYTES 34u
+
+/* Bytes of dims numbers of a key or value, F16 or Q8_0. */
+static inline size_t kv_row_bytes(enum dtype type, size_t dims)
+{
+    return type == DTYPE_F16 ? 2 * dims : dims / 32 * Q8_0_BYTES;
+}
+
+/* Keys and values of the pool, of one type. dims is a multiple of 32 for Q8_0; a number of it, the
+ * scale times the int8, is exact in a float. */
+struct kv_kernels {
+    /* Sixteen keys as a panel [dims][16]. ahead: what is read after them, as many bytes, asked for
+     * on the way; or NULL. */
+    void (*key_tile)(const void *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
+                     const void *ahead);
+    /* c[rows][dims] (+)= weights[rows][count] times values [count][dims] side by side, one value
+     * after the other, for a few rows: what value_rows and product do for many. */
+    void (*value_product)(const struct value_product *product);
+    /* count values [dims] side by side as rows of panels: dimension d of value i at panel_stride *
+     * (d / 16) + 16 * i + d % 16, zeros after the last d up to a multiple of 16. */
+    void (*value_rows)(const void *values, uint32_t count, uint32_t dims, float *to,
+                       size_t panel_stride);
+};
+
 struct kernels {
     const char *name;
 
@@ -131,17 +156,7 @@ struct kernels {
 
     /* Floats to f16, saturating at +-65504 (and NaN to -65504). */
     void (*half_store)(const float *x, uint16_t *to, uint32_t count);
-    /* Sixteen keys as a panel [dims][16]. ahead: what is read after them, as many bytes, asked for
-     * on the way; or NULL. */
-    void (*key_tile)(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
-                     const void *ahead);
-    /* c[rows][dims] (+)= weights[rows][count] times values [count][dims] side by side, one value
-     * after the other, for a few rows: what value_rows and product do for many. */
-    void (*value_product)(const struct value_product *product);
-    /* count values [dims] side by side as rows of panels: dimension d of value i at panel_stride *
-     * (d / 16) + 16 * i + d % 16, zeros after the last d up to a multiple of 16. */
-    void (*value_rows)(const uint16_t *values, uint32_t count, uint32_t dims, float *to,
-                       size_t panel_stride);
+    struct kv_kernels kv[DTYPE_NUMBERS]; /* F16 and Q8_0 */
 };
 
 /* The table of that name, the best for NULL or "auto"; NULL when this machine (or this build) lacks

@@ -3,10 +3,12 @@
  * Included once by each kernels_*.c after its lanes file; it is the body of that file. Each loop is
  * the one of kernels_scalar.c with the lanes being outputs (products) or the index mod 16 (sums).
  */
+#include <assert.h>
 #include <string.h>
 
 #include "backend/cpu/elementary.h"
 #include "backend/cpu/kernels.h"
+#include "base/bytes.h"
 
 #define PANEL_VECTORS (16 / LANES)
 
@@ -126,7 +128,7 @@ static void lanes_merge(float *o, const float *part, float a, float b, uint32_t 
         o[i] = __builtin_fmaf(o[i], a, part[i] * b);
 }
 
-/* ---- f16 keys and values --------------------------------------------------------------------- */
+/* ---- keys and values ------------------------------------------------------------------------- */
 
 static void lanes_half_store(const float *x, uint16_t *to, uint32_t count)
 {
@@ -151,8 +153,8 @@ static ALWAYS_INLINE void lanes_ahead(const void *ahead, size_t at, uint32_t byt
             __builtin_prefetch((const char *)ahead + at + i, 0, 2);
 }
 
-static void lanes_key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
-                           const void *ahead)
+static void lanes_key_tile_f16(const void *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
+                               const void *ahead)
 {
     const uint32_t step = PANEL_COLUMNS * sizeof(uint16_t); /* of a dimension of all keys */
     uint32_t d = 0;
@@ -162,33 +164,86 @@ static void lanes_key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t d
     }
     for (; d < dims; d++)
         for (uint32_t t = 0; t < PANEL_COLUMNS; t++)
-            tile[d * PANEL_COLUMNS + t] = f16_to_f32(keys[t][d]);
+            tile[d * PANEL_COLUMNS + t] = f16_to_f32(load_u16((const uint16_t *)keys[t] + d));
 }
 
-static void lanes_value_rows(const uint16_t *values, uint32_t count, uint32_t dims, float *to,
-                             size_t panel_stride)
+/* A group of all keys, then the next: 32 dimensions under one scale a key. */
+static void lanes_key_tile_q8_0(const void *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
+                                const void *ahead)
 {
-    for (; count > 0; count--, values += dims, to += PANEL_COLUMNS) {
+    for (size_t at = 0; at < dims / 32 * Q8_0_BYTES; at += Q8_0_BYTES) {
+        lanes_ahead(ahead, at * PANEL_COLUMNS, Q8_0_BYTES * PANEL_COLUMNS);
+        uint16_t halves[PANEL_COLUMNS];
+        lanes_f scales[PANEL_VECTORS];
+        UNROLL
+        for (int t = 0; t < (int)PANEL_COLUMNS; t++)
+            halves[t] = load_u16((const uint8_t *)keys[t] + at);
+        UNROLL
+        for (int v = 0; v < PANEL_VECTORS; v++)
+            scales[v] = lanes_from_half(halves + v * LANES);
+        for (size_t half = 0; half < 32; half += 16, tile += 16 * PANEL_COLUMNS) {
+            int8_t turned[16 * PANEL_COLUMNS];
+            lanes_turn_bytes(keys, at + 2 + half, turned);
+            UNROLL
+            for (int i = 0; i < 16 * PANEL_VECTORS; i++)
+                lanes_store(tile + i * LANES,
+                            lanes_mul(lanes_float(lanes_i_from_s8(turned + i * LANES)),
+                                      scales[i % PANEL_VECTORS]));
+        }
+    }
+}
+
+/* Numbers d .. d + LANES of a value; d is a multiple of LANES. scale: of their group, for Q8_0. */
+static ALWAYS_INLINE lanes_f lanes_kv(const enum dtype type, const uint8_t *value, uint32_t d,
+                                      lanes_f scale)
+{
+    if (type == DTYPE_F16)
+        return lanes_from_half(value + 2 * (size_t)d);
+    const uint8_t *from = value + (size_t)(d / 32) * Q8_0_BYTES + 2 + d % 32;
+    return lanes_mul(lanes_float(lanes_i_from_s8(from)), scale);
+}
+
+static ALWAYS_INLINE lanes_f lanes_kv_scale(const enum dtype type, const uint8_t *value, uint32_t d)
+{
+    if (type == DTYPE_F16)
+        return lanes_zero();
+    return lanes_set_half(load_u16(value + (size_t)(d / 32) * Q8_0_BYTES));
+}
+
+static float lanes_kv_one(const enum dtype type, const uint8_t *value, uint32_t d)
+{
+    assert(type == DTYPE_F16); /* a group of Q8_0 is whole vectors */
+    return f16_to_f32(load_u16(value + 2 * (size_t)d));
+}
+
+static ALWAYS_INLINE void lanes_value_rows(const enum dtype type, const uint8_t *values,
+                                           uint32_t count, uint32_t dims, float *to,
+                                           size_t panel_stride)
+{
+    const size_t row_bytes = kv_row_bytes(type, dims);
+    for (; count > 0; count--, values += row_bytes, to += PANEL_COLUMNS) {
         float *panel = to;
         uint32_t d = 0;
         for (; d + PANEL_COLUMNS <= dims; d += PANEL_COLUMNS, panel += panel_stride) {
+            lanes_f scale = lanes_kv_scale(type, values, d);
             UNROLL
-            for (int v = 0; v < PANEL_VECTORS; v++)
-                lanes_store(panel + v * LANES, lanes_from_half(values + d + v * LANES));
+            for (uint32_t v = 0; v < PANEL_VECTORS; v++)
+                lanes_store(panel + v * LANES, lanes_kv(type, values, d + v * LANES, scale));
         }
         for (uint32_t i = 0; d < dims && i < PANEL_COLUMNS; i++)
-            panel[i] = d + i < dims ? f16_to_f32(values[d + i]) : 0.0f;
+            panel[i] = d + i < dims ? lanes_kv_one(type, values, d + i) : 0.0f;
     }
 }
 
 /* rows x (vectors of dimensions d ..) held in registers over all values. */
-static ALWAYS_INLINE void lanes_value_tile(const struct value_product *p, uint32_t row, uint32_t d,
-                                           const uint32_t rows, const uint32_t vectors)
+static ALWAYS_INLINE void lanes_value_tile(const enum dtype type, const struct value_product *p,
+                                           uint32_t row, uint32_t d, const uint32_t rows,
+                                           const uint32_t vectors)
 {
     const float *weights = p->weights + row * p->weight_stride;
-    const uint16_t *values = p->values + d;
+    const uint8_t *value = p->values;
     float *c = p->c + row * p->c_stride + d;
-    lanes_f sum[16];
+    lanes_f sum[16], scale = lanes_zero();
     UNROLL
     for (uint32_t r = 0; r < rows; r++) {
         UNROLL
@@ -197,16 +252,19 @@ static ALWAYS_INLINE void lanes_value_tile(const struct value_product *p, uint32
                 p->add ? lanes_load(c + r * p->c_stride + v * LANES) : lanes_zero();
     }
     const void *ahead = row == 0 ? p->ahead : NULL;
-    const size_t at = d * sizeof(*values), dims = p->dims, stride = p->weight_stride;
-    for (uint32_t i = 0; i < p->count; i++, values += dims, weights++) {
-        lanes_ahead(ahead, at + i * dims * sizeof(*values), vectors * LANES * sizeof(*values));
+    const size_t row_bytes = kv_row_bytes(type, p->dims), stride = p->weight_stride;
+    const size_t at = kv_row_bytes(type, d); /* of the group, for Q8_0 */
+    for (uint32_t i = 0; i < p->count; i++, value += row_bytes, weights++) {
+        lanes_ahead(ahead, at + i * row_bytes, vectors * LANES * (type == DTYPE_F16 ? 2 : 1));
         UNROLL
         for (uint32_t v = 0; v < vectors; v++) {
-            lanes_f value = lanes_from_half(values + v * LANES);
+            if (v * LANES % 32 == 0)
+                scale = lanes_kv_scale(type, value, d + v * LANES);
+            lanes_f number = lanes_kv(type, value, d + v * LANES, scale);
             UNROLL
             for (uint32_t r = 0; r < rows; r++)
                 sum[r * vectors + v] =
-                    lanes_fma(lanes_set(weights[r * stride]), value, sum[r * vectors + v]);
+                    lanes_fma(lanes_set(weights[r * stride]), number, sum[r * vectors + v]);
             /* Weights come from the cache each time: kept, they would push a sum out of its
              * register. */
             __asm__ volatile("" ::: "memory");
@@ -220,44 +278,61 @@ static ALWAYS_INLINE void lanes_value_tile(const struct value_product *p, uint32
     }
 }
 
-/* As many as there are registers for: a value is read once, and whole lines of it if possible. */
+/* As many as there are registers for: a value is read once, and whole lines of it if possible. They
+ * begin at a multiple of their own size, so none crosses a group of Q8_0 in its middle. */
 #define VALUE_VECTORS(rows) (LANES == 16 || (rows) < 4 ? 4u : 2u)
 
-static ALWAYS_INLINE void lanes_value_rows_of(const struct value_product *p, uint32_t row,
-                                              const uint32_t rows)
+static ALWAYS_INLINE void lanes_value_rows_of(const enum dtype type, const struct value_product *p,
+                                              uint32_t row, const uint32_t rows)
 {
     uint32_t d = 0;
     for (; d + VALUE_VECTORS(rows) * LANES <= p->dims; d += VALUE_VECTORS(rows) * LANES)
-        lanes_value_tile(p, row, d, rows, VALUE_VECTORS(rows));
+        lanes_value_tile(type, p, row, d, rows, VALUE_VECTORS(rows));
     for (; d + LANES <= p->dims; d += LANES)
-        lanes_value_tile(p, row, d, rows, 1);
+        lanes_value_tile(type, p, row, d, rows, 1);
+    const size_t row_bytes = kv_row_bytes(type, p->dims);
     for (; d < p->dims; d++) {
         for (uint32_t r = row; r < row + rows; r++) {
             float *c = p->c + r * p->c_stride + d;
             float sum = p->add ? *c : 0.0f;
             for (uint32_t i = 0; i < p->count; i++)
-                sum = __builtin_fmaf(p->weights[r * p->weight_stride + i],
-                                     f16_to_f32(p->values[(size_t)i * p->dims + d]), sum);
+                sum = __builtin_fmaf(
+                    p->weights[r * p->weight_stride + i],
+                    lanes_kv_one(type, (const uint8_t *)p->values + i * row_bytes, d), sum);
             *c = sum;
         }
     }
 }
 
-static void lanes_value_product(const struct value_product *p)
+static ALWAYS_INLINE void lanes_value_product(const enum dtype type, const struct value_product *p)
 {
     for (uint32_t row = 0; row < p->rows;) {
         uint32_t left = p->rows - row;
         if (left >= 4)
-            lanes_value_rows_of(p, row, 4);
+            lanes_value_rows_of(type, p, row, 4);
         else if (left == 3)
-            lanes_value_rows_of(p, row, 3);
+            lanes_value_rows_of(type, p, row, 3);
         else if (left == 2)
-            lanes_value_rows_of(p, row, 2);
+            lanes_value_rows_of(type, p, row, 2);
         else
-            lanes_value_rows_of(p, row, 1);
+            lanes_value_rows_of(type, p, row, 1);
         row += left < 4 ? left : 4;
     }
 }
+
+#define LANES_KV(name, type)                                                                       \
+    static void lanes_value_product_##name(const struct value_product *p)                          \
+    {                                                                                              \
+        lanes_value_product(type, p);                                                              \
+    }                                                                                              \
+    static void lanes_value_rows_##name(const void *values, uint32_t count, uint32_t dims,         \
+                                        float *to, size_t panel_stride)                            \
+    {                                                                                              \
+        lanes_value_rows(type, values, count, dims, to, panel_stride);                             \
+    }
+
+LANES_KV(f16, DTYPE_F16)
+LANES_KV(q8_0, DTYPE_Q8_0)
 
 /* ---- packed weights to floats ---------------------------------------------------------------- */
 

@@ -179,38 +179,68 @@ static void half_store(const float *x, uint16_t *to, uint32_t count)
     }
 }
 
-static void key_tile(const uint16_t *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
-                     const void *ahead)
+/* Number d of a key or value of the pool: f16, or Q8_0. */
+static float kv_number(enum dtype type, const uint8_t *row, uint32_t d)
 {
-    (void)ahead;
-    for (uint32_t d = 0; d < dims; d++)
-        for (uint32_t t = 0; t < PANEL_COLUMNS; t++)
-            tile[d * PANEL_COLUMNS + t] = f16_to_f32(keys[t][d]);
+    if (type == DTYPE_F16)
+        return f16_to_f32(load_u16(row + 2 * (size_t)d));
+    const uint8_t *group = row + (size_t)(d / 32) * Q8_0_BYTES;
+    return f16_to_f32(load_u16(group)) * (float)(int8_t)group[2 + d % 32];
 }
 
-static void value_product(const struct value_product *p)
+static void key_tile(enum dtype type, const void *const keys[PANEL_COLUMNS], uint32_t dims,
+                     float *tile)
 {
+    for (uint32_t d = 0; d < dims; d++)
+        for (uint32_t t = 0; t < PANEL_COLUMNS; t++)
+            tile[d * PANEL_COLUMNS + t] = kv_number(type, keys[t], d);
+}
+
+static void value_product(enum dtype type, const struct value_product *p)
+{
+    size_t row_bytes = kv_row_bytes(type, p->dims);
     for (uint32_t row = 0; row < p->rows; row++) {
         for (uint32_t d = 0; d < p->dims; d++) {
             float *c = p->c + row * p->c_stride + d;
             float sum = p->add ? *c : 0.0f;
             for (uint32_t i = 0; i < p->count; i++)
                 sum = fmaf(p->weights[row * p->weight_stride + i],
-                           f16_to_f32(p->values[(size_t)i * p->dims + d]), sum);
+                           kv_number(type, (const uint8_t *)p->values + i * row_bytes, d), sum);
             *c = sum;
         }
     }
 }
 
-static void value_rows(const uint16_t *values, uint32_t count, uint32_t dims, float *to,
-                       size_t panel_stride)
+static void value_rows(enum dtype type, const uint8_t *values, uint32_t count, uint32_t dims,
+                       float *to, size_t panel_stride)
 {
-    for (uint32_t i = 0; i < count; i++, values += dims, to += PANEL_COLUMNS) {
+    size_t row_bytes = kv_row_bytes(type, dims);
+    for (uint32_t i = 0; i < count; i++, values += row_bytes, to += PANEL_COLUMNS) {
         for (uint32_t d = 0; d < (dims + 15) / PANEL_COLUMNS * PANEL_COLUMNS; d++)
             to[panel_stride * (d / PANEL_COLUMNS) + d % PANEL_COLUMNS] =
-                d < dims ? f16_to_f32(values[d]) : 0.0f;
+                d < dims ? kv_number(type, values, d) : 0.0f;
     }
 }
+
+#define KV_KERNELS(name, type)                                                                     \
+    static void key_tile_##name(const void *const keys[PANEL_COLUMNS], uint32_t dims, float *tile, \
+                                const void *ahead)                                                 \
+    {                                                                                              \
+        (void)ahead;                                                                               \
+        key_tile(type, keys, dims, tile);                                                          \
+    }                                                                                              \
+    static void value_product_##name(const struct value_product *p)                                \
+    {                                                                                              \
+        value_product(type, p);                                                                    \
+    }                                                                                              \
+    static void value_rows_##name(const void *values, uint32_t count, uint32_t dims, float *to,    \
+                                  size_t panel_stride)                                             \
+    {                                                                                              \
+        value_rows(type, values, count, dims, to, panel_stride);                                   \
+    }
+
+KV_KERNELS(f16, DTYPE_F16)
+KV_KERNELS(q8_0, DTYPE_Q8_0)
 
 /* Eight chains: more than an add waits for. */
 static uint64_t peak_float(uint32_t rounds, float *sink_out)
@@ -275,7 +305,6 @@ const struct kernels kernels_scalar = {
     .softmax = softmax,
     .merge = merge,
     .half_store = half_store,
-    .key_tile = key_tile,
-    .value_product = value_product,
-    .value_rows = value_rows,
+    .kv = {[DTYPE_F16] = {key_tile_f16, value_product_f16, value_rows_f16},
+           [DTYPE_Q8_0] = {key_tile_q8_0, value_product_q8_0, value_rows_q8_0}},
 };

@@ -44,7 +44,6 @@ const struct kernels TABLE = {
     .softmax = lanes_softmax,
     .merge = lanes_merge,
     .half_store = lanes_half_store,
-    .key_tile = lanes_key_tile,
-    .value_product = lanes_value_product,
-    .value_rows = lanes_value_rows,
+    .kv = {[DTYPE_F16] = {lanes_key_tile_f16, lanes_value_product_f16, lanes_value_rows_f16},
+           [DTYPE_Q8_0] = {lanes_key_tile_q8_0, lanes_value_product_q8_0, lanes_value_rows_q8_0}},
 };

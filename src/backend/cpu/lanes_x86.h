@@ -47,6 +47,7 @@ typedef __m512i lanes_i;
 #define lanes_i_right(a, n) _mm512_srli_epi32(a, (unsigned)(n))
 #define lanes_i_left(a, n) _mm512_slli_epi32(a, (unsigned)(n))
 #define lanes_from_half(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+#define lanes_set_half(bits) _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
 #define lanes_from_brain(p)                                                                        \
     _mm512_castsi512_ps(_mm512_slli_epi32(                                                         \
         _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
@@ -85,6 +86,7 @@ typedef __m256i lanes_i;
 #define lanes_i_right(a, n) _mm256_srli_epi32(a, (int)(n))
 #define lanes_i_left(a, n) _mm256_slli_epi32(a, (int)(n))
 #define lanes_from_half(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+#define lanes_set_half(bits) _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
 #define lanes_from_brain(p)                                                                        \
     _mm256_castsi256_ps(_mm256_slli_epi32(                                                         \
         _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
@@ -109,16 +111,44 @@ static ALWAYS_INLINE void lanes_store_halves(float *to, __m256i halves)
 #endif
 }
 
+static ALWAYS_INLINE __m128i lanes_load16(const void *from, size_t at)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)((const uint8_t *)from + at));
+}
+
+/* Sixteen bytes at `at` of each of sixteen keys, turned round: to[i * 16 + t] = keys[t][at + i].
+ * Each round interleaves a half with the other; after four, rows are columns. */
+static ALWAYS_INLINE void lanes_turn_bytes(const void *const *keys, size_t at, int8_t *to)
+{
+    __m128i r[16], s[16];
+    UNROLL
+    for (int t = 0; t < 16; t++)
+        r[t] = lanes_load16(keys[t], at);
+    UNROLL
+    for (int round = 0; round < 4; round++) {
+        UNROLL
+        for (int t = 0; t < 8; t++) {
+            s[2 * t] = _mm_unpacklo_epi8(r[t], r[t + 8]);
+            s[2 * t + 1] = _mm_unpackhi_epi8(r[t], r[t + 8]);
+        }
+        UNROLL
+        for (int t = 0; t < 16; t++)
+            r[t] = s[t];
+    }
+    UNROLL
+    for (int i = 0; i < 16; i++)
+        _mm_storeu_si128((__m128i *)(void *)(to + (size_t)i * 16), r[i]);
+}
+
 /* Sixteen keys by eight dimensions, turned round: to[d * 16 + t] = keys[t][d]. They are turned as
  * halves, which takes half the shuffles that floats would. */
-static ALWAYS_INLINE void lanes_turn_keys(const uint16_t *const *keys, uint32_t d, float *to)
+static ALWAYS_INLINE void lanes_turn_keys(const void *const *keys, uint32_t d, float *to)
 {
     __m256i r[8], s[8];
     UNROLL
     for (int t = 0; t < 8; t++)
-        r[t] = _mm256_inserti128_si256(
-            _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(keys[t] + d))),
-            _mm_loadu_si128((const __m128i *)(const void *)(keys[t + 8] + d)), 1);
+        r[t] = _mm256_inserti128_si256(_mm256_castsi128_si256(lanes_load16(keys[t], 2 * (size_t)d)),
+                                       lanes_load16(keys[t + 8], 2 * (size_t)d), 1);
     UNROLL
     for (int t = 0; t < 8; t += 2) {
         s[t] = _mm256_unpacklo_epi16(r[t], r[t + 1]);
