@@ -481,6 +481,14 @@ static void receive_complete(struct receive *receive, const struct complete_mess
         receive_fail(receive, ERR_BAD_INPUT, "the lease was completed twice");
         return;
     }
+    if (!message->whole) {
+        struct carrier_totals *totals = transfer_totals(receive->transfer, receive->carrier->id);
+        atomic_fetch_add(&totals->checksum_failures, 1);
+        receive_fail(receive, ERR_CORRUPT,
+                     "the message that ends the lease, with the first tokens, does not match its "
+                     "checksum; compute it again");
+        return;
+    }
     if (message->payload_bytes > 0) {
         receive->report->payload = malloc(message->payload_bytes);
         if (receive->report->payload == NULL) {

@@ -217,7 +217,7 @@ void transfer_report_free(struct transfer_report *report);
 struct transfer_carrier_counters {
     uint64_t received_bytes, received_handoffs, sent_bytes, sent_handoffs; /* sent: acknowledged */
     double received_s, exposed_s; /* sums over received handoffs */
-    uint64_t checksum_failures;   /* slices that did not match what their holder said */
+    uint64_t checksum_failures;   /* slices and ends that did not match what their holder said */
     uint64_t failed_handoffs;     /* received side: FAILED; CANCELLED is not one */
 };
 

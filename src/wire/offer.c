@@ -290,6 +290,9 @@ uint32_t complete_write(const struct complete_message *message, uint8_t *to)
     write_u32(&w, message->offer_count);
     write_u32(&w, message->payload_bytes);
     write_bytes(&w, message->payload, message->payload_bytes);
+    struct checksum sum = checksum_of(to, offer_written(&w));
+    write_u64(&w, sum.a);
+    write_u64(&w, sum.b);
     return offer_written(&w);
 }
 
@@ -302,6 +305,10 @@ status complete_read(const uint8_t *from, uint32_t bytes, struct complete_messag
     message.offer_count = read_u32(&r);
     message.payload_bytes = read_u32(&r);
     message.payload = read_bytes(&r, message.payload_bytes);
+    struct checksum sum = checksum_of(from, bytes - r.left), told;
+    told.a = read_u64(&r);
+    told.b = read_u64(&r);
+    message.whole = checksum_equal(sum, told);
     if (!reader_ok(&r) || r.left != 0 || message.block_count > OFFER_INDEX_MAX ||
         message.payload_bytes > OFFER_PAYLOAD_BYTES_MAX)
         return offer_malformed("COMPLETE", bytes);

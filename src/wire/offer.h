@@ -4,7 +4,7 @@
  *     SUBSCRIBE lease, range      POOL      (Unix) the pool's read-only descriptor
  *     FETCH  offer, from, count   OFFER     number, layer, block ids, checksums
  *     ACK    all is verified      DATA      answers FETCH; bulk = the slices, one after another
- *     GIVE_UP                     COMPLETE  block count, payload
+ *     GIVE_UP                     COMPLETE  block count, payload, checksum of both
  *     PING                        GONE      the lease is over: why
  *     ASK_DEVICE                  PING
  *     ASK_REMOTE                  DEVICE    (Unix) what maps the pool in a device's memory, or why
@@ -117,6 +117,7 @@ struct complete_message {
     uint32_t offer_count; /* made in all */
     const uint8_t *payload;
     uint32_t payload_bytes;
+    bool whole; /* read: it is as it was written, by the checksum behind the payload */
 };
 
 /* ACK (status OK, bytes moved), GIVE_UP and GONE (status and text). */

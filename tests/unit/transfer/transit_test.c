@@ -12,6 +12,7 @@
 #define BLOCKS 8u
 #define FLIPS 10000u
 #define DEADLINE_MS 300u
+#define PAYLOAD_BYTES 1500u /* first tokens, with log-probabilities */
 
 /* Bytes from one flip to the next, at most: of what a holder says, and of what a receiver does. */
 static const uint32_t apart[2] = {256u << 10, 16u << 10};
@@ -127,10 +128,14 @@ static void wire_close(struct wire *wire)
 /* ---- the handoffs ---- */
 
 /* One over the wire. True: it arrived. */
-static bool one_over(struct worker *holder, struct worker *receiver, const struct wire *wire)
+static bool one_over(struct worker *holder, struct worker *receiver, const struct wire *wire,
+                     uint32_t *bad_ends)
 {
     uint32_t from_ids[BLOCKS], to_ids[BLOCKS];
+    uint8_t payload[PAYLOAD_BYTES];
     struct lease_id lease;
+    for (uint32_t i = 0; i < PAYLOAD_BYTES; i++)
+        payload[i] = (uint8_t)(i * i >> 4);
     blocks_pick(from_ids, BLOCKS, BLOCKS);
     blocks_pick(to_ids, BLOCKS, BLOCKS);
     memset(receiver->pool.host, POISON, receiver->pool.block_bytes * BLOCKS);
@@ -140,19 +145,23 @@ static bool one_over(struct worker *holder, struct worker *receiver, const struc
     wish.deadline_ms = DEADLINE_MS;
     assert_int_equal(transfer_lease_open(holder->transfer, &lease, 9, 3, 20000), OK);
     offer_all(holder, &lease, from_ids, BLOCKS);
-    assert_int_equal(transfer_complete(holder->transfer, &lease, BLOCKS, NULL, 0), OK);
+    assert_int_equal(transfer_complete(holder->transfer, &lease, BLOCKS, payload, sizeof(payload)),
+                     OK);
     assert_int_equal(transfer_receive(receiver->transfer, &wish), OK);
     uint64_t begin_ns = clock_ns();
     struct transfer_report *report = worker_report(receiver, 10000);
     assert_non_null(report);
     bool arrived = report->mail.kind == TRANSFER_RECEIVED;
     if (arrived) {
-        assert_true(report->block_count <= BLOCKS); /* what is told is what is there */
-        blocks_compare(holder, from_ids, receiver, to_ids, 0, report->block_count);
-        arrived = report->block_count == BLOCKS;
+        /* What is told is what is there: all of it, and the payload. */
+        assert_int_equal(report->block_count, BLOCKS);
+        blocks_compare(holder, from_ids, receiver, to_ids, 0, BLOCKS);
+        assert_int_equal(report->payload_bytes, PAYLOAD_BYTES);
+        assert_memory_equal(report->payload, payload, PAYLOAD_BYTES);
     } else {
         assert_int_equal(report->mail.kind, TRANSFER_FAILED);
         assert_true(report->status != OK && report->text[0] != '\0');
+        *bad_ends += strstr(report->text, "that ends the lease") != NULL;
         assert_true(clock_ns() - begin_ns < 5000000000ull);
     }
     transfer_report_free(report);
@@ -169,7 +178,7 @@ static void flipped_bits_on_the_way_are_caught(void **state)
     struct shape shape = shape_even(4, BLOCKS, 16384);
     struct worker holder, receiver;
     struct wire wire;
-    uint32_t arrived = 0, failed = 0, ids[BLOCKS];
+    uint32_t arrived = 0, failed = 0, bad_ends = 0, ids[BLOCKS];
     /* A connection that is stuck, because the length of a frame was hit, is given up after this. */
     const struct transfer_options options = {.silence_ms = 250};
     worker_prepare(&holder, "holder", &shape);
@@ -180,7 +189,7 @@ static void flipped_bits_on_the_way_are_caught(void **state)
     blocks_fill(&holder, ids, BLOCKS);
     wire_open(&wire, &holder);
     while (atomic_load(&wire.flips[0]) + atomic_load(&wire.flips[1]) < FLIPS) {
-        if (one_over(&holder, &receiver, &wire))
+        if (one_over(&holder, &receiver, &wire, &bad_ends))
             arrived++;
         else
             failed++;
@@ -188,10 +197,10 @@ static void flipped_bits_on_the_way_are_caught(void **state)
     struct transfer_counters counters;
     transfer_counters_read(receiver.transfer, &counters);
     uint64_t caught = counters.carriers[1].checksum_failures;
-    print_message("%u and %u flips, %llu by checksum; of %u handoffs %u arrived\n",
+    print_message("%u and %u flips, %llu by checksum, %u at the end; of %u handoffs %u arrived\n",
                   atomic_load(&wire.flips[0]), atomic_load(&wire.flips[1]),
-                  (unsigned long long)caught, arrived + failed, arrived);
-    assert_true(caught > FLIPS / 2 && failed > 0 && arrived > failed);
+                  (unsigned long long)caught, bad_ends, arrived + failed, arrived);
+    assert_true(caught > FLIPS / 2 && bad_ends > 0 && failed > 0 && arrived > failed);
     wire_close(&wire);
     worker_close(&receiver);
     worker_close(&holder);
