@@ -210,8 +210,11 @@ void prefill_stepped(struct prefill *prefill, const char *failure)
             prefill_request_fail(prefill, r, r->step->outcome, failure);
             continue;
         }
+        uint64_t before = r->table.token_count, rows = r->step->token_count;
         block_table_advance(&r->table, r->step->token_count);
-        prefill->counters.tokens += r->step->token_count;
+        prefill->counters.tokens += rows;
+        prefill->counters.context += rows * before + rows * rows / 2;
+        prefill->counters.prompts += r->table.token_count == r->wire->prompt_tokens;
         r->offered_blocks += r->offer_count;
         r->step = NULL;
         r->offer_count = 0;

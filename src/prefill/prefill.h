@@ -81,6 +81,8 @@ struct prefill_options {
 
 struct prefill_counters {
     uint64_t tokens;            /* computed */
+    uint64_t context;           /* sum over these of the tokens before each */
+    uint64_t prompts;           /* computed to their end */
     uint64_t compute_ns;        /* of the steps in which they were */
     uint64_t recomputed_tokens; /* of resumed requests: what another worker had computed */
     uint64_t prefix_queries, prefix_hits; /* tokens asked of tree, peers and store, and found */

@@ -232,6 +232,21 @@ static void worker_take_roles(struct worker *worker, const uint8_t *payload, uin
         health_set_roles(worker, roles);
 }
 
+static void worker_measure(struct worker *worker, const struct wire_heartbeat *beat)
+{
+    const struct wire_heartbeat *last = &worker->beat;
+    if (beat->prefill_ns <= last->prefill_ns || beat->prefill_tokens <= last->prefill_tokens)
+        return;
+    const struct cost_sample sample = {
+        .prompts = (double)(beat->prefill_prompts - last->prefill_prompts),
+        .tokens = (double)(beat->prefill_tokens - last->prefill_tokens),
+        .context = (double)(beat->prefill_context - last->prefill_context),
+        .seconds = (double)(beat->prefill_ns - last->prefill_ns) / 1e9,
+    };
+    cost_measure(&worker->cost, &sample);
+    worker->cost_ns = clock_ns();
+}
+
 static void worker_beat(struct worker *worker, const uint8_t *payload, uint32_t bytes)
 {
     struct wire_heartbeat beat;
@@ -247,13 +262,7 @@ static void worker_beat(struct worker *worker, const uint8_t *payload, uint32_t 
         worker->recent_bytes = (double)(beat.bytes - worker->beat.bytes);
         worker->recent_step_s = (double)(beat.step_ns - worker->beat.step_ns) / 1e9;
     }
-    if (beat.prefill_ns > worker->beat.prefill_ns &&
-        beat.prefill_tokens > worker->beat.prefill_tokens) {
-        double rate = (double)(beat.prefill_tokens - worker->beat.prefill_tokens) * 1e9 /
-                      (double)(beat.prefill_ns - worker->beat.prefill_ns);
-        worker->prefill_rate =
-            worker->prefill_rate > 0 ? 0.75 * worker->prefill_rate + 0.25 * rate : rate;
-    }
+    worker_measure(worker, &beat);
     worker->beat = beat;
     worker->beat_ns = clock_ns();
     struct wire_frame empty = {0};

@@ -474,7 +474,7 @@ void relay_first(struct worker *worker, struct reader *from)
     relay_first_times(request, &first);
     relay_first_sources(request, &first);
     why_first(request, &first);
-    sources_measure(worker, &first);
+    sources_measure(worker, request, &first);
     sources_end(request);
     if (request->wire.flags & WIRE_REQUEST_LOCAL)
         request->handed = true;

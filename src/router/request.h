@@ -23,6 +23,7 @@
 #include "model/token_list.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
+#include "router/cost.h"
 #include "router/directory.h"
 #include "router/router.h"
 #include "router/stops.h"
@@ -53,13 +54,18 @@ struct worker {
     uint64_t progress_ns;       /* when step_count last moved, or it was idle */
     /* What we have given it; capacity itself is the worker's to grant. */
     uint64_t queued_tokens; /* of prompts without a first token yet */
+    uint64_t ahead_tokens;  /* of these: not cached, so to be computed */
+    uint32_t ahead_count;   /* these prompts */
+    uint64_t ahead_ns;      /* when the first of them had its turn, as far as we know */
     uint32_t decoding;      /* sequences placed here and not finished */
     bool closed;            /* given up: the next tick lets it go */
     uint32_t marked;        /* lost: requests that it computed, and with which one died before */
     /* Between the last two heartbeats in which steps were made. */
     double recent_operations, recent_bytes, recent_step_s;
     int slot;                                /* in the directory; -1: none */
-    double prefill_rate;                     /* tokens/s of late; 0: unknown */
+    struct cost_fit cost;                    /* of computing prompts */
+    uint64_t cost_ns;                        /* when that was last measured */
+    double place_s;                          /* until its prompts had a place, of late */
     double store_rate;                       /* bytes/s of late from the store; 0: unknown */
     float pull_rates[DIRECTORY_WORKERS_MAX]; /* bytes/s from another, by its slot; 0: unknown */
     /* By the slot of another: until then it is taken to be out of reach (handoff.c). */
@@ -135,6 +141,8 @@ struct request {
     struct sequence *sequences; /* [n] of the prompt; a piece has one of them, its request's others
                                    are another's */
     uint32_t cached_tokens;
+    uint32_t ahead_tokens; /* that its worker is taken to compute */
+    bool found_idle;       /* that worker had nothing else to compute */
     struct why why;
     uint64_t sent_ns, first_ns, progress_ns;
 };
@@ -315,7 +323,8 @@ void sources_ask(struct request *request, struct worker *asker, struct worker *h
                  const uint32_t *runs);
 /* What was lent and not fetched is not wanted any more. */
 void sources_end(struct request *request);
-void sources_measure(struct worker *asker, const struct wire_first *first);
+void sources_measure(struct worker *asker, const struct request *request,
+                     const struct wire_first *first);
 void route_holder_fill(const struct worker *holder, const struct worker *asker,
                        struct wire_holder *out);
 

@@ -63,26 +63,66 @@ int route_choose_prefill(const struct route_view *views, uint32_t count, bool *l
     return best;
 }
 
-#define ROUTE_PREFILL_RATE 1000.0 /* tokens/s, while no worker is known */
-#define ROUTE_PULL_RATE 5e8       /* bytes/s, while that pair is not known */
-#define ROUTE_PULL_S 0.001        /* subscribing, and the last acknowledgement */
-#define ROUTE_STORE_S 0.002       /* the same of the store, which is asked first */
-#define ROUTE_LOCAL_GAIN 0.9      /* those who decode there are slowed: it must be worth it */
+#define ROUTE_TOKEN_S 0.001     /* a token's, while no worker is known */
+#define ROUTE_PULL_RATE 5e8     /* bytes/s, while that pair is not known */
+#define ROUTE_PULL_S 0.001      /* lending, subscribing, and the last acknowledgement */
+#define ROUTE_STORE_S 0.002     /* the same of the store, which is asked first */
+#define ROUTE_LOCAL_GAIN 0.9    /* those who decode there are slowed: it must be worth it */
+#define ROUTE_STEP_TOKENS 512.0 /* of a prompt in one step, as a rule */
+#define ROUTE_FADE_S 60.0 /* what was measured so long ago is no longer held against anybody */
 
-static double route_rate(const struct route_view *views, uint32_t count, uint32_t of)
+/* All that one choice looks at. */
+struct route_scene {
+    const struct route_ask *ask;
+    const struct route_view *views;
+    uint32_t count;
+    int best; /* the quickest by what is known; -1: nothing is */
+    bool decode_exists, prefill_exists;
+};
+
+static struct route_scene route_scene_of(const struct route_ask *ask,
+                                         const struct route_view *views, uint32_t count)
 {
-    double best = 0;
-    if (views[of].prefill_rate > 0)
-        return views[of].prefill_rate;
-    for (uint32_t i = 0; i < count; i++)
-        best = views[i].prefill_rate > best ? views[i].prefill_rate : best;
-    return best > 0 ? best : ROUTE_PREFILL_RATE;
+    struct route_scene scene = {.ask = ask, .views = views, .count = count, .best = -1};
+    double best_s = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        scene.decode_exists |= views[i].usable && (views[i].roles & WIRE_ROLE_DECODE) != 0;
+        scene.prefill_exists |= views[i].usable && (views[i].roles & WIRE_ROLE_PREFILL) != 0;
+        double seconds = cost_prompt_s(&views[i].cost, 0, ask->prompt_tokens);
+        if (cost_known(&views[i].cost) && (scene.best < 0 || seconds < best_s)) {
+            scene.best = (int)i;
+            best_s = seconds;
+        }
+    }
+    return scene;
+}
+
+/* To compute a prompt's tokens from position before on. A worker that nothing is known of is as
+ * quick as the best one, and so is, more and more, one that was not measured for a while: or it
+ * would never be tried again. */
+static double route_work_s(const struct route_scene *scene, uint32_t of, double before,
+                           double tokens)
+{
+    const struct route_view *view = &scene->views[of];
+    if (scene->best < 0)
+        return tokens * ROUTE_TOKEN_S;
+    double best_s = cost_prompt_s(&scene->views[scene->best].cost, before, tokens);
+    if (!cost_known(&view->cost))
+        return best_s;
+    double own_s = cost_prompt_s(&view->cost, before, tokens);
+    double faded = view->cost_age_s < ROUTE_FADE_S ? view->cost_age_s / ROUTE_FADE_S : 1;
+    return own_s > best_s ? own_s - faded * (own_s - best_s) : own_s;
 }
 
 /* Leading blocks that help: the last token is always computed. */
+static uint32_t route_run_most(const struct route_ask *ask)
+{
+    return ask->block_tokens > 0 ? (ask->prompt_tokens - 1) / ask->block_tokens : 0;
+}
+
 static uint32_t route_run(const struct route_ask *ask, const struct route_view *view)
 {
-    uint32_t most = ask->block_tokens > 0 ? (ask->prompt_tokens - 1) / ask->block_tokens : 0;
+    uint32_t most = route_run_most(ask);
     return view->run_blocks < most ? view->run_blocks : most;
 }
 
@@ -91,23 +131,33 @@ static double route_move_s(double fixed_s, uint32_t blocks, double block_bytes, 
     return fixed_s + blocks * block_bytes / (rate > 0 ? rate : ROUTE_PULL_RATE);
 }
 
-/* To the first token, when the leading blocks are there: the worker asks the store for more by
- * itself, and computes the rest. */
-static double route_compute_s(const struct route_ask *ask, const struct route_view *views,
-                              uint32_t count, uint32_t of, uint32_t blocks)
+/* Of the prompt, behind its leading blocks. */
+static double route_rest_s(const struct route_scene *scene, uint32_t of, uint32_t blocks)
 {
-    uint32_t most = ask->block_tokens > 0 ? (ask->prompt_tokens - 1) / ask->block_tokens : 0;
+    double before = (double)blocks * scene->ask->block_tokens;
+    return route_work_s(scene, of, before, scene->ask->prompt_tokens - before);
+}
+
+/* To the first token, when the leading blocks are there: the worker asks the store for more by
+ * itself, and computes the rest, after what it was given before. */
+static double route_compute_s(const struct route_scene *scene, uint32_t of, uint32_t blocks)
+{
+    const struct route_ask *ask = scene->ask;
+    const struct route_view *view = &scene->views[of];
+    uint32_t most = route_run_most(ask);
     uint32_t saved = ask->saved_blocks < most ? ask->saved_blocks : most;
-    double rate = route_rate(views, count, of);
-    double tokens =
-        (double)views[of].queued_tokens + ask->prompt_tokens - (double)blocks * ask->block_tokens;
-    double seconds = tokens / rate;
-    if (!views[of].store_up || saved <= blocks)
-        return seconds;
-    double fetched_s =
-        route_move_s(ROUTE_STORE_S, saved - blocks, ask->block_bytes, views[of].store_rate) +
-        (tokens - (double)(saved - blocks) * ask->block_tokens) / rate;
-    return fetched_s < seconds ? fetched_s : seconds;
+    double seconds = route_rest_s(scene, of, blocks);
+    if (view->store_up && saved > blocks) {
+        double fetched_s =
+            route_move_s(ROUTE_STORE_S, saved - blocks, ask->block_bytes, view->store_rate) +
+            route_rest_s(scene, of, saved);
+        seconds = fetched_s < seconds ? fetched_s : seconds;
+    }
+    if (view->queued_tokens > 0)
+        return seconds + route_work_s(scene, of, 0, (double)view->queued_tokens);
+    /* While it waits its place is found; when it need not, that is to be waited for. */
+    bool hands_over = scene->decode_exists && (view->roles & WIRE_ROLE_DECODE) == 0;
+    return hands_over ? seconds + view->place_s : seconds;
 }
 
 static void route_offer(struct route_option *option, const struct route_view *views, uint32_t of,
@@ -120,34 +170,49 @@ static void route_offer(struct route_option *option, const struct route_view *vi
         *option = (struct route_option){(int)of, holder, seconds};
 }
 
-static void route_weigh_pulls(const struct route_ask *ask, const struct route_view *views,
-                              uint32_t count, uint32_t of, struct route_option *option)
+/* Until the holder lends: it looks into its tree between two steps. */
+static double route_lend_s(const struct route_scene *scene, uint32_t holder)
 {
+    double tokens = (double)scene->views[holder].queued_tokens;
+    if (tokens == 0)
+        return ROUTE_PULL_S;
+    return ROUTE_PULL_S +
+           route_work_s(scene, holder, 0, tokens < ROUTE_STEP_TOKENS ? tokens : ROUTE_STEP_TOKENS);
+}
+
+static void route_weigh_pulls(const struct route_scene *scene, uint32_t of,
+                              struct route_option *option)
+{
+    const struct route_ask *ask = scene->ask;
+    const struct route_view *views = scene->views;
     uint32_t own = route_run(ask, &views[of]);
-    for (uint32_t h = 0; h < count; h++) {
+    for (uint32_t h = 0; h < scene->count; h++) {
         uint32_t run = route_run(ask, &views[h]);
         if (h == of || run <= own || views[h].slot < 0 ||
             (ask->apart && (views[h].roles & views[of].roles) == 0))
             continue;
         double rate =
             views[of].pull_rates != NULL ? (double)views[of].pull_rates[views[h].slot] : 0;
-        double pull_s = route_move_s(ROUTE_PULL_S, run - own, ask->block_bytes, rate);
-        route_offer(option, views, of, (int)h,
-                    pull_s + route_compute_s(ask, views, count, of, run));
+        double pull_s = route_move_s(route_lend_s(scene, h), run - own, ask->block_bytes, rate);
+        route_offer(option, views, of, (int)h, pull_s + route_compute_s(scene, of, run));
     }
 }
 
-static enum route_way route_pick(const struct route_ask *ask, const struct route_option *ways)
+static enum route_way route_pick(const struct route_scene *scene, const struct route_option *ways)
 {
+    const uint32_t place = scene->ask->place;
     bool pulls = ways[ROUTE_PULL].worker >= 0, local = ways[ROUTE_LOCAL].worker >= 0;
     enum route_way way = ROUTE_PREFILL;
-    if (ask->place != ROUTE_PLACE_AUTO)
-        return pulls && ask->place == ROUTE_PLACE_PULL     ? ROUTE_PULL
-               : local && ask->place == ROUTE_PLACE_DECODE ? ROUTE_LOCAL
-                                                           : ROUTE_PREFILL;
+    if (place != ROUTE_PLACE_AUTO)
+        return pulls && place == ROUTE_PLACE_PULL     ? ROUTE_PULL
+               : local && place == ROUTE_PLACE_DECODE ? ROUTE_LOCAL
+                                                      : ROUTE_PREFILL;
     if (pulls && ways[ROUTE_PULL].seconds < ways[way].seconds)
         way = ROUTE_PULL;
-    if (local && ways[ROUTE_LOCAL].seconds < ROUTE_LOCAL_GAIN * ways[way].seconds)
+    if (!local)
+        return way;
+    bool alone = scene->views[ways[ROUTE_LOCAL].worker].decoding == 0;
+    if (ways[ROUTE_LOCAL].seconds < (alone ? 1 : ROUTE_LOCAL_GAIN) * ways[way].seconds)
         way = ROUTE_LOCAL;
     return way;
 }
@@ -155,24 +220,20 @@ static enum route_way route_pick(const struct route_ask *ask, const struct route
 bool route_choose(const struct route_ask *ask, const struct route_view *views, uint32_t count,
                   struct route_choice *choice_out)
 {
-    bool decode_exists = false, prefill_exists = false;
+    const struct route_scene scene = route_scene_of(ask, views, count);
     struct route_option *ways = choice_out->ways;
     for (int i = 0; i < ROUTE_WAYS; i++)
         ways[i] = (struct route_option){-1, -1, 0};
-    for (uint32_t i = 0; i < count; i++) {
-        decode_exists = decode_exists || (views[i].usable && views[i].roles & WIRE_ROLE_DECODE);
-        prefill_exists = prefill_exists || (views[i].usable && views[i].roles & WIRE_ROLE_PREFILL);
-    }
     for (uint32_t i = 0; i < count; i++) {
         const struct route_view *view = &views[i];
         uint32_t own = route_run(ask, view);
         if (!view->usable)
             continue;
-        double seconds = route_compute_s(ask, views, count, i, own);
+        double seconds = route_compute_s(&scene, i, own);
         /* With none of the right role left, the others do it: any worker can do both. */
-        if (!prefill_exists || (view->roles & WIRE_ROLE_PREFILL) != 0) {
+        if (!scene.prefill_exists || (view->roles & WIRE_ROLE_PREFILL) != 0) {
             route_offer(&ways[ROUTE_PREFILL], views, i, -1, seconds);
-            route_weigh_pulls(ask, views, count, i, &ways[ROUTE_PULL]);
+            route_weigh_pulls(&scene, i, &ways[ROUTE_PULL]);
         } else if (own > 0 && view->decoding < view->decode_batch &&
                    ask->prompt_tokens - own * ask->block_tokens <= ask->local_tokens_max) {
             route_offer(&ways[ROUTE_LOCAL], views, i, -1, seconds);
@@ -180,10 +241,16 @@ bool route_choose(const struct route_ask *ask, const struct route_view *views, u
     }
     if (ways[ROUTE_PREFILL].worker < 0)
         return false;
-    enum route_way way = route_pick(ask, ways);
+    enum route_way way = route_pick(&scene, ways);
+    uint32_t worker = (uint32_t)ways[way].worker;
+    uint32_t own = way == ROUTE_PULL ? route_run(ask, &views[ways[way].holder])
+                                     : route_run(ask, &views[worker]);
+    if (views[worker].store_up && ask->saved_blocks > own)
+        own = ask->saved_blocks < route_run_most(ask) ? ask->saved_blocks : route_run_most(ask);
     choice_out->way = way;
-    choice_out->local = way == ROUTE_LOCAL || !decode_exists ||
-                        (views[ways[way].worker].roles & WIRE_ROLE_DECODE) != 0;
+    choice_out->local =
+        way == ROUTE_LOCAL || !scene.decode_exists || (views[worker].roles & WIRE_ROLE_DECODE) != 0;
+    choice_out->compute_tokens = ask->prompt_tokens - own * ask->block_tokens;
     return true;
 }
 
@@ -207,6 +274,19 @@ float route_pull_guess(const char *one_class, const char *other_class, bool one_
     return gpus && one_host ? 1e10f : 0; /* by way of the host at worst, which gives 40e9 */
 }
 
+/* Tokens that it has still to compute before it comes to another prompt. The first of what it was
+ * given is under way, as far as the time since goes; it is not done before it says so. */
+static uint64_t route_ahead(const struct worker *worker)
+{
+    struct cost cost = cost_of(&worker->cost);
+    if (worker->ahead_count == 0)
+        return 0;
+    double first = (double)worker->ahead_tokens / worker->ahead_count;
+    double passed_s = (double)(clock_ns() - worker->ahead_ns) / 1e9;
+    double done = cost.token_s > 0 ? passed_s / cost.token_s : 0;
+    return worker->ahead_tokens - (uint64_t)(done < first ? done : first);
+}
+
 uint32_t route_views(struct router *router, struct route_view *views, struct worker **workers)
 {
     uint32_t count = 0;
@@ -217,10 +297,12 @@ uint32_t route_views(struct router *router, struct route_view *views, struct wor
         views[count++] = (struct route_view){
             .roles = w->registration.roles,
             .usable = w->registered && !w->leaving && !w->closed,
-            .queued_tokens = w->queued_tokens + w->beat.others_tokens,
+            .queued_tokens = route_ahead(w) + w->beat.others_tokens,
             .decoding = w->decoding + (uint32_t)w->beat.others_sequences,
             .decode_batch = w->registration.decode_batch > 0 ? w->registration.decode_batch : 1,
-            .prefill_rate = w->prefill_rate,
+            .cost = cost_of(&w->cost),
+            .cost_age_s = (double)(clock_ns() - w->cost_ns) / 1e9,
+            .place_s = w->place_s,
             .store_up = w->registration.has_store && w->beat.store_up,
             .store_rate = w->store_rate,
             .slot = w->slot,
@@ -245,13 +327,30 @@ void route_send(struct worker *worker, uint16_t type, const struct wire_frame *f
     worker->closed = true;
 }
 
+static void route_enqueue(struct worker *worker, struct request *request)
+{
+    request->found_idle = worker->ahead_count == 0;
+    if (worker->ahead_count++ == 0)
+        worker->ahead_ns = clock_ns();
+    worker->ahead_tokens += request->ahead_tokens;
+    worker->queued_tokens += request->wire.prompt_tokens;
+}
+
+static void route_dequeue(struct worker *worker, const struct request *request)
+{
+    worker->ahead_count--;
+    worker->ahead_ns = clock_ns(); /* The next one's turn. */
+    worker->ahead_tokens -= request->ahead_tokens;
+    worker->queued_tokens -= request->wire.prompt_tokens;
+}
+
 static void route_set_prefill(struct request *request, struct worker *worker)
 {
     if (request->prefill != NULL && request->state == REQUEST_WAITING)
-        request->prefill->queued_tokens -= request->wire.prompt_tokens;
+        route_dequeue(request->prefill, request);
     request->prefill = worker;
     if (worker != NULL && request->state == REQUEST_WAITING)
-        worker->queued_tokens += request->wire.prompt_tokens;
+        route_enqueue(worker, request);
 }
 
 static void route_set_decode(struct request *request, struct worker *worker)
@@ -266,7 +365,7 @@ static void route_set_decode(struct request *request, struct worker *worker)
 void route_computed(struct request *request)
 {
     if (request->prefill != NULL && request->state == REQUEST_WAITING)
-        request->prefill->queued_tokens -= request->wire.prompt_tokens;
+        route_dequeue(request->prefill, request);
     request->state = REQUEST_RUNNING;
 }
 
@@ -357,6 +456,12 @@ void route_resume(struct router *router, struct request *request, struct worker 
             holder = w;
     }
     why_resume(request, worker, holder);
+    uint32_t run = holder != NULL ? runs[holder->slot] : 0;
+    if (worker->slot >= 0 && runs[worker->slot] > run)
+        run = runs[worker->slot];
+    uint32_t held = run * request->block_tokens;
+    request->ahead_tokens =
+        request->wire.prompt_tokens - 1 > held ? request->wire.prompt_tokens - held : 1;
     route_give(router, request, worker, true, holder, runs);
 }
 
@@ -396,6 +501,7 @@ status route_prefill(struct router *router, struct request *request)
         return OK;
     }
     why_choice(request, &choice, workers);
+    request->ahead_tokens = choice.compute_tokens;
     request->wire.handoff = way == HANDOFF_BY_STORE ? WIRE_HANDOFF_STORE : WIRE_HANDOFF_DIRECT;
     route_give(router, request, worker, choice.local,
                option->holder >= 0 ? workers[option->holder] : NULL, runs);

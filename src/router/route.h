@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "router/cost.h"
+
 #define ROUTE_WORKERS_MAX 256
 
 /* By what it is chosen: the prediction, or one way wherever there is that way, else prefill. */
@@ -23,7 +25,9 @@ struct route_view {
     uint32_t decoding;       /* sequences given to it and not finished */
     uint32_t decode_batch;   /* most that it decodes at once; at least 1 */
     uint32_t run_blocks;     /* leading blocks of the prompt that it holds */
-    double prefill_rate;     /* tokens/s, of late; 0: unknown */
+    struct cost cost;        /* of computing prompts, of late */
+    double cost_age_s;       /* since that was measured */
+    double place_s;          /* until a decode worker has room for what it is to compute, of late */
     bool store_up;           /* it gets blocks from the store */
     double store_rate;       /* bytes/s of late; 0: unknown */
     int slot;                /* index into pull_rates of others */
@@ -57,6 +61,7 @@ struct route_choice {
     struct route_option ways[ROUTE_WAYS]; /* the best of each */
     enum route_way way;                   /* what was chosen */
     bool local;                           /* the same worker decodes */
+    uint32_t compute_tokens;              /* of the prompt, when all that is to come does come */
 };
 
 /* Where to compute a prompt: of the workers with the role prefill (of all, when there is none) the
@@ -65,9 +70,9 @@ struct route_choice {
 int route_choose_prefill(const struct route_view *views, uint32_t count, bool *local_out);
 
 /* How and where to compute a prompt: what is predicted to have its first token soonest. The costs
- * are rates measured of late: queued and own tokens over the worker's prefill rate, bytes over the
- * rate of that pair, or of the worker and the store; what is unknown is taken to be as the best
- * known one. False: no worker. */
+ * are measured ones of late: of computing (cost.h), queued tokens first; bytes over the rate of
+ * that pair, or of the worker and the store; what is unknown is taken to be as the best known one.
+ * False: no worker. */
 bool route_choose(const struct route_ask *ask, const struct route_view *views, uint32_t count,
                   struct route_choice *choice_out);
 

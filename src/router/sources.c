@@ -140,10 +140,16 @@ void sources_end(struct request *request)
     request->wire.source_count = 0;
 }
 
-/* How fast blocks came, by the asker's own clock; the next choice is made with it. */
-void sources_measure(struct worker *asker, const struct wire_first *first)
+/* How fast blocks came and how soon there was a place, by the asker's own clock; the next choice is
+ * made with it. */
+void sources_measure(struct worker *asker, const struct request *request,
+                     const struct wire_first *first)
 {
     struct router *router = asker->router;
+    double place_s = (double)first->place_ns / 1e9;
+    /* Behind others it has its place while they are computed. */
+    if (first->place_ns > 0 && request->found_idle)
+        asker->place_s = asker->place_s > 0 ? 0.75 * asker->place_s + 0.25 * place_s : place_s;
     for (uint32_t i = 0; i < first->range_count; i++) {
         const struct wire_range *range = &first->ranges[i];
         if (range->from == WIRE_FROM_STORE && range->status == OK && range->bytes > 0 &&

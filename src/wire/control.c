@@ -71,6 +71,8 @@ void wire_heartbeat_fields(struct codec *c, struct wire_heartbeat *m)
         &m->checksum_failures,
         &m->leases,
         &m->prefill_ns,
+        &m->prefill_prompts,
+        &m->prefill_context,
         &m->peer_tokens,
         &m->store_tokens,
         &m->gather_failures,

@@ -139,8 +139,10 @@ struct wire_heartbeat {
     uint64_t step_ns;                     /* time spent inside steps */
     uint64_t handoffs, handoff_bytes, handoff_ns, handoff_exposed_ns;
     uint64_t checksum_failures;
-    uint64_t leases;     /* open now, either side */
-    uint64_t prefill_ns; /* of step_ns, the part of prompts: prefill_tokens took so long */
+    uint64_t leases;          /* open now, either side */
+    uint64_t prefill_ns;      /* of step_ns, the part of prompts: prefill_tokens took so long */
+    uint64_t prefill_prompts; /* came to their end */
+    uint64_t prefill_context; /* sum over prefill_tokens of the tokens before each */
     uint64_t peer_tokens, store_tokens; /* of cached_tokens: fetched */
     uint64_t gather_failures;           /* ranges that did not come from where they were asked of */
     uint64_t lendings;                  /* open now */

@@ -498,6 +498,8 @@ static void compute_send_stats(struct compute *compute, bool busy)
         .checksum_failures = transfer.checksum_failures,
         .leases = transfer.leases + transfer.receives,
         .prefill_ns = prefill.compute_ns,
+        .prefill_prompts = prefill.prompts,
+        .prefill_context = prefill.context,
         .peer_tokens = prefill.peer_tokens,
         .gather_failures = prefill.gather_failures,
         .lendings = lend_count(compute->lend),

@@ -265,7 +265,8 @@ static void worker_beat(struct net_event *event)
     for (uint32_t i = 0; i < sim.router_count && !w->stopped; i++) {
         struct wire_heartbeat beat = {.step_count = w->steps,
                                       .prefill_tokens = w->prefill_tokens,
-                                      .prefill_ns = w->prefill_ns};
+                                      .prefill_ns = w->prefill_ns,
+                                      .prefill_prompts = w->prefill_prompts};
         if (w->numbers[i] == 0)
             continue;
         worker_load(w, w->numbers[i], &beat);

@@ -87,7 +87,7 @@ struct sim_worker {
     uint64_t next_number, order, steps, step_ns;
     uint8_t events[4 * SIM_TREE_MAX][WIRE_EVENT_BYTES];
     uint32_t event_count;
-    uint64_t prefill_tokens, prefill_ns;
+    uint64_t prefill_tokens, prefill_prompts, prefill_ns;
     uint32_t decode_batch;
 };
 
@@ -411,6 +411,7 @@ static bool worker_step_prefill(struct sim_worker *w)
     first->left -= tokens;
     w->prefill_tokens += tokens;
     w->prefill_ns += w->step_ns;
+    w->prefill_prompts += first->left == 0;
     if (first->left == 0)
         job_computed(w, first);
     return true;

@@ -135,7 +135,7 @@ static struct route_view holder(uint32_t roles, int slot, uint32_t run_blocks)
     struct route_view v = view(roles, 0, 0);
     v.slot = slot;
     v.run_blocks = run_blocks;
-    v.prefill_rate = 1000;
+    v.cost.token_s = 0.001;
     return v;
 }
 
@@ -178,6 +178,31 @@ static void the_soonest_first_token_is_chosen(void **state)
     assert_true(route_choose(&ask, views, 3, &choice));
     assert_int_equal(choice.way, ROUTE_PREFILL);
     assert_int_equal(choice.ways[ROUTE_PREFILL].worker, 1);
+}
+
+/* Who computes lends between two steps. */
+static void a_busy_holder_keeps_one_waiting(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    float fast[3] = {1e9f, 1e9f, 1e9f};
+    const struct route_ask ask = {.prompt_tokens = 280, .block_tokens = 16, .block_bytes = 4e5};
+    struct route_view views[] = {holder(P, 0, 16), holder(P, 1, 0), holder(D, 2, 0)};
+    views[0].pull_rates = views[1].pull_rates = fast;
+    views[0].queued_tokens = 300; /* as long as computing it elsewhere, and then its own rest */
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    assert_int_equal(choice.ways[ROUTE_PREFILL].worker, 1);
+    assert_true(choice.ways[ROUTE_PULL].seconds > 0.32);
+    views[2].run_blocks = 16; /* one that does not compute has it too */
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    assert_int_equal(choice.ways[ROUTE_PULL].holder, 2);
+    /* However much it has to do, it is a step that is waited for. */
+    views[2].run_blocks = 0;
+    views[0].queued_tokens = 50000;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_true(choice.ways[ROUTE_PULL].seconds < 0.6);
 }
 
 static void the_store_counts_too(void **state)
@@ -223,7 +248,7 @@ static void roles_apart_do_not_pull(void **state)
         .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .apart = true};
     struct route_view views[] = {holder(P, 0, 0), holder(P, 1, 10), holder(D, 2, 60)};
     views[0].pull_rates = fast;
-    views[1].queued_tokens = 5000;
+    views[1].cost.token_s = 0.005; /* so slow that it is computed elsewhere */
     assert_true(route_choose(&ask, views, 3, &choice));
     assert_int_equal(choice.way, ROUTE_PULL);
     assert_int_equal(choice.ways[ROUTE_PULL].holder, 1);
@@ -242,7 +267,7 @@ static void gpus_pull_before_anything_was_measured(void **state)
     const struct route_ask ask = {
         .prompt_tokens = 5200, .block_tokens = 16, .block_bytes = 2 << 20, .local_tokens_max = 0};
     struct route_view views[] = {holder(P, 0, 256), holder(D, 1, 320)};
-    views[0].prefill_rate = views[1].prefill_rate = 44000;
+    views[0].cost.token_s = views[1].cost.token_s = 1 / 44000.0;
     float rates[2] = {0, route_pull_guess("cuda-bf16", "cuda-bf16", true)};
     views[0].pull_rates = rates;
     assert_true(route_choose(&ask, views, 2, &choice));
@@ -305,6 +330,80 @@ static void a_way_that_is_set_is_taken_where_there_is_one(void **state)
     }
 }
 
+/* 12 ms a prompt, 1.8 ms a token, and 0.2 us for each token before it. */
+static double turn_s(double before, double tokens)
+{
+    return 0.012 + tokens * (0.0018 + 2e-7 * (before + tokens / 2));
+}
+
+static void turn_measure(struct cost_fit *fit, double before, double tokens)
+{
+    const struct cost_sample sample = {1, tokens, tokens * (before + tokens / 2),
+                                       turn_s(before, tokens)};
+    cost_measure(fit, &sample);
+}
+
+/* After the second turn of a chat the prompt lies at two workers, and a rest is to be computed: the
+ * one had long prompts of late, the other only such rests, at the same cost. */
+static void what_a_worker_did_of_late_is_no_bias(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    struct cost_fit often_long = {0}, often_short = {0};
+    struct route_ask ask = {
+        .prompt_tokens = 384, .block_tokens = 16, .block_bytes = 4e5, .local_tokens_max = 4096};
+    struct route_view views[] = {holder(P, 0, 16), holder(D, 1, 16)};
+    for (int i = 0; i < 60; i++) {
+        /* One in four is of another kind than most. */
+        turn_measure(&often_long, i % 8 == 0 ? 256 : 0, i % 4 == 0 ? 24 : 512);
+        turn_measure(&often_short, i % 8 == 0 ? 0 : 256, i % 4 == 0 ? 512 : 24);
+    }
+    views[0].cost = cost_of(&often_long);
+    views[1].cost = cost_of(&often_short);
+    views[0].place_s = 0.003;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    double truth_s = turn_s(256, 128);
+    for (int way = ROUTE_PREFILL; way <= ROUTE_LOCAL; way += ROUTE_LOCAL - ROUTE_PREFILL) {
+        assert_true(choice.ways[way].seconds > 0.97 * truth_s);
+        assert_true(choice.ways[way].seconds < 1.03 * truth_s + 0.003);
+    }
+    /* With nothing else between them, it is the one that need not wait for a place. */
+    views[1].cost = views[0].cost;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_LOCAL);
+    assert_int_equal(choice.compute_tokens, 128);
+    /* Somebody decodes there, and would be slowed for the sake of 3 ms. */
+    views[1].decoding = 1;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    /* A queue: there is time for the place; and the other one is free. */
+    views[1].decoding = 0;
+    views[0].queued_tokens = 16;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_LOCAL);
+    views[1].queued_tokens = 32;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+}
+
+/* One slow measurement, and then it was never asked again. */
+static void a_worker_that_was_slow_is_tried_again(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    const struct route_ask ask = {.prompt_tokens = 500, .block_tokens = 16};
+    struct route_view views[] = {holder(P, 0, 0), holder(P, 1, 0), holder(D, 2, 0)};
+    views[0].cost.token_s = 0.0015;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.ways[choice.way].worker, 1);
+    views[1].queued_tokens = 100; /* not worth it */
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.ways[choice.way].worker, 1);
+    views[0].cost_age_s = 55;
+    assert_true(route_choose(&ask, views, 3, &choice));
+    assert_int_equal(choice.ways[choice.way].worker, 0);
+}
+
 static void without_knowledge_it_is_the_shortest_queue(void **state)
 {
     (void)state;
@@ -342,11 +441,14 @@ int main(void)
         cmocka_unit_test(one_that_does_both_may_hand_nothing_over),
         cmocka_unit_test(work_is_balanced),
         cmocka_unit_test(the_soonest_first_token_is_chosen),
+        cmocka_unit_test(a_busy_holder_keeps_one_waiting),
         cmocka_unit_test(the_store_counts_too),
         cmocka_unit_test(roles_apart_do_not_pull),
         cmocka_unit_test(gpus_pull_before_anything_was_measured),
         cmocka_unit_test(a_short_rest_is_computed_where_the_prefix_is),
         cmocka_unit_test(a_way_that_is_set_is_taken_where_there_is_one),
+        cmocka_unit_test(what_a_worker_did_of_late_is_no_bias),
+        cmocka_unit_test(a_worker_that_was_slow_is_tried_again),
         cmocka_unit_test(without_knowledge_it_is_the_shortest_queue),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
