@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "store/keeper_parts.h"
 
+#define WARM_BYTES_MAX (512u << 20) /* of the memory tier, made ahead of its use */
 #define TICK_MS 500
 #define PENDING_BYTES (16u << 20)
 
@@ -64,7 +65,12 @@ static status keeper_open_pool(struct keeper *keeper)
         return error_set(ERR_NO_MEMORY, "cannot map a pool of %zu bytes: %s", keeper->pool_bytes,
                          strerror(errno));
     keeper->pool.host = host;
-    return memory_open(keeper->pool.block_count, keeper->shape.layer_count, &keeper->memory);
+    size_t ahead = keeper->pool_bytes / 4;
+    status st = warm_open(host, keeper->pool_bytes, ahead < WARM_BYTES_MAX ? ahead : WARM_BYTES_MAX,
+                          &keeper->warm);
+    return st == OK
+               ? memory_open(keeper->pool.block_count, keeper->shape.layer_count, &keeper->memory)
+               : st;
 }
 
 static status keeper_open_transfer(struct keeper *keeper)
@@ -486,6 +492,7 @@ void keeper_close(struct keeper *keeper)
     if (keeper->disks != NULL)
         mailbox_close(keeper->disks);
     memory_close(keeper->memory);
+    warm_close(keeper->warm);
     if (keeper->pool.host != NULL)
         munmap(keeper->pool.host, keeper->pool_bytes);
     if (keeper->pool.fd >= 0)

@@ -3,6 +3,7 @@
  *     loop thread       links, the index (memory.h), adds and gets under way
  *     transfer thread   moves blocks between workers' pools and the memory tier
  *     disk thread       writes what was added, reads what is asked for (disk.h)
+ *     warm thread       makes pages of the memory tier before they are needed (warm.h)
  *
  * One store serves one model and layout: those of the first worker that connects, or of its disk
  * folder. Anyone else is refused by name. A block that has landed and matches its checksums is

@@ -130,6 +130,7 @@ static void add_take_slots(struct keeper *keeper, struct move *move, const uint8
         struct memory_entry *entry;
         if (memory_take(keeper->memory, &entry) != OK)
             return;
+        keeper_reach(keeper, entry->slot);
         memcpy(entry->key.bytes, record, BLOCK_KEY_BYTES);
         memcpy(entry->parent.bytes, record + BLOCK_KEY_BYTES, BLOCK_KEY_BYTES);
         entry->is_first = record[2 * BLOCK_KEY_BYTES] != 0;
@@ -327,6 +328,7 @@ static void get_pin(struct keeper *keeper, struct move *move, const struct wire_
                 memory_unpin(keeper->memory, entry);
                 return;
             }
+            keeper_reach(keeper, entry->slot);
             entry->loading = true;
             memory_pin(keeper->memory, entry); /* the disk's, until DISK_READ */
             if (disk_read(keeper->disk, (uint64_t)(uintptr_t)entry, &entry->key, entry->place,

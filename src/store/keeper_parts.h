@@ -10,6 +10,7 @@
 #include "store/disk.h"
 #include "store/keeper.h"
 #include "store/memory.h"
+#include "store/warm.h"
 #include "transfer/transfer.h"
 #include "wire/control.h"
 #include "wire/link.h"
@@ -62,6 +63,7 @@ struct keeper {
     char told_unix[ADDRESS_TEXT_BYTES], told_tcp[ADDRESS_TEXT_BYTES];
     struct transfer *transfer;
     struct memory *memory;
+    struct warm *warm;
     struct disk *disk;
     struct mailbox *transfers, *disks;
     struct loop_watch *transfers_watch, *disks_watch;
@@ -74,6 +76,12 @@ struct keeper {
 static inline uint8_t *keeper_block(const struct keeper *keeper, uint32_t slot)
 {
     return keeper->pool.host + (size_t)slot * keeper->pool.block_bytes;
+}
+
+/* This slot was taken; those that come next are made ready. */
+static inline void keeper_reach(const struct keeper *keeper, uint32_t slot)
+{
+    warm_reach(keeper->warm, ((size_t)slot + 1) * keeper->pool.block_bytes);
 }
 
 /* Send keeper->frame; a client that does not read is cut. */

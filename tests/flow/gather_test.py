@@ -141,10 +141,10 @@ def local_on_the_holder(binary):
         turn(server, first, 8)
         known_everywhere(server, 200 // BLOCK)
         before = server.sum("baton_handoffs_total")
-        # The prefill worker has the same blocks and an empty queue: no reason to go elsewhere.
+        # The prefill worker has the same blocks, but it would have to find a place first.
         turn(server, first, 8)
         server.assert_all_free()
-        assert server.sum("baton_handoffs_total") == before + 1
+        assert server.sum("baton_handoffs_total") == before
 
 
 if __name__ == "__main__":
