@@ -12,6 +12,8 @@ what is measured of it:
     second turn   a chat goes on: TTFT when the first answer is fetched from its decode worker, and when there is
                   no such answer and as many tokens are computed
     arrivals      Poisson, 2k tokens in, 256 out: what keeps to TTFT 500 ms and TPOT 30 ms
+    serving       colocated, when asked for: 1024 tokens in, 128 out, 128 and 256 at once
+    streaming     colocated, when asked for: 256 streams of short prompts and long answers, over HTTP
 A part that fails is said and skipped; --seconds ends it all in time.
 """
 import argparse
@@ -151,12 +153,29 @@ def arrivals(setup, row):
             **{k: got[k] for k in ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "p99_itl_ms")})
 
 
+def serving(setup, row):
+    for at_once in (128, 256):
+        got = setup.bench("--num-prompts", at_once * setup.options.rounds, "--max-concurrency", at_once, "--input-len",
+                          1024, "--output-len", 128, "--seed", at_once, timeout_s=120)
+        row(f"serving, {at_once} at once", **{k: got.get(k, float("nan")) for k in (
+            "output_throughput", "median_ttft_ms", "median_tpot_ms", "median_itl_ms", "p99_itl_ms", "max_itl_ms",
+            "duration")})
+
+
+def streaming(setup, row):
+    got = setup.bench("--num-prompts", 256, "--max-concurrency", 256, "--input-len", 16, "--output-len", 512, "--seed",
+                      5, timeout_s=120)
+    row("streaming, 256 at once", tokens_per_s=256e3 / got["median_tpot_ms"], **{k: got.get(k, float("nan")) for k in (
+        "output_throughput", "median_tpot_ms", "median_itl_ms", "p99_itl_ms", "median_ttft_ms")})
+
+
 def setups(options):
     pair = options.devices
     one = pair.split(",")[0]
     split = ["--prefill-workers", "1", "--decode-workers", "1", "--prefill-chunk", "8192", "--device", pair]
     return {"split": (split, [idle, interference, second_turn, arrivals]),
-            "colocated": (["--colocated", "1", "--prefill-chunk", "512", "--device", one], [idle, interference]),
+            "colocated": (["--colocated", "1", "--prefill-chunk", str(options.chunk), "--device", one],
+                          [idle, interference, serving, streaming]),
             "colocated x 2": (["--colocated", "2", "--prefill-chunk", "512", "--device", pair], [arrivals]),
             "split by shm": ([*split, "--carrier", "shm"], [idle]),
             "split, late offers": ([*split, "--offer", "late"], [idle])}
@@ -178,6 +197,8 @@ def main():
     parser.add_argument("--chat", type=numbers, default=[4096, 1024])
     parser.add_argument("--long", type=int, default=8192)
     parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--chunk", type=int, default=512, help="--prefill-chunk of one colocated worker")
+    parser.add_argument("--rounds", type=int, default=3, help="requests of serving, times as many at once")
     parser.add_argument("--span-s", type=float, default=7)
     parser.add_argument("--context", type=int, default=40960)
     parser.add_argument("--kv-bytes", default="32G")

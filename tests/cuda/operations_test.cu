@@ -413,11 +413,13 @@ static void product_check(struct rig *rig, const struct product_case &c)
 static void products_check(struct rig *rig)
 {
     static const enum dtype types[] = {DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q6_K};
-    static const uint32_t rows[] = {2, 3, 8, 16, 17, 64, 130, 300};
+    static const uint32_t rows[] = {2, 3, 8, 16, 17, 64, 130, 300, 1, 24, 32, 41, 48, 63};
     for (enum dtype type : types) {
-        for (int i = 0; i < 10; i++) {
-            struct product_case c = {type, 256 * (1 + random_below(6)), {0, 0, 0}, 1, rows[i % 8],
+        for (int i = 0; i < 14; i++) {
+            struct product_case c = {type, 256 * (1 + random_below(6)), {0, 0, 0}, 1, rows[i],
                                      false, false, false};
+            if (i > 9 && type != DTYPE_Q4_K && type != DTYPE_Q6_K) /* not whole stages */
+                c.columns += type == DTYPE_Q8_0 ? 64 : 96;
             for (uint32_t &width : c.widths)
                 width = i % 3 == 0 ? 8 * (1 + random_below(40)) : 64 * (1 + random_below(6));
             c.outputs = i == 4 || i == 9;
@@ -579,6 +581,19 @@ static void attend_check(struct rig *rig, const std::vector<struct sequence> &se
          buffer_off(rig, o, expected), rig->bf16 ? 6e-3 : 1.5e-3);
 }
 
+/* Enough outputs that each multiprocessor has several tiles, and some of them of many columns. */
+static void large_products_check(struct rig *rig)
+{
+    static const uint32_t rows[] = {1, 5, 16, 20, 32, 64};
+    for (uint32_t count : rows) {
+        struct product_case c = {rig->bf16 ? DTYPE_BF16 : DTYPE_F16, 512, {3000, 1500, 1500}, 3,
+                                 count, true, false, false};
+        product_check(rig, c);
+        c = {c.type, 8192, {520, 0, 0}, 1, count, false, true, false};
+        product_check(rig, c);
+    }
+}
+
 static void heads_check(bool bf16, uint32_t heads, uint32_t kv_heads, uint32_t dims,
                         uint32_t block_tokens, bool pairs)
 {
@@ -593,6 +608,9 @@ static void heads_check(bool bf16, uint32_t heads, uint32_t kv_heads, uint32_t d
     attend_check(&rig, singles);
     attend_check(&rig, {{most - 1, 1}, {255, 1}, {256, 1}, {0, 1}});
     attend_check(&rig, ragged);
+    while (singles.size() < SEQUENCES_MAX)
+        singles.push_back({random_below(most), 1});
+    attend_check(&rig, singles);
     rig_close(&rig);
 }
 
@@ -618,10 +636,13 @@ int main(void)
         embed_check(&rig, DTYPE_Q4_K, 512, 9, false);
         embed_check(&rig, DTYPE_Q6_K, 768, 9, false);
         products_check(&rig);
+        large_products_check(&rig);
         rig_close(&rig);
     }
     for (int bf16 = 0; bf16 < 2; bf16++) {
         heads_check(bf16 == 1, 8, 2, 128, 16, false);
+        heads_check(bf16 == 1, 16, 4, 128, 16, false);
+        heads_check(bf16 == 1, 8, 8, 64, 16, false);
         heads_check(bf16 == 1, 9, 3, 64, 16, true);
         heads_check(bf16 == 1, 4, 4, 96, 32, false);
         heads_check(bf16 == 1, 16, 1, 128, 8, true);

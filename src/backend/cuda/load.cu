@@ -35,6 +35,16 @@ static bool staging_open(struct cuda_backend *cuda)
     return true;
 }
 
+void load_close(struct cuda_backend *cuda)
+{
+    for (int i = 0; i < 2; i++) {
+        if (cuda->staging[i] != NULL)
+            (void)cudaFreeHost(cuda->staging[i]);
+        if (cuda->staged[i] != NULL)
+            (void)cudaEventDestroy(cuda->staged[i]);
+    }
+}
+
 /* The next pinned buffer, once its last copy is over. */
 static char *staging_next(struct cuda_backend *cuda, int *index_out)
 {

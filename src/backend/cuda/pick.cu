@@ -93,6 +93,8 @@ __global__ void __launch_bounds__(PICK_THREADS)
     pick_kernel(const float *all, uint32_t vocabulary, const uint32_t *head,
                             const pick_wish *wishes, backend_picked *picked)
 {
+    chain_next();
+    chain_wait();
     __shared__ double sums[PICK_WARPS];
     uint32_t output = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (output >= head[2] || wishes[output].temperature < 0.0f)
@@ -147,9 +149,8 @@ void pick_tokens(struct cuda_backend *cuda, const struct backend_buffer *logits)
 {
     if (!launches(cuda))
         return;
-    pick_kernel<<<cuda->outputs, PICK_THREADS, 0, cuda->stream>>>(
-        (const float *)logits->data, logits->width, cuda->device.head, cuda->device.wishes,
-        cuda->picked_device);
+    chain(cuda, pick_kernel, cuda->outputs, PICK_THREADS, 0, (const float *)logits->data,
+          logits->width, cuda->device.head, cuda->device.wishes, cuda->picked_device);
     if (cuda_good(cuda, cudaGetLastError(), "pick"))
         cuda_good(cuda,
                   cudaMemcpyAsync(cuda->picked_host, cuda->picked_device,

@@ -110,6 +110,8 @@ __global__ void __launch_bounds__(1024)
     norm_kernel(const float *x, uint32_t x_stride, const float *weight, T *y, uint32_t y_stride,
                 uint32_t width, float epsilon)
 {
+    chain_next();
+    chain_wait();
     const float4 *from = (const float4 *)(x + (size_t)blockIdx.x * x_stride);
     uint2 *to = (uint2 *)(y + (size_t)blockIdx.x * y_stride);
     float4 values[NORM_PIECES];
@@ -138,6 +140,8 @@ template <typename T>
 __global__ void norm_any_kernel(const float *x, uint32_t x_stride, const float *weight, T *y,
                                 uint32_t y_stride, uint32_t width, float epsilon)
 {
+    chain_next();
+    chain_wait();
     const float *from = x + (size_t)blockIdx.x * x_stride;
     T *to = y + (size_t)blockIdx.x * y_stride;
     float squares = 0;
@@ -157,13 +161,13 @@ static void norm_run(struct cuda_backend *cuda, const struct backend_buffer *x,
     bool pieces = width % 4 == 0 && x->stride % 4 == 0 && y->stride % 4 == 0 &&
                   width <= 4 * NORM_PIECES * 1024;
     if (pieces)
-        norm_kernel<T><<<rows, threads, 0, cuda->stream>>>(
-            (const float *)x->data, x->stride, (const float *)weight->data, (T *)y->data,
-            y->stride, width, cuda->shape.norm_epsilon);
+        chain(cuda, norm_kernel<T>, rows, threads, 0, (const float *)x->data, x->stride,
+              (const float *)weight->data, (T *)y->data, y->stride, width,
+              cuda->shape.norm_epsilon);
     else
-        norm_any_kernel<T><<<rows, ROW_THREADS, 0, cuda->stream>>>(
-            (const float *)x->data, x->stride, (const float *)weight->data, (T *)y->data,
-            y->stride, width, cuda->shape.norm_epsilon);
+        chain(cuda, norm_any_kernel<T>, rows, ROW_THREADS, 0, (const float *)x->data, x->stride,
+              (const float *)weight->data, (T *)y->data, y->stride, width,
+              cuda->shape.norm_epsilon);
 }
 
 void rows_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
@@ -191,6 +195,8 @@ template <typename T>
 __global__ void gate_kernel(const T *gate, uint32_t gate_stride, const T *up, uint32_t up_stride,
                             T *h, uint32_t h_stride, uint32_t width)
 {
+    chain_next();
+    chain_wait();
     uint32_t i = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (i >= width)
         return;
@@ -208,6 +214,8 @@ template <typename T>
 __global__ void gate_any_kernel(const T *gate, uint32_t gate_stride, const T *up,
                                 uint32_t up_stride, T *h, uint32_t h_stride, uint32_t width)
 {
+    chain_next();
+    chain_wait();
     const T *g = gate + (size_t)blockIdx.y * gate_stride, *u = up + (size_t)blockIdx.y * up_stride;
     T *to = h + (size_t)blockIdx.y * h_stride;
     for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < width;
@@ -227,13 +235,11 @@ static void gate_run(struct cuda_backend *cuda, const struct backend_buffer *gat
     dim3 grid((gate->width + 2047) / 2048, cuda->rows);
     bool pieces = gate->width % 8 == 0 && in_pieces(gate) && in_pieces(up) && in_pieces(h);
     if (pieces)
-        gate_kernel<T><<<grid, ROW_THREADS, 0, cuda->stream>>>(
-            (const T *)gate->data, gate->stride, (const T *)up->data, up->stride, (T *)h->data,
-            h->stride, gate->width);
+        chain(cuda, gate_kernel<T>, grid, ROW_THREADS, 0, (const T *)gate->data, gate->stride,
+              (const T *)up->data, up->stride, (T *)h->data, h->stride, gate->width);
     else
-        gate_any_kernel<T><<<grid, ROW_THREADS, 0, cuda->stream>>>(
-            (const T *)gate->data, gate->stride, (const T *)up->data, up->stride, (T *)h->data,
-            h->stride, gate->width);
+        chain(cuda, gate_any_kernel<T>, grid, ROW_THREADS, 0, (const T *)gate->data, gate->stride,
+              (const T *)up->data, up->stride, (T *)h->data, h->stride, gate->width);
 }
 
 void rows_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
@@ -325,6 +331,8 @@ template <typename T, int PIECE>
 __global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, uint32_t k_stride,
                             const T *v, uint32_t v_stride)
 {
+    chain_next();
+    chain_wait();
     extern __shared__ float shared[];
     float *cosines = shared, *sines = shared + r.half;
     uint32_t row = blockIdx.x, warp = threadIdx.x / 32;
@@ -381,13 +389,11 @@ static void rope_run(struct cuda_backend *cuda, const struct rope *rope, struct 
     size_t bytes = sizeof(float) * (2 * rope->half + ROW_THREADS / 32 * rope->head_dim);
     dim3 grid(cuda->rows, cuda->rows < 512 ? (heads + 7) / 8 : 1);
     if (rope->head_dim % 4 == 0 && rope->half % 2 == 0 && in_fours(q) && in_fours(k) && in_fours(v))
-        rope_kernel<T, 4><<<grid, ROW_THREADS, bytes, cuda->stream>>>(
-            *rope, (T *)q->data, q->stride, (const T *)k->data, k->stride, (const T *)v->data,
-            v->stride);
+        chain(cuda, rope_kernel<T, 4>, grid, ROW_THREADS, bytes, *rope, (T *)q->data, q->stride,
+              (const T *)k->data, k->stride, (const T *)v->data, v->stride);
     else
-        rope_kernel<T, 1><<<grid, ROW_THREADS, bytes, cuda->stream>>>(
-            *rope, (T *)q->data, q->stride, (const T *)k->data, k->stride, (const T *)v->data,
-            v->stride);
+        chain(cuda, rope_kernel<T, 1>, grid, ROW_THREADS, bytes, *rope, (T *)q->data, q->stride,
+              (const T *)k->data, k->stride, (const T *)v->data, v->stride);
 }
 
 void rows_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_buffer *q,
@@ -422,11 +428,37 @@ void rows_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_b
     cuda_good(cuda, cudaGetLastError(), "rope");
 }
 
+/* The frequencies, in double: angles of long contexts need them. */
+bool rope_open(struct cuda_backend *cuda)
+{
+    const struct backend_shape *shape = &cuda->shape;
+    uint32_t half = shape->rope_dims / 2;
+    double *host = (double *)malloc((half + 1) * sizeof(double));
+    cuda->frequencies = (double *)device_take(cuda, (half + 1) * sizeof(double));
+    if (host == NULL || cuda->frequencies == NULL) {
+        free(host);
+        return false;
+    }
+    for (uint32_t i = 0; i < half; i++) {
+        host[i] = pow((double)shape->rope_theta, -2.0 * i / shape->rope_dims);
+        if (shape->rope_factors != NULL)
+            host[i] /= (double)shape->rope_factors[i];
+    }
+    bool good = cuda_good(cuda,
+                          cudaMemcpy(cuda->frequencies, host, half * sizeof(double),
+                                     cudaMemcpyHostToDevice),
+                          "rotation");
+    free(host);
+    return good;
+}
+
 /* ---- outputs, bias ---- */
 
 __global__ void take_kernel(const float *x, uint32_t x_stride, const uint32_t *rows, float *y,
                             uint32_t width)
 {
+    chain_next();
+    chain_wait();
     const float *from = x + (size_t)rows[blockIdx.x] * x_stride;
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x)
         y[(size_t)blockIdx.x * width + i] = from[i];
@@ -440,8 +472,8 @@ void rows_take_outputs(struct cuda_backend *cuda, const struct backend_buffer *x
     y->stride = y->width;
     if (!launches(cuda))
         return;
-    take_kernel<<<cuda->outputs, ROW_THREADS, 0, cuda->stream>>>(
-        (const float *)x->data, x->stride, cuda->device.output_rows, (float *)y->data, x->width);
+    chain(cuda, take_kernel, cuda->outputs, ROW_THREADS, 0, (const float *)x->data, x->stride,
+          cuda->device.output_rows, (float *)y->data, x->width);
     cuda_good(cuda, cudaGetLastError(), "take outputs");
 }
 

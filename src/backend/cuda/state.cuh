@@ -6,15 +6,21 @@
  * one when the weights lie one behind the other; then their y are columns of one wider buffer (data
  * and stride point into it).
  *
+ *     the rest         cuda.cu      the plug-in: errors, calls, open and close
+ *                      memory.cu    memory of the device, buffers
+ *                      pool.cu      the pool of blocks, staging, swap
+ *                      step.cu      descriptor, graphs, the end of a step
+ *                      moves.cu     blocks of the pool for the carriers: moves.h
+ *                      load.cu      the file's weights -> the device's form of them
  *     kernel files     rows.cu      embed, norm, gate, rope_store: a row at a time
- *                      stream.cu    y = W x for few rows: reads each weight once
+ *                      stream.cu    y = W x for few rows: reads each weight once;
+ *                                   stream_hopper.cu on sm_90
  *                      gemm.cu      y = W x for many rows: cuBLASLt
- *                      decode.cu    attention of single rows: splits the keys
+ *                      decode.cu    attention of single rows: splits the keys;
+ *                                   decode_hopper.cu on sm_90
  *                      prefill.cu   attention of chunks of prompts; prefill_hopper.cu on sm_90
  *                      hopper.cu    tensor maps
  *                      pick.cu      logits -> tokens
- *                      moves.cu     blocks of the pool for the carriers: moves.h
- *                      load.cu      the file's weights -> the device's form of them
  *
  * Threads: the compute thread, and no other; moves.cu but for open and close: the transfer thread.
  */
@@ -34,7 +40,7 @@ extern "C" {
 #include "base/error.h"
 }
 
-#define PARTITION_KEYS 256u /* keys of one split of decode attention; fixed: see decode.cu */
+#define PARTITION_KEYS 128u /* keys of one split of decode attention; fixed: see decode.cu */
 #define DECODE_PARTIALS_BYTES ((size_t)256 << 20)
 #define DECODE_SINGLES_MAX 1024u
 #define TILE_ROWS 128u       /* rows of a prompt that one block of prefill.cu takes */
@@ -155,9 +161,35 @@ static inline struct cuda_backend *cuda_of(struct backend *backend)
 bool cuda_good(struct cuda_backend *cuda, cudaError_t code, const char *what);
 bool lt_good(struct cuda_backend *cuda, cublasStatus_t code, const char *what);
 
-/* Device memory until close; NULL when there is none. */
+status cuda_failure(struct cuda_backend *cuda); /* of all so far, said */
+
+/* memory.cu: until close; NULL when there is none. */
 void *device_take(struct cuda_backend *cuda, size_t bytes);
 status scratch_reserve(struct cuda_backend *cuda, size_t bytes);
+status buffer_open(struct cuda_backend *cuda, uint32_t width, bool outputs,
+                   struct backend_buffer **buffer_out);
+void memory_close(struct cuda_backend *cuda);
+
+/* pool.cu: as in backend.h. */
+status pool_open(struct cuda_backend *cuda, uint32_t block_count, struct backend_pool *pool_out);
+void pool_copy(struct cuda_backend *cuda, block_id from, block_id to);
+status swap_open(struct cuda_backend *cuda, uint32_t slot_count);
+status swap_out(struct cuda_backend *cuda, const block_id *ids, const block_id *slots,
+                uint32_t count);
+status swap_in(struct cuda_backend *cuda, const block_id *slots, const block_id *ids,
+               uint32_t count);
+void pool_close(struct cuda_backend *cuda);
+
+/* step.cu: as in backend.h; open takes what steps need but the rotation's frequencies. */
+uint32_t bucket_of(uint32_t rows); /* rows rounded up to what graphs are made for */
+bool step_open(struct cuda_backend *cuda);
+void step_begin(struct cuda_backend *cuda, const struct step *step);
+void step_layer_done(struct cuda_backend *cuda, uint32_t layer);
+status step_submit(struct cuda_backend *cuda);
+status step_wait(struct cuda_backend *cuda);
+const float *step_output_row(struct cuda_backend *cuda, const struct backend_buffer *buffer,
+                             uint32_t output);
+void step_close(struct cuda_backend *cuda);
 
 /* Nothing is launched while a graph stands for it, nor after a failure. */
 static inline bool launches(const struct cuda_backend *cuda)
@@ -169,6 +201,8 @@ static inline bool launches(const struct cuda_backend *cuda)
 bool hopper_has_code(void);
 
 /* The operations; each named as in backend.h. */
+void load_close(struct cuda_backend *cuda);
+bool rope_open(struct cuda_backend *cuda);
 status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weight,
                    struct backend_tensor **tensor_out);
 void rows_embed(struct cuda_backend *cuda, const struct backend_tensor *table,
@@ -216,7 +250,7 @@ struct product {
     bool accumulate;
     uint32_t rows; /* of x */
 };
-bool stream_can(const struct cuda_backend *cuda, const struct product *product);
+uint32_t stream_rows(const struct cuda_backend *cuda, const struct product *product);
 void stream_product(struct cuda_backend *cuda, const struct product *product);
 void gemm_product(struct cuda_backend *cuda, const struct product *product);
 /* A quantised matrix as activations are stored, in cuda->scratch. */
@@ -247,6 +281,44 @@ template <> __device__ inline __half from_float(float value)
 template <> __device__ inline __nv_bfloat16 from_float(float value)
 {
     return __float2bfloat16_rn(value);
+}
+
+/* ---- chains: a kernel may begin while the one before it ends ----
+ *
+ * It says chain_next() when those behind it may, and chain_wait() before it touches what any kernel
+ * before it writes or reads: then all of these are over. So every thread that writes must wait, in
+ * every kernel of a chain, and before the wait only weights may be read. */
+#define CHAIN_ROWS 512u /* with more the gaps between kernels are nothing */
+
+__device__ inline void chain_next(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ inline void chain_wait(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+template <typename... Parameters, typename... Arguments>
+static inline void chain(struct cuda_backend *cuda, void (*kernel)(Parameters...), dim3 grid,
+                         dim3 block, size_t shared_bytes, Arguments... arguments)
+{
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = cuda->stream;
+    config.attrs = &early;
+    config.numAttrs = cuda->hopper && cuda->rows <= CHAIN_ROWS ? 1 : 0;
+    cuda_good(cuda, cudaLaunchKernelEx(&config, kernel, arguments...), "launch of a kernel");
 }
 
 /* Call f<T>(...) for the type of activations. */

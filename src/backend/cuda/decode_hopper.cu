@@ -1,0 +1,349 @@
+/* backend/cuda/decode_hopper.cu - attention of single rows on sm_90: keys and values stream through
+ * shared memory, and every warp works on its own.
+ *
+ *     warp (eight a multiprocessor)   takes (row, partition, kv head), one after another: asks for
+ *                                     keys and values 16 at a time, three chunks ahead, whatever
+ *                                     partition they belong to, and adds them in order
+ *     a second kernel                 adds the partitions of a row, in an order that depends on
+ *                                     their number only
+ *
+ *     chunk: [16 keys][16 values], as they lie in the pool: sixteen tokens of a head lie together
+ *
+ * A warp that waits for where its next blocks are keeps its copies under way, and holds up nobody.
+ * decode.cuh has the arithmetic. */
+#include "backend/cuda/decode.cuh"
+#include "backend/cuda/hopper.cuh"
+
+#define WARPS 8
+#define THREADS (WARPS * 32)
+#define CHUNKS 3u /* of a warp */
+#define MERGERS 4 /* warps that add the partitions of a row */
+#define MERGED_AT_ONCE 4u
+
+struct decode_work { /* a partition of a row, for one kv head; of one warp */
+    uint32_t single, row, kv_head, partition, partitions, keys;
+    const char *piece; /* a lane's: where its tokens of the partition lie */
+};
+
+template <int DIMS> struct decode_shared {
+    char chunks[WARPS][CHUNKS][CHUNK_KEYS * DIMS * 4];
+    uint64_t full[WARPS][CHUNKS];
+};
+
+/* Values of a partition: [group][DIMS] in the order that threads have them, [group] of (largest
+ * score, sum); steps are whole 16 bytes. */
+__host__ __device__ inline size_t partial_step(uint32_t group, uint32_t dims)
+{
+    return (size_t)group * (dims + 4);
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+__device__ inline void piece_fetch(void *to, const void *from, uint32_t bytes, uint64_t *full)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1], %2, [%3];" ::"r"(address_of(to)),
+                 "l"(from), "r"(bytes), "r"(address_of(full))
+                 : "memory");
+}
+
+/* The next partition that there is, from candidate *index on; *index moves behind it. */
+template <int DIMS>
+__device__ inline bool work_find(const decode_args &args, uint32_t *index, uint32_t step,
+                                 decode_work *work)
+{
+    uint32_t all = args.singles * args.partitions_max * args.kv_head_count;
+    for (; *index < all; *index += step) {
+        uint32_t rest = *index / args.kv_head_count;
+        work->kv_head = *index - rest * args.kv_head_count;
+        work->single = rest / args.partitions_max;
+        work->partition = rest - work->single * args.partitions_max;
+        if (args.first + work->single >= args.head[3])
+            return false;
+        work->row = args.rows[args.first + work->single];
+        uint32_t length = args.positions[work->row] + 1, first = work->partition * PARTITION_KEYS;
+        if (first >= length)
+            continue;
+        work->partitions = (length + PARTITION_KEYS - 1) / PARTITION_KEYS;
+        work->keys = min(PARTITION_KEYS, length - first);
+        uint32_t piece = min(args.block_tokens, CHUNK_KEYS);
+        uint32_t key = first + min(threadIdx.x % 32 * piece, work->keys - 1) / piece * piece;
+        const uint32_t *table = args.tables + args.table_offsets[args.row_sequences[work->row]];
+        work->piece =
+            args.pool + (size_t)table[key / args.block_tokens] * args.block_bytes + args.layer_at +
+            ((size_t)work->kv_head * args.block_tokens + key % args.block_tokens) * (DIMS * 2);
+        *index += step;
+        return true;
+    }
+    return false;
+}
+
+/* A warp's copies: chunk after chunk of work after work. */
+template <int DIMS> struct reader {
+    const decode_args &args;
+    decode_shared<DIMS> &shared;
+    uint32_t index, step; /* of candidates */
+    decode_work work;     /* that is being asked for */
+    uint32_t at;          /* its next chunk's first key */
+    bool more;
+    uint32_t asked; /* chunks, ever */
+
+    __device__ inline void begin(void)
+    {
+        at = 0;
+        asked = 0;
+        more = work_find<DIMS>(args, &index, step, &work);
+    }
+
+    /* The next chunk, if there is one, into its place, which nobody reads any more. */
+    __device__ inline void ask(void)
+    {
+        constexpr uint32_t head_bytes = DIMS * 2;
+        if (!more)
+            return;
+        uint32_t lane = threadIdx.x % 32, piece = min(args.block_tokens, CHUNK_KEYS);
+        uint32_t slot = asked % CHUNKS, keys = min(CHUNK_KEYS, work.keys - at);
+        uint64_t *full = &shared.full[threadIdx.x / 32][slot];
+        char *to = shared.chunks[threadIdx.x / 32][slot];
+        if (lane == 0)
+            barrier_expect(full, 2 * keys * head_bytes);
+        __syncwarp();
+        uint32_t mine = lane * piece; /* the first key of this lane's piece */
+        if (mine >= at && mine < at + keys) {
+            uint32_t bytes = min(piece, work.keys - mine) * head_bytes;
+            to += (mine - at) * head_bytes;
+            piece_fetch(to, work.piece, bytes, full);
+            piece_fetch(to + CHUNK_KEYS * head_bytes, work.piece + args.plane_bytes, bytes, full);
+        }
+        asked++;
+        at += keys;
+        if (at == work.keys) {
+            at = 0;
+            more = work_find<DIMS>(args, &index, step, &work);
+        }
+    }
+};
+
+/* Sixteen keys from first on, as they lie in a chunk. */
+template <int PARTS>
+__device__ static void chunk_add(const char *chunk, uint32_t first, uint32_t end,
+                                 const uint32_t a[PARTS][2][4], state<PARTS> &s)
+{
+    constexpr uint32_t head_bytes = PARTS * 64;
+    uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint4 keys[2][PARTS], values[4][PARTS / 2];
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int part = 0; part < PARTS; part++)
+            keys[i][part] = *(const uint4 *)(chunk + (i * 8 + g) * head_bytes + part * 64 + t * 16);
+    /* what is beyond the end was never written: its weight is 0, and 0 times NaN would not be */
+    chunk += CHUNK_KEYS * head_bytes + g * 16;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t key = min(i / 2 * 8 + 2 * t + i % 2, end - first - 1);
+#pragma unroll
+        for (int h = 0; h < PARTS / 2; h++)
+            values[i][h] = *(const uint4 *)(chunk + key * head_bytes + h * 128);
+    }
+    keys_add<PARTS>(keys, values, first, end, a, s);
+}
+
+/* A partition's sums: to o when it is the only one, else to the partials. */
+template <typename T, int PARTS>
+__device__ static void work_finish(const decode_args &args, const decode_work &work,
+                                   const state<PARTS> &s, T *o)
+{
+    constexpr uint32_t DIMS = PARTS * 32;
+    uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    size_t place = (size_t)work.single * args.kv_head_count + work.kv_head;
+    float *part = args.partials +
+                  (place * args.partitions_max + work.partition) * partial_step(args.group, DIMS);
+    T *to = o + (size_t)work.row * args.o_stride + (size_t)work.kv_head * args.group * DIMS;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        uint32_t h = g + r * 8;
+        float sum = s.sum[r];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        if (h >= args.group)
+            continue;
+#pragma unroll
+        for (int j = 0; j < PARTS * 4; j += 2) {
+            float4 v = make_float4(s.o[j][r * 2], s.o[j][r * 2 + 1], s.o[j + 1][r * 2],
+                                   s.o[j + 1][r * 2 + 1]);
+            if (work.partitions > 1) {
+                *(float4 *)(part + h * DIMS + (j * 2 + t) * 4) = v;
+                continue;
+            }
+            to[h * DIMS + dimension_of(j, 2 * t)] = from_float<T>(v.x / sum);
+            to[h * DIMS + dimension_of(j, 2 * t + 1)] = from_float<T>(v.y / sum);
+            to[h * DIMS + dimension_of(j + 1, 2 * t)] = from_float<T>(v.z / sum);
+            to[h * DIMS + dimension_of(j + 1, 2 * t + 1)] = from_float<T>(v.w / sum);
+        }
+        if (work.partitions > 1 && t == 0)
+            *(float2 *)(part + args.group * DIMS + h * 2) = make_float2(s.most[r], sum);
+    }
+}
+
+#endif
+
+template <typename T, int DIMS>
+__global__ void __launch_bounds__(THREADS, 1)
+    works_kernel(const __grid_constant__ decode_args args, const __half *q, T *o)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    constexpr int PARTS = DIMS / 32;
+    extern __shared__ __align__(128) char memory[];
+    decode_shared<DIMS> &shared = *(decode_shared<DIMS> *)memory;
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t index = warp * gridDim.x + blockIdx.x, step = WARPS * gridDim.x;
+    if (lane < CHUNKS)
+        barrier_open(&shared.full[warp][lane], 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    __syncwarp();
+    chain_next();
+    chain_wait();
+    asm volatile("fence.proxy.async;" ::: "memory"); /* keys were stored by threads */
+    reader<DIMS> reader = {args, shared, index, step, {}, 0, false, 0};
+    decode_work work;
+    reader.begin();
+    for (uint32_t i = 0; i < CHUNKS; i++)
+        reader.ask();
+    for (uint32_t taken = 0; work_find<DIMS>(args, &index, step, &work);) {
+        uint32_t a[PARTS][2][4];
+        queries_load<PARTS>(q + (size_t)work.row * args.q_stride + work.kv_head * args.group * DIMS,
+                            args.group, args.scale, a);
+        state<PARTS> s = {};
+        s.most[0] = s.most[1] = -1e30f;
+        for (uint32_t first = 0; first < work.keys; first += CHUNK_KEYS, taken++) {
+            uint32_t slot = taken % CHUNKS;
+            barrier_wait(&shared.full[warp][slot], taken / CHUNKS & 1);
+            chunk_add<PARTS>(shared.chunks[warp][slot], first, work.keys, a, s);
+            __syncwarp();
+            reader.ask();
+        }
+        work_finish<T, PARTS>(args, work, s, o);
+    }
+#else
+    __trap(); /* hopper_has_code said otherwise */
+#endif
+}
+
+/* ---- the partitions of a row ---- */
+
+struct merging {
+    float most, sum;
+    float4 value;
+};
+
+__device__ inline void merging_add(merging &m, float most, float sum, float4 value)
+{
+    float larger = fmaxf(m.most, most);
+    float old = exp2f(m.most - larger), factor = exp2f(most - larger);
+    m.most = larger;
+    m.sum = fmaf(m.sum, old, sum * factor);
+    m.value.x = fmaf(m.value.x, old, value.x * factor);
+    m.value.y = fmaf(m.value.y, old, value.y * factor);
+    m.value.z = fmaf(m.value.z, old, value.z * factor);
+    m.value.w = fmaf(m.value.w, old, value.w * factor);
+}
+
+/* A block a (row, head): warp w adds partitions w, w + 4, ... in order, then the four in order. */
+template <typename T, int DIMS>
+__global__ void __launch_bounds__(MERGERS * 32)
+    merge_kernel(const __grid_constant__ decode_args args, T *o)
+{
+    __shared__ float4 values[MERGERS][DIMS / 4];
+    __shared__ float2 weights[MERGERS];
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t kv_head = blockIdx.y / args.group, h = blockIdx.y % args.group;
+    chain_next();
+    chain_wait();
+    if (args.first + blockIdx.x >= args.head[3])
+        return;
+    uint32_t row = args.rows[args.first + blockIdx.x];
+    uint32_t partitions = args.positions[row] / PARTITION_KEYS + 1;
+    if (partitions == 1)
+        return;
+    size_t step = partial_step(args.group, DIMS);
+    const float *from = args.partials + ((size_t)blockIdx.x * args.kv_head_count + kv_head) *
+                                            args.partitions_max * step;
+    merging m = {-1e30f, 0, make_float4(0, 0, 0, 0)};
+    for (uint32_t p = warp; p < partitions; p += MERGERS * MERGED_AT_ONCE) {
+        float4 value[MERGED_AT_ONCE];
+        float2 weight[MERGED_AT_ONCE];
+#pragma unroll
+        for (uint32_t i = 0; i < MERGED_AT_ONCE; i++) {
+            const float *part = from + min(p + i * MERGERS, partitions - 1) * step;
+            value[i] = __ldcg((const float4 *)(part + h * DIMS) + lane % (DIMS / 4));
+            weight[i] = __ldcg((const float2 *)(part + args.group * DIMS + h * 2));
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < MERGED_AT_ONCE; i++)
+            if (p + i * MERGERS < partitions)
+                merging_add(m, weight[i].x, weight[i].y, value[i]);
+    }
+    if (lane < DIMS / 4)
+        values[warp][lane] = m.value;
+    if (lane == 0)
+        weights[warp] = make_float2(m.most, m.sum);
+    __syncthreads();
+    if (threadIdx.x >= DIMS / 4)
+        return;
+    m = {-1e30f, 0, make_float4(0, 0, 0, 0)};
+#pragma unroll
+    for (uint32_t w = 0; w < MERGERS; w++)
+        merging_add(m, weights[w].x, weights[w].y, values[w][lane]);
+    /* values 4 lane .. of the threads' order: see work_finish */
+    uint32_t j = lane / 4 * 2, n = lane % 4 * 2;
+    T *to = o + (size_t)row * args.o_stride + blockIdx.y * DIMS;
+    to[dimension_of(j, n)] = from_float<T>(m.value.x / m.sum);
+    to[dimension_of(j, n + 1)] = from_float<T>(m.value.y / m.sum);
+    to[dimension_of(j + 1, n)] = from_float<T>(m.value.z / m.sum);
+    to[dimension_of(j + 1, n + 1)] = from_float<T>(m.value.w / m.sum);
+}
+
+/* ---- the host's side ---- */
+
+bool decode_hopper_can(const struct cuda_backend *cuda, const struct decode_args *args)
+{
+    const struct backend_shape *shape = &cuda->shape;
+    return cuda->hopper && args->group <= HEADS &&
+           (shape->head_dim == 128 || shape->head_dim == 64) &&
+           (shape->block_tokens == 8 || shape->block_tokens % CHUNK_KEYS == 0);
+}
+
+template <typename T, int DIMS>
+static void works_run(struct cuda_backend *cuda, const struct decode_args *args, const __half *q,
+                      T *o)
+{
+    uint32_t works = args->singles * args->partitions_max * args->kv_head_count;
+    uint32_t blocks = (uint32_t)cuda->processors;
+    size_t bytes = sizeof(decode_shared<DIMS>);
+    cuda_good(cuda,
+              cudaFuncSetAttribute(works_kernel<T, DIMS>,
+                                   cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+              "shared memory of attention");
+    chain(cuda, works_kernel<T, DIMS>, works < blocks ? works : blocks, THREADS, bytes, *args, q,
+          o);
+    if (args->partitions_max > 1)
+        chain(cuda, merge_kernel<T, DIMS>, dim3(args->singles, args->kv_head_count * args->group),
+              MERGERS * 32, 0, *args, o);
+}
+
+template <typename T>
+static void decode_typed(struct cuda_backend *cuda, const struct decode_args *args, const __half *q,
+                         void *o)
+{
+    if (cuda->shape.head_dim == 128)
+        works_run<T, 128>(cuda, args, q, (T *)o);
+    else
+        works_run<T, 64>(cuda, args, q, (T *)o);
+}
+
+void decode_hopper(struct cuda_backend *cuda, const struct decode_args *args, const __half *q,
+                   void *o)
+{
+    BY_TYPE(cuda, decode_typed, cuda, args, q, o);
+}
