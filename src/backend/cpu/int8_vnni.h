@@ -4,9 +4,13 @@
  *         for each row:         eight dot-accumulates with 4 activations broadcast -> 16 x int32
  *                               to float, times both scales, added to the row's sums
  *
+ * Few rows take the weights as they are packed. Many take them, and their own values, from where
+ * int8_wide.h has laid them out.
+ *
  * Included once, by kernels_vnni.c.
  */
 #include "backend/cpu/int8_quantize.h"
+#include "backend/cpu/int8_wide.h"
 
 /* dot - zero * (sum of the activations) */
 static ALWAYS_INLINE __m512i vnni_less_zero(enum dtype type, __m512i dot, int32_t sum)
@@ -103,12 +107,83 @@ static ALWAYS_INLINE uint32_t vnni_block(enum dtype type, const struct int8_plac
     return 1;
 }
 
+/* ---- many rows ------------------------------------------------------------------------------- */
+
+/* A dot-accumulate whose activations are broadcast by the instruction itself. The compilers load
+ * them into registers of their own first, an instruction more for each: it cost a quarter. */
+#define VNNI_DOT(sum, weights, four)                                                               \
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"                                                         \
+            : "+v"(sum)                                                                            \
+            : "v"(weights), "m"(*(const int32_t(*)[1])(const void *)(four)))
+
+/* Rows first .. first + 7 of the block. Eight dot products (Q6_K: 4 x 2) run side by side: each
+ * step of one waits for the step before it, and what waits takes room from what could begin. */
+#define VNNI_WIDE_ROWS 8u
+static ALWAYS_INLINE void vnni_wide(enum dtype type, const struct wide_block *b, uint32_t first)
+{
+    const uint32_t together = type == DTYPE_Q6_K ? 4 : 8;
+    const struct wide_weights *w = b->weights;
+    const struct wide_rows *x = b->rows;
+    float *c = b->c + first * b->c_stride;
+    uint32_t live = b->live - first;
+    __m512 sum[VNNI_WIDE_ROWS];
+    UNROLL
+    for (uint32_t r = 0; r < VNNI_WIDE_ROWS; r++)
+        sum[r] = b->add && r < live ? _mm512_loadu_ps(c + r * b->c_stride) : _mm512_setzero_ps();
+    for (uint32_t i = 0; i < b->groups; i++, w++, x++) {
+        const struct wide_scale *scales = x->scales + first;
+        __m512 d = _mm512_load_ps(w->d), m = _mm512_load_ps(w->m);
+        UNROLL
+        for (uint32_t r0 = 0; r0 < VNNI_WIDE_ROWS; r0 += together) {
+            __m512i dot[8], high[8];
+            UNROLL
+            for (uint32_t r = 0; r < together; r++) {
+                dot[r] = _mm512_set1_epi32(scales[r0 + r].less);
+                high[r] = _mm512_set1_epi32(scales[r0 + r].less_high);
+            }
+            UNROLL
+            for (uint32_t quad = 0; quad < 8; quad++) {
+                __m512i weights = _mm512_load_si512(w->values[quad]);
+                UNROLL
+                for (uint32_t r = 0; r < together; r++) {
+                    const int8_t *four = x->values[first + r0 + r] + 4 * quad;
+                    if (type == DTYPE_Q6_K && quad >= 4)
+                        VNNI_DOT(high[r], weights, four);
+                    else
+                        VNNI_DOT(dot[r], weights, four);
+                }
+            }
+            UNROLL
+            for (uint32_t r = 0; r < together; r++)
+                sum[r0 + r] = wide_add(type, sum[r0 + r], dot[r], high[r], d, m, &scales[r0 + r]);
+        }
+    }
+    UNROLL
+    for (uint32_t r = 0; r < VNNI_WIDE_ROWS; r++)
+        if (r < live)
+            _mm512_storeu_ps(c + r * b->c_stride, sum[r]);
+}
+
+#define VNNI_MANY_ROWS 16u
+
 #define VNNI_PRODUCT(name, type)                                                                   \
     static uint32_t name##_block(const struct int8_place *p, uint32_t left)                        \
     {                                                                                              \
         return vnni_block(type, p, left);                                                          \
     }                                                                                              \
-    INT8_PRODUCT(name, name##_block)
+    INT8_PRODUCT(name##_few, name##_block)                                                         \
+    static void name##_wide(const struct wide_block *block)                                        \
+    {                                                                                              \
+        for (uint32_t first = 0; first < block->live; first += VNNI_WIDE_ROWS)                     \
+            vnni_wide(type, block, first);                                                         \
+    }                                                                                              \
+    static void name(const struct int8_product *p)                                                 \
+    {                                                                                              \
+        if (p->rows >= VNNI_MANY_ROWS)                                                             \
+            wide_product(type, p, name##_wide);                                                    \
+        else                                                                                       \
+            name##_few(p);                                                                         \
+    }
 
 VNNI_PRODUCT(int8_product_q8_0, DTYPE_Q8_0)
 VNNI_PRODUCT(int8_product_q4_0, DTYPE_Q4_0)
