@@ -7,7 +7,7 @@
 The reference is `--kernels float` with keys and values in f32. llama-perplexity writes its
 log-probabilities into a pipe that `baton bench accuracy --logits` reads: nothing of them is kept. Both
 see the same token ids (baton checks that), in chunks of 512; the second half of each is compared.
-Without --text it is three licences that every Debian has, one after another; the checksum is printed.
+Without --text it is four licences that every Debian has, one after another; the checksum is printed.
 """
 import argparse
 import hashlib
@@ -21,7 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "..")
 BATON = os.path.join(ROOT, "build/release/baton")
 MODEL = os.path.join(ROOT, "models/SmolLM2-135M-Instruct.Q4_1.gguf")
-LICENCES = [f"/usr/share/common-licenses/{name}" for name in ("GPL-3", "GFDL-1.3", "MPL-2.0")]
+LICENCES = [f"/usr/share/common-licenses/{name}" for name in ("GPL-3", "GFDL-1.3", "LGPL-2.1", "MPL-2.0")]
 CONTEXT = 512
 
 
@@ -85,6 +85,9 @@ def main():
         print(f"{found['model']}: {' '.join(options.text or LICENCES)} (SHA-256 {checksum}), "
               f"{found['positions']} positions of {found['chunks']} chunks of {CONTEXT} tokens. "
               f"{found['reference']['name']}: perplexity {found['reference']['perplexity']:.4f}\n")
+        if beside:
+            print("{kl_difference:.6f} +- {standard_error:.6f}: mean KL of the class less llama.cpp's, both "
+                  "rounded.\n".format(**beside["beside_logits"]))
         print("| | KL mean | median | 99 % | max | same top | perplexity |\n|---|---|---|---|---|---|---|")
         for row in rows:
             name = row["name"].replace(os.path.join(folder, ""), "")

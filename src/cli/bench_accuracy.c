@@ -333,21 +333,29 @@ static status report(struct accuracy *accuracy)
     bool table = options->json == NULL || strcmp(options->json, "-") != 0;
     double perplexity = divergence_perplexity(&accuracy->plain);
     size_t positions = accuracy->plain.kl.count;
-    json_t *results = json_array();
+    json_t *results = json_array(), *nearer = json_null();
     if (table)
         printf("%s, %s: %zu positions of %u chunks of %u tokens\n"
                "reference %s: perplexity %.4f\n%-40s %10s %10s %10s %10s %9s %10s\n",
                accuracy->model->name, options->text, positions, accuracy->chunk_count, options->ctx,
                accuracy->reference.name, perplexity, "KL from it, nats", "mean", "median", "99 %",
                "max", "same top", "perplexity");
+    if (options->logits != NULL) {
+        double mean, error;
+        divergence_compare(&accuracy->compared[BY_CLASS_ROUNDED], &accuracy->compared[BY_FILE],
+                           &mean, &error);
+        nearer = json_pack("{sf sf}", "kl_difference", mean, "standard_error", error);
+        if (table)
+            printf("the class less the file, both rounded: %.6f +- %.6f\n", mean, error);
+    }
     for (int which = 0; which < COMPARED; which++)
         if (accuracy->compared[which].kl.count > 0)
             (void)json_array_append_new(results, compared_report(accuracy, which, table));
     json_t *root =
-        json_pack("{ss ss si si si s{ss sf} so}", "model", accuracy->model->name, "text",
+        json_pack("{ss ss si si si s{ss sf} so so}", "model", accuracy->model->name, "text",
                   options->text, "positions", (int)positions, "chunks", (int)accuracy->chunk_count,
                   "context", (int)options->ctx, "reference", "name", accuracy->reference.name,
-                  "perplexity", perplexity, "results", results);
+                  "perplexity", perplexity, "results", results, "beside_logits", nearer);
     if (options->json != NULL)
         return bench_json_write(root, options->json);
     json_decref(root);

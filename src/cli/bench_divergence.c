@@ -43,6 +43,23 @@ double divergence_perplexity(const struct divergence *divergence)
     return count > 0 ? exp(divergence->surprise / (double)count) : 0;
 }
 
+void divergence_compare(const struct divergence *a, const struct divergence *b, double *mean_out,
+                        double *error_out)
+{
+    size_t count = a->kl.count;
+    assert(count == b->kl.count && !a->kl.sorted && !b->kl.sorted);
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += a->kl.values[i] - b->kl.values[i];
+    double mean = count > 0 ? sum / (double)count : 0;
+    for (size_t i = 0; i < count; i++) {
+        double off = a->kl.values[i] - b->kl.values[i] - mean;
+        squares += off * off;
+    }
+    *mean_out = mean;
+    *error_out = count > 1 ? sqrt(squares / (double)(count - 1) / (double)count) : 0;
+}
+
 void divergence_close(struct divergence *divergence)
 {
     samples_close(&divergence->kl);

@@ -32,6 +32,12 @@ bool divergence_add(struct divergence *divergence, const float *log_p, const flo
 /* exp of the mean surprise; 0 without a position. */
 double divergence_perplexity(const struct divergence *divergence);
 
+/* Mean over the positions of a's divergence less b's, and its standard error: whether one is nearer
+ * to the reference than the other. Both have the same positions, in order; before any summary,
+ * which sorts them. */
+void divergence_compare(const struct divergence *a, const struct divergence *b, double *mean_out,
+                        double *error_out);
+
 void divergence_close(struct divergence *divergence);
 
 #endif

@@ -65,6 +65,9 @@ def test_file(binary):
         assert by_file["name"] == file and found["positions"] == 4 * (HALF - 1), found
         assert abs(by_file["perplexity"] / vocabulary - 1) < 1e-5, (found, vocabulary)
         assert by_file["kl_mean"] > 10 * by_class["kl_mean"], found
+        beside = found["beside_logits"]
+        assert abs(beside["kl_difference"] - class_rounded["kl_mean"] + by_file["kl_mean"]) < 1e-6, found
+        assert 0 < beside["standard_error"] < by_file["kl_mean"], found
         assert abs(class_rounded["kl_mean"] - by_class["kl_mean"]) < 1e-4, found
         assert abs(reference_rounded["kl_mean"]) < 1e-4, found
         logits_file(file, ids[:2 * CONTEXT], vocabulary, 2 * (HALF - 1))

@@ -43,6 +43,17 @@ static void test_divergence(void **state)
     assert_near(divergence_perplexity(&found), sqrt(1 / (0.5 * 0.4)), 1e-6);
     assert_true(divergence_add(&found, p, p, 3, 2));
     assert_near(found.kl.values[2], 0, 0);
+    struct divergence other = {0};
+    assert_true(divergence_add(&other, p, q, 3, 1) && divergence_add(&other, p, p, 3, 1) &&
+                divergence_add(&other, p, r, 3, 1));
+    double mean, error;
+    divergence_compare(&found, &other, &mean, &error);
+    double off = found.kl.values[1];
+    assert_near(mean, 0, 1e-9); /* 0, off and -off */
+    assert_near(error, off * sqrt(1 / 3.0), 1e-9);
+    divergence_compare(&found, &found, &mean, &error);
+    assert_near(mean + error, 0, 0);
+    divergence_close(&other);
     divergence_close(&found);
     assert_near(divergence_perplexity(&found), 0, 0);
 }
