@@ -392,6 +392,20 @@ struct serve_sizes { /* of each worker; kv_bytes 0: what an engine takes by itse
     uint64_t kv_bytes, swap_bytes;
 };
 
+/* What the workers of a device take together. */
+static const char *serve_sum_text(const struct engine_plan *plan, uint32_t workers,
+                                  uint64_t store_bytes, double sum, char *text_out,
+                                  size_t text_bytes)
+{
+    snprintf(text_out, text_bytes,
+             "weights %.1f MiB + %u x (KV pool %.1f MiB + activations %.1f MiB) + store %.1f MiB = "
+             "%.1f MiB of %.1f MiB available",
+             (double)plan->weight_bytes / MIB, workers, (double)plan->pool_bytes / MIB,
+             (double)plan->activation_bytes / MIB, (double)store_bytes / MIB, sum / MIB,
+             (double)plan->available_bytes / MIB);
+    return text_out;
+}
+
 /* Each worker checks what it takes against what is there, but not what the others on its device
  * will take. The weights are mapped once for all on the CPU. Pools of a size that nobody chose
  * shrink to half of what is left. */
@@ -410,6 +424,7 @@ static status serve_check_device(const struct serve_options *options, const char
     struct engine_config config;
     struct engine_plan plan;
     struct device device;
+    char text[256];
     worker_engine_config(&sizes, &config);
     status st = device_find(word, options->cuda_plugin, &device);
     if (st == OK)
@@ -444,16 +459,15 @@ static status serve_check_device(const struct serve_options *options, const char
             least->swap_bytes = spare / 4 / workers;
         if (least->swap_bytes < block_bytes) /* a worker refuses less */
             least->swap_bytes = 0;
+        if (device.plugin != NULL && workers > 1) /* so many times the weights */
+            log_info("memory", "device=%s workers=%u sum=\"%s\"", word, workers,
+                     serve_sum_text(&plan, workers, store_bytes, sum, text, sizeof(text)));
         return OK;
     }
-    return error_set(
-        ERR_NO_MEMORY,
-        "the workers do not fit in memory of %s together: weights %.1f MiB + %u x (KV pool %.1f "
-        "MiB + activations %.1f MiB) + store %.1f MiB = %.1f MiB of %.1f MiB available; use "
-        "fewer workers or a smaller model, context, KV pool or store",
-        word, (double)plan.weight_bytes / MIB, workers, (double)plan.pool_bytes / MIB,
-        (double)plan.activation_bytes / MIB, (double)store_bytes / MIB, sum / MIB,
-        (double)plan.available_bytes / MIB);
+    return error_set(ERR_NO_MEMORY,
+                     "the workers do not fit in memory of %s together: %s; use fewer workers or a "
+                     "smaller model, context, KV pool or store",
+                     word, serve_sum_text(&plan, workers, store_bytes, sum, text, sizeof(text)));
 }
 
 static status serve_check_memory(struct serve_options *options, uint32_t workers,
