@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "base/cpus.h"
 #include "model/tokenizer.h"
 
 #define TOP_SHARE 0.98
@@ -10,10 +11,14 @@
 #define GOLDEN TEST_DATA_DIR "/vectors/logits/smollm2.golden"
 #define GOLDEN_FAR TEST_DATA_DIR "/vectors/logits/smollm2-far.golden"
 
-static const struct fixture_config float_config = {
-    .path = MODEL, .kernels = "float", .threads = 2, .rows_max = 64, .context_tokens = 1024};
-static const struct fixture_config int8_config = {
-    .path = MODEL, .kernels = "int8", .threads = 2, .rows_max = 64, .context_tokens = 1024};
+#define THREADS_MAX 8
+
+/* As many threads as there are cores, for the sake of the sanitizers: logits do not depend on it
+ * (vectors.invariance). */
+static struct fixture_config float_config = {
+    .path = MODEL, .kernels = "float", .rows_max = 64, .context_tokens = 1024};
+static struct fixture_config int8_config = {
+    .path = MODEL, .kernels = "int8", .rows_max = 64, .context_tokens = 1024};
 
 /* ThreadSanitizer makes a step some fifty times slower: there the first sentence is enough, for
  * what it looks for is between the threads of one step. */
@@ -124,6 +129,10 @@ int main(void)
         printf("skipped: %s is not there; \"make model\" fetches it\n", MODEL);
         return 77;
     }
+    struct cpus cpus;
+    cpus_allowed(&cpus);
+    float_config.threads = int8_config.threads =
+        cpus.count < THREADS_MAX ? cpus.count : THREADS_MAX;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(float_class_is_within_its_bound),
         cmocka_unit_test(float_class_with_a_half_pool_is_near),
