@@ -106,16 +106,18 @@ static ALWAYS_INLINE const char *int8_stream(enum dtype type, const struct int8_
 
 static ALWAYS_INLINE void int8_prefetch(enum dtype type, const struct int8_place *p, uint32_t group)
 {
+    size_t bytes = packed_unit_bytes(type) / packed_unit_groups(type);
     UNROLL
-    for (size_t at = 0; at < packed_unit_bytes(type) / packed_unit_groups(type); at += 64)
+    for (size_t at = 0; at < bytes; at += 64)
         _mm_prefetch(int8_stream(type, p, group) + INT8_AHEAD_BYTES + at, _MM_HINT_T0);
 }
 
 static ALWAYS_INLINE void int8_prefetch_part(enum dtype type, const struct int8_place *p,
                                              uint32_t group)
 {
+    size_t bytes = packed_unit_bytes(type) / packed_unit_groups(type);
     UNROLL
-    for (size_t at = 0; at < packed_unit_bytes(type) / packed_unit_groups(type); at += 64)
+    for (size_t at = 0; at < bytes; at += 64)
         _mm_prefetch(int8_stream(type, p, group) + INT8_AHEAD_PART_BYTES + at, _MM_HINT_T1);
 }
 
