@@ -255,7 +255,8 @@ static void worker_beat(struct worker *worker, const uint8_t *payload, uint32_t 
                  error_text());
         return;
     }
-    if (beat.step_count != worker->beat.step_count || !beat.busy)
+    /* The first beat that tells of work comes some time after the work: it counts from there. */
+    if (beat.step_count != worker->beat.step_count || !beat.busy || !worker->beat.busy)
         worker->progress_ns = clock_ns();
     if (beat.step_ns > worker->beat.step_ns) {
         worker->recent_operations = (double)(beat.operations - worker->beat.operations);

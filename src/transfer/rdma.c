@@ -592,7 +592,7 @@ status rdma_open(struct transfer *transfer)
     rdma->transfer = transfer;
     rdma->progress.run = rdma_progress;
     rdma->progress.owner = rdma;
-    status st = ucx_load(&ucx);
+    status st = ucx == NULL ? ucx_load(&ucx) : OK; /* another one may be using it */
     if (st == OK)
         st = rdma_open_context(rdma, transfer->options.rdma_transports);
     if (st == OK)

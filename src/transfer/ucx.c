@@ -12,6 +12,7 @@ static void ucx_set_environment(void)
         {"UCX_HANDLE_ERRORS", "none"}, /* no handlers of SIGSEGV and the like */
         {"UCX_DEBUG_SIGNO", "0"},      /* SIGHUP is not for UCX */
         {"UCX_VFS_ENABLE", "n"},       /* no thread */
+        {"UCX_MEM_EVENTS", "n"},       /* no hooks in libc: we register our memory, and once */
         {"UCX_LOG_FILE", "stderr"},
         {"UCX_LOG_LEVEL", "fatal"}, /* errors are told to us, and we tell them with their cause */
     };

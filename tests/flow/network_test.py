@@ -272,8 +272,9 @@ def overlap(binary):
     prompts = [[dice.randrange(100, vocabulary) for _ in range(tokens)] for _ in range(9)]
     with Network(["router", "prefill0", "decode0"]) as net:
         for when in ("early", "late"):
-            more = {"prefill0": ["--offer", when, "--cpus", "0"], "decode0": ["--cpus", str(
-                1 if os.cpu_count() > 1 else 0)]}
+            cores = sorted(os.sched_getaffinity(0))
+            more = {"prefill0": ["--offer", when, "--cpus", str(cores[0])],
+                    "decode0": ["--cpus", str(cores[-1])]}
             with Cluster(net, binary, model, ["prefill0", "decode0"], options, more) as server:
                 free = timed_prefill(server, prompts[0])
                 for prompt in prompts[1:]:

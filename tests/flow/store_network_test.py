@@ -137,6 +137,7 @@ def stand_in_for_each_other(binary):
             assert server.sum("baton_failovers_total") == 1
             assert server.handed("store") == len(bodies) - 1
             net.firewall("prefill0", "decode0", up=False)
+            time.sleep(4)  # a connection that got nowhere tries again, or is given up
             server.kill_store()
             server.wait_until(lambda: server.sum("baton_worker_store_up") == 0, 5, "both know it")
             compare("no store", bodies, expected, run_all(server, salted("c")))

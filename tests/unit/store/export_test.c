@@ -92,7 +92,6 @@ static void from_store_to_store(void **state)
     assert_said("has 1 of these 2 keys");
     assert_int_equal(access(part, F_OK), -1);
     assert_int_equal(kv(&kv_export_command, &options, some, 2), EXIT_OK);
-    rig_kill(from, SIGTERM);
 
     /* Into an empty store, and again into one that has them. */
     store_address = into_address;
@@ -115,6 +114,7 @@ static void from_store_to_store(void **state)
     assert_said("another model");
     user_close(&a);
     user_close(&b);
+    rig_kill(from, SIGTERM);
     rig_kill(into, SIGTERM);
 }
 
@@ -127,6 +127,10 @@ static void damaged_files_add_what_is_whole(void **state)
     uint32_t ids[20], to[20];
     struct kv_options options = {.store = store_address.text};
     pid_t from = rig_store(small);
+    const struct address from_address = store_address;
+    pid_t into = rig_store(small); /* while this process has one thread */
+    const struct address into_address = store_address;
+    store_address = from_address;
     user_open(&a, "a", 20, 0, 0);
     assert_true(user_wait_up(&a, true));
     fill_ids(ids, 0, 20);
@@ -134,7 +138,6 @@ static void damaged_files_add_what_is_whole(void **state)
     blocks_fill(&a.worker, ids, 20);
     user_add(&a, 1, ids, 20, 0);
     assert_int_equal(export_to(file, &options), EXIT_OK);
-    rig_kill(from, SIGTERM);
     struct stat about;
     assert_int_equal(stat(file, &about), 0);
     size_t bytes = (size_t)about.st_size;
@@ -142,8 +145,7 @@ static void damaged_files_add_what_is_whole(void **state)
     int fd = open(file, O_RDWR);
     assert_int_equal(pread(fd, data, bytes, 0), about.st_size);
 
-    pid_t into = rig_store(small);
-    options.store = store_address.text;
+    store_address = into_address;
     user_open(&b, "b", 20, 0, 0);
     assert_true(user_wait_up(&b, true));
     assert_int_equal(ftruncate(fd, about.st_size - 30000), 0);
@@ -169,6 +171,7 @@ static void damaged_files_add_what_is_whole(void **state)
     free(data);
     user_close(&a);
     user_close(&b);
+    rig_kill(from, SIGTERM);
     rig_kill(into, SIGTERM);
 }
 

@@ -29,7 +29,7 @@
 #define LAYERS_MAX 8
 #define POISON 0xdb
 
-static uint64_t random_state = 88172645463325252u;
+static _Thread_local uint64_t random_state = 88172645463325252u;
 
 static inline uint64_t random_u64(void)
 {
