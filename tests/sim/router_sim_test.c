@@ -42,6 +42,7 @@
 
 static struct {
     uint64_t kills, stops, hangs, leaves, breaks, holes, roles, routers, failovers, repairs, lossy;
+    uint64_t stores, store_stops, evicted;
 } harms;
 
 /* ---- routers ---- */
@@ -55,6 +56,7 @@ static void router_start(struct net_event *event)
     s->router = router;
     s->lives++;
     router->options = &s->options;
+    router->handoff = sim.handoff;
     router->model = world.model;
     router->tokenizer = world.tokenizer;
     router->model_name = "sim";
@@ -297,6 +299,7 @@ static void tick(struct net_event *event)
 {
     (void)event;
     net_look_for_silence();
+    store_tick();
     for (uint32_t i = 0; i < sim.router_count; i++) {
         struct router *router = world.routers[i].router;
         if (router == NULL)
@@ -317,7 +320,18 @@ static void do_harm(struct net_event *event)
     uint32_t router = net_below(sim.router_count);
     struct link *link = w->links[router];
     (void)event;
-    switch (net_below(10)) {
+    switch (net_below(sim_store.there ? 13 : 10)) {
+    case 10:
+        store_kill();
+        harms.stores++;
+        break;
+    case 11:
+        store_sleep(50 + net_below(6000));
+        harms.store_stops++;
+        break;
+    case 12:
+        sim_store.lag_ns = (50 + net_below(1500)) * MS;
+        break;
     case 0:
     case 1:
         worker_kill(w);
@@ -360,6 +374,23 @@ static void do_harm(struct net_event *event)
 }
 
 /* ---- a world ---- */
+
+/* How prompts are handed over, and whether there is a store that has room for them. */
+static void world_open_store(void)
+{
+    bool big = net_chance(600), slow = net_chance(100), all = true;
+    sim.handoff = (enum router_handoff)net_below(3);
+    if (sim.handoff != ROUTER_HANDOFF_DIRECT || net_chance(300))
+        store_open(big ? STORE_SLOTS_MAX : 16 + net_below(96), slow ? 600 : 2 + net_below(10));
+    else
+        store_open(0, 0);
+    for (uint32_t i = 0; i < sim.worker_count; i++) {
+        sim.workers[i].has_store = sim_store.there && net_chance(950);
+        all = all && sim.workers[i].has_store;
+    }
+    sim.sure = world.harm_count == 0 && big && !slow && all &&
+               sim.handoff == ROUTER_HANDOFF_STORE && world.clients[0].poison == false;
+}
 
 static void world_open(uint64_t seed)
 {
@@ -404,6 +435,7 @@ static void world_open(uint64_t seed)
     }
     world.clients[0].poison = crashes > 0 && net_chance(400);
     world.harm_count = net_chance(250) ? 0 : net_below(12);
+    world_open_store();
     for (uint32_t i = 0; i < world.harm_count; i++)
         net_at(NET_START + (300 + net_below(ARRIVALS_MS)) * MS, do_harm, NULL, 0);
     net.lossy = net.was_lossy = world.harm_count > 0 && seed % 3 == 0;
@@ -493,6 +525,7 @@ static void world_check_end(void)
         if (worker_has(w, JOB_QUEUED, JOB_RUNNING) || worker_lends(w))
             fail_msg("%s still holds something", w->name);
     }
+    store_check_at_rest();
 }
 
 /* One more event shows every gap; where the router's question was lost too, it takes some more. */
@@ -506,7 +539,7 @@ static void world_tell_more(uint32_t events)
         }
         world_run(100);
     }
-    world_run(1000);
+    world_run(5000); /* a slow store is slow */
 }
 
 static void world_close(void)
@@ -517,6 +550,8 @@ static void world_close(void)
     }
     for (uint32_t i = 0; i < sim.router_count; i++)
         router_close(&world.routers[i]);
+    store_close();
+    harms.evicted += sim_store.evicted;
     for (uint32_t i = 0; i < world.client_count; i++) {
         text_close(&world.clients[i].net.streamed);
         free(world.clients[i].net.body);
@@ -579,6 +614,14 @@ static void tell(void)
         {"failed handoffs", sim.failed_handoffs},
         {"pulls", sim.pulls},
         {"failed pulls", sim.failed_pulls},
+        {"handoffs by the store", sim.saves},
+        {"failed handoffs by the store", sim.failed_saves},
+        {"gets", sim.gets},
+        {"failed gets", sim.failed_gets},
+        {"tokens computed again", sim.again},
+        {"dead stores", harms.stores},
+        {"stopped stores", harms.store_stops},
+        {"evicted", harms.evicted},
         {"gaps repaired", harms.repairs},
         {"messages dropped", net_dropped},
         {"twice", net_twice},
@@ -604,6 +647,8 @@ static void every_world_comes_to_its_end(void **state)
     /* The worlds are as eventful as they are meant to be. */
     assert_true(world.answers > 5 * seed_count && harms.failovers > seed_count);
     assert_true(sim.handoffs > seed_count && sim.failed_handoffs > 0 && sim.pulls > 0);
+    assert_true(sim.saves > seed_count && sim.failed_saves > 0 && sim.gets > seed_count);
+    assert_true(harms.stores > 0 && harms.evicted > 0);
     assert_true(world.codes[2] > 0); /* crashes_workers */
     assert_true(harms.repairs > 0 && harms.roles > 0 && world.left > 0);
 }

@@ -55,6 +55,14 @@ static void worker_drop_peer(struct sim_worker *w, uint64_t incarnation)
     }
 }
 
+/* With --handoff store, those who compute prompts and those who decode never connect. */
+static void worker_check_apart(const struct sim_worker *w, const struct sim_worker *holder)
+{
+    if (sim.handoff == ROUTER_HANDOFF_STORE && holder != NULL && !w->changed_roles &&
+        !holder->changed_roles)
+        assert_true((w->roles & holder->roles) != 0);
+}
+
 static void worker_take_request(struct sim_worker *w, uint16_t type, const uint8_t *payload,
                                 uint32_t bytes)
 {
@@ -69,11 +77,14 @@ static void worker_take_request(struct sim_worker *w, uint16_t type, const uint8
     assert_true(*given_to == 0 || (net.was_lossy && *given_to == w->incarnation));
     *given_to = w->incarnation;
     if (job_find(w, wire->request_id, decodes ? JOB_WAITING : JOB_QUEUED,
-                 decodes ? JOB_RUNNING : JOB_HELD) != NULL) {
+                 decodes ? JOB_RUNNING : JOB_SAVING) != NULL) {
         wire_request_free(wire); /* twice the same */
         return;
     }
     assert_true(holder.incarnation != w->incarnation);
+    assert_true(!decodes || sim.handoff != ROUTER_HANDOFF_STORE);
+    for (uint32_t i = 0; i < wire->source_count; i++)
+        worker_check_apart(w, worker_of(wire->sources[i].holder.incarnation));
     struct sim_job *job = job_new(w, wire, decodes ? JOB_WAITING : JOB_QUEUED);
     job->holder = holder;
 }
@@ -173,6 +184,7 @@ static void worker_on_ready(struct link *link)
                               .block_count = 1000,
                               .context_tokens = SIM_CONTEXT,
                               .decode_batch = w->decode_batch,
+                              .has_store = w->has_store,
                               .incarnation = w->incarnation,
                               .transfer_tcp = "127.0.0.1:1",
                               .host = "sim"};
@@ -212,6 +224,7 @@ static void worker_new_incarnation(struct sim_worker *w)
     if (w->alive)
         w->died_ns = net.now_ns;
     w->last_incarnation = w->incarnation;
+    w->store_life = 0;
     w->incarnation = (uint64_t)net_below(1u << 30) << 32 | (net.order + 1);
 }
 
@@ -262,8 +275,11 @@ static void worker_beat(struct net_event *event)
     struct sim_worker *w = event->subject;
     if (!w->alive || w->life != event->number)
         return;
+    if (!w->stopped)
+        worker_look_for_store(w);
     for (uint32_t i = 0; i < sim.router_count && !w->stopped; i++) {
-        struct wire_heartbeat beat = {.step_count = w->steps,
+        struct wire_heartbeat beat = {.store_up = worker_has_store(w),
+                                      .step_count = w->steps,
                                       .prefill_tokens = w->prefill_tokens,
                                       .prefill_ns = w->prefill_ns,
                                       .prefill_prompts = w->prefill_prompts};
@@ -345,6 +361,7 @@ static void worker_change_roles(struct sim_worker *w, uint32_t roles)
     if (!w->alive || w->stopped || w->hung)
         return;
     w->roles = roles;
+    w->changed_roles = true;
     wire_roles_encode(&sim.frame, roles);
     worker_send(w, WIRE_EVERY_ROUTER, WIRE_ROLES);
 }

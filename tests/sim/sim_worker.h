@@ -1,234 +1,15 @@
 /* tests/sim/sim_worker.h - the work of a worker as routers see it, without arithmetic. A token is a
  * hash of all tokens before it, so that one wrong token, or one too many, makes all that follow
- * wrong. A few blocks come and go.
+ * wrong.
  *
  *     queued -> placing -> computing -> held (until the receiver has it)      prefill
+ *                      gathering -> computing -> saving (until the store has it)
  *     waiting -> receiving -> running                                        decode
- *
- * What a worker is given is noted for all of them (sim.given): each attempt has at most one worker
- * that computes it, one that decodes it, and a place only after that one has granted it.
  */
 #ifndef TESTS_SIM_WORKER_H
 #define TESTS_SIM_WORKER_H
 
-#include "fake_network.h"
-#include "kv/block_key.h"
-
-#define SIM_WORKERS_MAX 5
-#define SIM_ROUTERS_MAX 3
-#define SIM_GIVEN_MAX 16384
-#define SIM_POISON 15 /* a prompt that begins with it takes down who computes it */
-#define SIM_JOBS_MAX 128
-#define SIM_LENDS_MAX 128
-#define SIM_TREE_MAX 48
-#define SIM_BLOCK_TOKENS 16
-#define SIM_CONTEXT 512
-#define SIM_CHUNK 48
-#define SIM_TOKENS_MAX 64 /* of one answer */
-#define SIM_BEAT_NS (250 * MS)
-
-enum job_state {
-    JOB_NONE,
-    JOB_QUEUED,
-    JOB_PLACING,
-    JOB_PLACED,
-    JOB_COMPUTING,
-    JOB_HELD,
-    JOB_WAITING,
-    JOB_RECEIVING,
-    JOB_RUNNING,
-};
-
-struct sim_job {
-    enum job_state state;
-    struct wire_request *wire;
-    struct wire_holder holder;
-    uint32_t left; /* prompt tokens to compute */
-    uint32_t cached;
-    uint64_t order, since_ns;
-    struct wire_range ranges[WIRE_RANGES_MAX];
-    uint32_t range_count;
-    uint64_t orphan_ns; /* since when no router knows its request; 0: one does */
-    uint32_t outputs[WIRE_SEQUENCES_MAX][SIM_TOKENS_MAX]; /* new ones, after the resumed */
-    uint32_t counts[WIRE_SEQUENCES_MAX];
-    bool done[WIRE_SEQUENCES_MAX];
-};
-
-struct sim_lend {
-    bool open;
-    uint64_t request_id, expiry_ns;
-    uint64_t orphan_ns;
-    struct lease_id lease;
-    uint32_t epoch, block_count;
-};
-
-/* An attempt of a request, by its id. */
-struct sim_given {
-    uint64_t id, prefill, decode; /* incarnations */
-    uint32_t matched_blocks;
-    bool granted;
-};
-
-struct sim_worker {
-    uint32_t index, roles;
-    char name[WIRE_NAME_BYTES];
-    uint64_t incarnation;
-    uint64_t life; /* of its process */
-    bool alive, stopped, hung, leaving, stepping;
-    bool mute;          /* some of its events are lost */
-    uint64_t asleep_ns; /* when it last was stopped or hung */
-    uint64_t last_incarnation, died_ns, hung_ns;
-    struct link *links[SIM_ROUTERS_MAX];
-    uint32_t numbers[SIM_ROUTERS_MAX]; /* of their requests; 0: not ready */
-    struct sim_job jobs[SIM_JOBS_MAX];
-    struct sim_lend lends[SIM_LENDS_MAX];
-    struct block_key tree[SIM_TREE_MAX];
-    uint32_t tree_count;
-    uint64_t next_number, order, steps, step_ns;
-    uint8_t events[4 * SIM_TREE_MAX][WIRE_EVENT_BYTES];
-    uint32_t event_count;
-    uint64_t prefill_tokens, prefill_prompts, prefill_ns;
-    uint32_t decode_batch;
-};
-
-static struct {
-    struct sim_worker workers[SIM_WORKERS_MAX];
-    uint32_t worker_count, router_count;
-    struct sim_given given[SIM_GIVEN_MAX];
-    struct hello hello; /* of any worker */
-    struct block_key root;
-    struct wire_frame frame;
-    bool calm;                                               /* no more harm */
-    uint64_t handoffs, pulls, failed_pulls, failed_handoffs; /* of all worlds */
-} sim;
-
-static void worker_step(struct net_event *event);
-static void worker_kill(struct sim_worker *w);
-
-/* ---- what everybody knows ---- */
-
-static uint32_t sim_token(const uint32_t *before, uint32_t count, const uint32_t *outputs,
-                          uint32_t output_count, uint64_t seed, uint32_t sequence)
-{
-    uint64_t h = seed * 0x9e3779b97f4a7c15u + sequence;
-    for (uint32_t i = 0; i < count + output_count; i++) {
-        h ^= i < count ? before[i] : outputs[i - count];
-        h *= 0xff51afd7ed558ccdu;
-        h ^= h >> 29;
-    }
-    return 20 + (uint32_t)((h >> 20) % 280);
-}
-
-/* What is in sim.frame, to the router of this number or to every one. */
-static void worker_send(struct sim_worker *w, uint32_t number, uint16_t type)
-{
-    for (uint32_t i = 0; i < sim.router_count; i++) {
-        if (w->numbers[i] != 0 && (number == WIRE_EVERY_ROUTER || number == w->numbers[i]) &&
-            w->links[i]->worker_open && !w->links[i]->black)
-            link_post(w->links[i], true, type, sim.frame.data, sim.frame.bytes);
-    }
-    wire_frame_reset(&sim.frame);
-}
-
-static void worker_wake(struct sim_worker *w)
-{
-    if (w->stepping || !w->alive || w->stopped || w->hung)
-        return;
-    w->stepping = true;
-    net_after(w->step_ns, worker_step, w, w->life);
-}
-
-static struct sim_given *sim_given(uint64_t id)
-{
-    uint32_t at = (uint32_t)((id * UINT64_C(0x9e3779b97f4a7c15)) >> 40) % SIM_GIVEN_MAX;
-    uint32_t tries = 0;
-    while (sim.given[at].id != 0 && sim.given[at].id != id) {
-        at = (at + 1) % SIM_GIVEN_MAX;
-        assert_true(++tries < SIM_GIVEN_MAX);
-    }
-    sim.given[at].id = id;
-    return &sim.given[at];
-}
-
-static struct sim_worker *worker_of(uint64_t incarnation)
-{
-    for (uint32_t i = 0; i < sim.worker_count; i++) {
-        if (sim.workers[i].alive && sim.workers[i].incarnation == incarnation)
-            return &sim.workers[i];
-    }
-    return NULL;
-}
-
-/* ---- blocks ---- */
-
-static void worker_event(struct sim_worker *w, enum wire_event kind, const struct block_key *key)
-{
-    if (w->event_count == 4 * SIM_TREE_MAX) {
-        w->next_number++; /* what a gap tells of */
-        w->event_count = 0;
-    }
-    w->events[w->event_count][0] = (uint8_t)kind;
-    memcpy(w->events[w->event_count++] + 1, key->bytes, sizeof(key->bytes));
-}
-
-static void worker_flush(struct sim_worker *w, uint32_t flags)
-{
-    struct wire_blocks message = {.number = w->next_number++,
-                                  .flags = flags,
-                                  .event_count = w->event_count,
-                                  .events = w->events[0]};
-    w->event_count = 0;
-    for (uint32_t i = 0; i < sim.router_count; i++) {
-        wire_frame_reset(&sim.frame);
-        wire_blocks_encode(&sim.frame, &message);
-        bool lost = w->mute && flags == 0 && !sim.calm && net_chance(100); /* its number too */
-        if (w->numbers[i] != 0 && !lost)
-            worker_send(w, w->numbers[i], WIRE_BLOCKS);
-    }
-    wire_frame_reset(&sim.frame);
-}
-
-static void worker_tell_all(struct sim_worker *w)
-{
-    w->event_count = 0;
-    for (uint32_t i = 0; i < w->tree_count; i++)
-        worker_event(w, WIRE_EVENT_STORED, &w->tree[i]);
-    worker_flush(w, WIRE_BLOCKS_ALL);
-}
-
-static bool worker_holds(const struct sim_worker *w, const struct block_key *key)
-{
-    for (uint32_t i = 0; i < w->tree_count; i++) {
-        if (block_key_equal(&w->tree[i], key))
-            return true;
-    }
-    return false;
-}
-
-static uint32_t worker_run(const struct sim_worker *w, const struct block_key *keys, uint32_t count)
-{
-    uint32_t run = 0;
-    while (run < count && worker_holds(w, &keys[run]))
-        run++;
-    return run;
-}
-
-static void worker_seal(struct sim_worker *w, const uint32_t *tokens, uint32_t count)
-{
-    struct block_key keys[SIM_CONTEXT / SIM_BLOCK_TOKENS];
-    uint32_t blocks = block_key_chain(&sim.root, tokens, count, SIM_BLOCK_TOKENS, keys);
-    for (uint32_t i = 0; i < blocks; i++) {
-        if (worker_holds(w, &keys[i]))
-            continue;
-        if (w->tree_count == SIM_TREE_MAX) {
-            uint32_t victim = net_below(SIM_TREE_MAX);
-            worker_event(w, WIRE_EVENT_REMOVED, &w->tree[victim]);
-            w->tree[victim] = w->tree[--w->tree_count];
-        }
-        w->tree[w->tree_count++] = keys[i];
-        worker_event(w, WIRE_EVENT_STORED, &keys[i]);
-    }
-}
+#include "sim_parts.h"
 
 /* ---- jobs ---- */
 
@@ -312,13 +93,162 @@ static uint32_t worker_sequences(const struct sim_worker *w)
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < SIM_JOBS_MAX; i++) {
-        bool local =
-            w->jobs[i].state == JOB_COMPUTING && (w->jobs[i].wire->flags & WIRE_REQUEST_LOCAL) != 0;
+        enum job_state state = w->jobs[i].state;
+        bool local = (state == JOB_COMPUTING || state == JOB_GATHERING) &&
+                     (w->jobs[i].wire->flags & WIRE_REQUEST_LOCAL) != 0;
         if (local || w->jobs[i].state == JOB_RECEIVING || w->jobs[i].state == JOB_RUNNING)
             count += w->jobs[i].wire->sequence_count;
     }
     return count;
 }
+
+/* ---- the store ---- */
+
+static void job_begin(struct sim_job *job)
+{
+    const struct wire_request *r = job->wire;
+    job->left = r->prompt_tokens - job->cached;
+    job->state = JOB_COMPUTING;
+    if (r->resumed_tokens > 0)
+        sim.again += job->left - 1;
+    if (sim.sure && r->resumed_tokens == 1 && job->left != 1)
+        fail_msg("%u tokens are computed again, which the store has", job->left - 1);
+}
+
+/* The blocks that are missing, and the prompt's last, partial one, which was added as it was handed
+ * over. False: there is nothing to ask for, or nobody. */
+static bool job_ask_store(struct sim_worker *w, struct sim_job *job, const struct block_key *keys,
+                          uint32_t run, uint32_t count)
+{
+    const struct wire_request *r = job->wire;
+    const struct store_move ask = {.is_get = true,
+                                   .report = worker_stored,
+                                   .client = w,
+                                   .client_life = w->incarnation,
+                                   .store_life = w->store_life,
+                                   .request_id = r->request_id};
+    struct block_key wanted[STORE_MOVE_BLOCKS];
+    uint32_t rest = (r->prompt_tokens - 1) % SIM_BLOCK_TOKENS, wanted_count = count - run;
+    memcpy(wanted, keys + run, wanted_count * sizeof(*keys));
+    if (r->resumed_tokens == 1 && rest > 0)
+        wanted[wanted_count++] = block_key_next(count > 0 ? &keys[count - 1] : &sim.root,
+                                                r->prompt + count * SIM_BLOCK_TOKENS, rest);
+    if (wanted_count == 0 || !worker_has_store(w))
+        return false;
+    job->asked_ns = net.now_ns;
+    job->move = store_ask(&ask, run > 0 ? &keys[run - 1] : NULL, wanted, wanted_count);
+    if (job->move != 0)
+        job->state = JOB_GATHERING;
+    return job->move != 0;
+}
+
+/* What landed need not be computed, but for the last token; NULL: it did not come in time. */
+static void job_gathered(struct sim_job *job, const struct store_move *move)
+{
+    const struct wire_request *r = job->wire;
+    uint32_t landed = move != NULL && move->status == OK ? move->landed : 0;
+    if (job->range_count < WIRE_RANGES_MAX)
+        job->ranges[job->range_count++] =
+            (struct wire_range){.from = WIRE_FROM_STORE,
+                                .status = move != NULL ? move->status : ERR_TIMEOUT,
+                                .first_block = job->cached / SIM_BLOCK_TOKENS,
+                                .block_count = landed > 0 ? landed : 1,
+                                .bytes = landed << 16,
+                                .ns = net.now_ns - job->asked_ns};
+    job->cached += landed * SIM_BLOCK_TOKENS;
+    if (job->cached > r->prompt_tokens - 1)
+        job->cached = r->prompt_tokens - 1;
+    sim.gets += landed > 0;
+    sim.failed_gets += landed == 0;
+    job_begin(job);
+}
+
+static void job_say_saved(struct sim_worker *w, struct sim_job *job, status code)
+{
+    struct wire_saved saved = {
+        .request_id = job->wire->request_id, .status = code, .bytes = 4096, .ns = 1000};
+    snprintf(saved.text, sizeof(saved.text), "%s", code != OK ? "it is not in the store" : "");
+    sim.saves += code == OK;
+    sim.failed_saves += code != OK;
+    wire_saved_encode(&sim.frame, &saved);
+    job_end(job);
+    worker_send(w, WIRE_ROUTER_OF(saved.request_id), WIRE_SAVED);
+}
+
+/* Its prompt goes to the store, all of it; what is there already does not move. */
+static void job_save(struct sim_worker *w, struct sim_job *job)
+{
+    const struct wire_request *r = job->wire;
+    struct block_key keys[STORE_MOVE_BLOCKS];
+    uint32_t count =
+        block_key_chain(&sim.root, r->prompt, r->prompt_tokens, SIM_BLOCK_TOKENS, keys);
+    uint32_t rest = r->prompt_tokens % SIM_BLOCK_TOKENS;
+    const struct store_move ask = {.report = worker_stored,
+                                   .client = w,
+                                   .client_life = w->incarnation,
+                                   .store_life = w->store_life,
+                                   .request_id = r->request_id,
+                                   .partial = rest > 0};
+    if (rest > 0) {
+        keys[count] = block_key_next(count > 0 ? &keys[count - 1] : &sim.root,
+                                     r->prompt + count * SIM_BLOCK_TOKENS, rest);
+        count++;
+    }
+    job->state = JOB_SAVING;
+    job->asked_ns = net.now_ns;
+    job->move = worker_has_store(w) ? store_ask(&ask, NULL, keys, count) : 0;
+    if (job->move == 0)
+        job_say_saved(w, job, ERR_CLOSED);
+}
+
+static struct sim_job *job_of_move(struct sim_worker *w, const struct store_move *move)
+{
+    for (uint32_t i = 0; i < SIM_JOBS_MAX; i++) {
+        struct sim_job *job = &w->jobs[i];
+        if ((job->state == JOB_GATHERING || job->state == JOB_SAVING) && job->move == move->number)
+            return job;
+    }
+    return NULL;
+}
+
+/* The store's word on one of its moves. False: it sleeps. */
+static bool worker_stored(const struct store_move *move)
+{
+    struct sim_worker *w = move->client;
+    if (!w->alive || w->incarnation != move->client_life)
+        return true;
+    if (w->stopped || w->hung)
+        return false;
+    struct sim_job *job = job_of_move(w, move);
+    if (move->status == ERR_CLOSED && w->store_life == move->store_life)
+        w->store_life = 0;
+    for (uint32_t i = 0; !move->is_get && move->status == OK && i < move->count; i++) {
+        if (!move->partial || i + 1 < move->count)
+            worker_event(w, WIRE_EVENT_SAVED, &move->keys[i]);
+    }
+    if (job != NULL && move->is_get)
+        job_gathered(job, move);
+    else if (job != NULL)
+        job_say_saved(w, job, move->status);
+    worker_wake(w);
+    return true;
+}
+
+/* Who waits too long goes on without it. */
+static void worker_step_store(struct sim_worker *w)
+{
+    for (uint32_t i = 0; i < SIM_JOBS_MAX; i++) {
+        struct sim_job *job = &w->jobs[i];
+        if (job->state == JOB_GATHERING && net.now_ns - job->asked_ns > 1000 * MS) {
+            job_gathered(job, NULL);
+        } else if (job->state == JOB_SAVING && net.now_ns - job->asked_ns > SIM_SILENCE_NS) {
+            w->avoid_until_ns = net.now_ns + SIM_SILENCE_NS;
+            job_say_saved(w, job, ERR_CANCELLED);
+        }
+    }
+}
+
+/* ---- prompts ---- */
 
 /* What its sources give it is not computed. */
 static void job_gather(struct sim_worker *w, struct sim_job *job)
@@ -356,7 +286,10 @@ static void job_gather(struct sim_worker *w, struct sim_job *job)
         sim.failed_pulls += range->status != OK;
     }
     job->cached = run * SIM_BLOCK_TOKENS;
-    job->left = r->prompt_tokens - job->cached;
+    if (count > most)
+        count = most;
+    if (!job_ask_store(w, job, keys, run, count))
+        job_begin(job);
 }
 
 static void job_computed(struct sim_worker *w, struct sim_job *job)
@@ -373,12 +306,15 @@ static void job_computed(struct sim_worker *w, struct sim_job *job)
         job_token(job, i);
     worker_send(w, WIRE_ROUTER_OF(r->request_id), WIRE_FIRST);
     job_seal(w, job);
+    job->since_ns = net.now_ns;
     if (job_is_done(job))
         job_end(job);
+    else if ((r->flags & WIRE_REQUEST_LOCAL) != 0)
+        job->state = JOB_RUNNING;
+    else if (r->handoff == WIRE_HANDOFF_STORE)
+        job_save(w, job);
     else
-        job->state = (r->flags & WIRE_REQUEST_LOCAL) != 0 ? JOB_RUNNING : JOB_HELD;
-    if (job->state != JOB_NONE)
-        job->since_ns = net.now_ns;
+        job->state = JOB_HELD;
 }
 
 /* The oldest first, one at a time. */
@@ -394,7 +330,8 @@ static bool worker_step_prefill(struct sim_worker *w)
     if (first == NULL)
         return false;
     bool local = (first->wire->flags & WIRE_REQUEST_LOCAL) != 0;
-    if (first->state == JOB_QUEUED && !local && first->wire->sampling.max_tokens > 1) {
+    bool asks = !local && first->wire->handoff != WIRE_HANDOFF_STORE;
+    if (first->state == JOB_QUEUED && asks && first->wire->sampling.max_tokens > 1) {
         first->state = JOB_PLACING;
         wire_id_encode(&sim.frame, first->wire->request_id);
         worker_send(w, WIRE_ROUTER_OF(first->wire->request_id), WIRE_STARTING);
@@ -403,10 +340,10 @@ static bool worker_step_prefill(struct sim_worker *w)
     if (first->state == JOB_QUEUED && local &&
         worker_sequences(w) + first->wire->sequence_count > w->decode_batch)
         return true; /* no room to decode it yet */
-    if (first->state != JOB_COMPUTING) {
+    if (first->state < JOB_GATHERING)
         job_gather(w, first);
-        first->state = JOB_COMPUTING;
-    }
+    if (first->state == JOB_GATHERING)
+        return true;
     uint32_t tokens = first->left < SIM_CHUNK ? first->left : SIM_CHUNK;
     first->left -= tokens;
     w->prefill_tokens += tokens;
@@ -565,6 +502,7 @@ static void worker_step(struct net_event *event)
         worker_kill(w);
         return;
     }
+    worker_step_store(w);
     work = worker_step_decode(w) || work;
     w->steps += work;
     for (uint32_t i = 0; i < SIM_LENDS_MAX; i++) {
