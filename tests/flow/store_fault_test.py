@@ -34,6 +34,15 @@ def store_killed_in_every_phase(binary):
         matrix(binary, "store", *by_store(way), back=all_back)
 
 
+def store_stopped_in_every_phase(binary):
+    """In make chaos alone: each of these waits takes its time."""
+    if "BATON_CHAOS" not in os.environ:
+        print("skip  store_stopped_in_every_phase: make chaos does it")
+        return
+    for way in ("store", "both"):
+        matrix(binary, "store", *by_store(way), back=all_back, number=signal.SIGSTOP)
+
+
 def store_stopped(binary):
     """SIGSTOP: whoever waits for the store goes on without it within its deadlines, the next ones do not
     wait, and it is used again when it runs again."""
@@ -123,4 +132,4 @@ def only_what_nobody_had_is_recomputed(binary):
 
 if __name__ == "__main__":
     main([prefill_killed_in_every_phase, decode_killed_in_every_phase, store_killed_in_every_phase,
-          store_stopped, redis_killed, only_what_nobody_had_is_recomputed], sys.argv)
+          store_stopped_in_every_phase, store_stopped, redis_killed, only_what_nobody_had_is_recomputed], sys.argv)
