@@ -62,6 +62,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--setups", default="split,colocated")
+    parser.add_argument("--serve-options", default="", help="more options of baton serve")
     options = parser.parse_args()
     batches = [int(n) for n in options.batch.split(",")]
     cpus = sorted(os.sched_getaffinity(0))
@@ -70,7 +71,8 @@ def main():
     for name in options.setups.split(","):
         more, engine_cpus = setups[name]
         rounds = []
-        with Served(["--ctx", "2048", "--decode-batch", "64", "--kv-bytes", "1G", *more], options.baton) as server:
+        with Served(["--ctx", "2048", "--decode-batch", "64", "--kv-bytes", "1G", *more,
+                     *options.serve_options.split()], options.baton) as server:
             for _ in range(options.repeat):
                 rounds.append((engine_rates(options, engine_cpus, batches), served_rates(options, server, batches)))
         for batch in batches:

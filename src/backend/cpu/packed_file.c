@@ -71,6 +71,14 @@ static bool file_trusted(const struct stat *facts)
            (facts->st_mode & (S_IWGRP | S_IWOTH)) == 0 && facts->st_size > PAGE_BYTES;
 }
 
+/* What is read into the page cache from here on comes in pieces as large as a huge page, where the
+ * file system can, and is mapped so: with pages of 4 KB a decode step of a small model took a sixth
+ * longer than from private memory. What the cache has in small pages already stays so. */
+static void huge_pages_ask(void *base, size_t bytes)
+{
+    (void)madvise(base, bytes, MADV_HUGEPAGE);
+}
+
 /* Map what is at path; false when there is nothing that can be used. */
 static bool file_read(struct packed_file *file)
 {
@@ -87,6 +95,7 @@ static bool file_read(struct packed_file *file)
     if (file->base != NULL && header_valid(file, header)) {
         file->table = (struct file_tensor *)(void *)(file->base + header->table_at);
         file->tensor_count = header->tensor_count;
+        huge_pages_ask(file->base, file->bytes);
         (void)madvise(file->base, file->bytes, MADV_WILLNEED);
         return true;
     }
@@ -144,6 +153,7 @@ static status file_make(struct packed_file *file, size_t bytes_max)
     if (base == MAP_FAILED)
         return error_set(ERR_NO_MEMORY, "packed weights: cannot map %zu bytes: %s", bytes,
                          strerror(errno));
+    huge_pages_ask(base, bytes);
     file->base = base;
     file->bytes = bytes;
     file->used = PAGE_BYTES;
