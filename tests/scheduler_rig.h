@@ -419,6 +419,7 @@ static inline void station_start(struct station *station, const struct model *mo
     struct prefill_options prefill = {.batch_tokens = rig_or(config->batch_tokens, 64),
                                       .chunk_tokens = station->chunk_tokens,
                                       .local_sequences_max = station->decode_batch,
+                                      .split_bytes = 1,
                                       .prefix_cache = !config->no_prefix_cache};
     struct decode_options decode = {.batch_sequences = station->decode_batch,
                                     .chunk_tokens = station->chunk_tokens,

@@ -7,6 +7,9 @@
  *     compute                          |.   goes to another peer that lends it, then to the store,
  *                                           and else to compute
  *
+ * Of blocks that two peers on other hosts lend, each gives a part, as their links are fast: there
+ * the links are what takes the time. (On one host it is the copying, and one thread does that.)
+ *
  * The store is asked for whatever no peer lends: it knows better than anybody what it has, and a
  * request that goes on from a handoff by the store asks for the prompt's last, partial block (p)
  * too, which has a key of its own.
@@ -80,6 +83,53 @@ static bool gather_is_slow(const struct prefill *prefill, const struct prefill_r
 
 /* ---- ranges ---- */
 
+static bool gather_has(const struct wire_source *source, uint32_t block)
+{
+    return source->first_block <= block && block - source->first_block < source->block_count;
+}
+
+static uint32_t gather_source_end(const struct wire_source *source, uint32_t end)
+{
+    uint32_t source_end = source->first_block + source->block_count;
+    return end < source_end ? end : source_end;
+}
+
+/* From the first of two on other hosts that lend first, and the one that lends more: how many
+ * leading blocks of first .. end come from the one that lends less, so that both end together.
+ * part_out: that one. 0: all from the other; halves would be too small. */
+static uint32_t gather_part(struct prefill *prefill, const struct prefill_request *request,
+                            uint32_t first, uint32_t end, uint32_t *part_out)
+{
+    const struct wire_request *wire = request->wire;
+    double block_bytes = (double)engine_layout(prefill->engine)->block_bytes;
+    uint32_t found[2], count = 0;
+    for (uint32_t i = 0; i < wire->source_count && count < 2; i++) {
+        const struct wire_source *source = &wire->sources[i];
+        if ((request->sources_used >> i & 1) == 0 && gather_has(source, first) &&
+            source->again != 0 && source->holder.transfer_unix[0] == '\0')
+            found[count++] = i;
+    }
+    if (count < 2)
+        return 0;
+    bool second = gather_source_end(&wire->sources[found[1]], end) >
+                  gather_source_end(&wire->sources[found[0]], end);
+    const struct wire_source *more = &wire->sources[found[second]];
+    const struct wire_source *less = &wire->sources[found[!second]];
+    double more_rate = gather_peer(prefill, more->holder.incarnation)->bytes_per_s;
+    double less_rate = gather_peer(prefill, less->holder.incarnation)->bytes_per_s;
+    if (more_rate <= 0 || less_rate <= 0) /* What is not known is as the other one. */
+        more_rate = less_rate = more_rate > 0 ? more_rate : less_rate > 0 ? less_rate : 1;
+    uint32_t blocks = gather_source_end(more, end) - first;
+    uint32_t most = gather_source_end(less, end) - first;
+    uint32_t part = (uint32_t)(blocks * (less_rate / (less_rate + more_rate)));
+    part = part < most ? part : most;
+    double least = prefill->options.split_bytes;
+    if (part * block_bytes < least || (blocks - part) * block_bytes < least)
+        return 0;
+    *part_out = found[!second];
+    return part;
+}
+
 static struct prefill_range *gather_range_add(struct prefill_request *request, enum wire_from from,
                                               uint32_t first, uint32_t count)
 {
@@ -115,40 +165,61 @@ static status gather_receive(struct prefill *prefill, struct prefill_request *re
     return transfer_receive(prefill->transfer, &wish);
 }
 
-/* Fetch first .. end from the first source that lends first and was not asked yet. Answers where
- * that source's blocks end; first: nobody lends it. */
+/* Fetch first .. end from this source. False: it does not, and is not asked again. */
+static bool gather_ask_one(struct prefill *prefill, struct prefill_request *request, uint32_t i,
+                           uint32_t first, uint32_t end)
+{
+    const struct wire_source *source = &request->wire->sources[i];
+    struct prefill_range *range = gather_range_add(request, WIRE_FROM_PEER, first, end - first);
+    if (range == NULL)
+        return false;
+    request->sources_used |= 1u << i;
+    range->source = i;
+    range->told.holder = source->holder.incarnation;
+    if (gather_is_slow(prefill, request, gather_peer(prefill, source->holder.incarnation),
+                       end - first)) {
+        range->told.status = ERR_TIMEOUT;
+        return false;
+    }
+    range->told.status = gather_receive(prefill, request, range);
+    range->open = range->told.status == OK;
+    if (range->open)
+        request->ranges_open++;
+    else
+        prefill->counters.gather_failures++;
+    return range->open;
+}
+
+/* Fetch first .. end, or a beginning of it, from a source that lends first and is free. Answers
+ * where that ends; first: nobody does. */
 static uint32_t gather_ask(struct prefill *prefill, struct prefill_request *request, uint32_t first,
                            uint32_t end)
 {
     const struct wire_request *wire = request->wire;
+    uint32_t lesser, part = gather_part(prefill, request, first, end, &lesser);
+    if (part > 0 && gather_ask_one(prefill, request, lesser, first, first + part))
+        return first + part;
     for (uint32_t i = 0; i < wire->source_count; i++) {
         const struct wire_source *source = &wire->sources[i];
-        if ((request->sources_used >> i & 1) != 0 || source->first_block > first ||
-            source->block_count <= first - source->first_block)
+        if ((request->sources_used >> i & 1) != 0 || !gather_has(source, first))
             continue;
-        uint32_t source_end = end - source->first_block < source->block_count
-                                  ? end
-                                  : source->first_block + source->block_count;
-        struct prefill_range *range =
-            gather_range_add(request, WIRE_FROM_PEER, first, source_end - first);
-        if (range == NULL)
-            return first;
-        request->sources_used |= 1u << i;
-        range->source = i;
-        range->told.holder = source->holder.incarnation;
-        if (gather_is_slow(prefill, request, gather_peer(prefill, source->holder.incarnation),
-                           source_end - first)) {
-            range->told.status = ERR_TIMEOUT;
-            continue;
-        }
-        status st = gather_receive(prefill, request, range);
-        range->told.status = st;
-        range->open = st == OK;
-        if (st == OK) {
-            request->ranges_open++;
+        uint32_t source_end = gather_source_end(source, end);
+        if (gather_ask_one(prefill, request, i, first, source_end))
             return source_end;
-        }
-        prefill->counters.gather_failures++;
+    }
+    return first;
+}
+
+/* Somebody lends first and may be asked again, when what is fetched from there has come: where
+ * those blocks end; first: nobody. */
+static uint32_t gather_busy_end(const struct prefill_request *request, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = 0; i < request->range_count; i++) {
+        const struct prefill_range *range = &request->ranges[i];
+        const struct wire_source *source = &request->wire->sources[range->source];
+        if (range->open && range->told.from == WIRE_FROM_PEER && source->again != 0 &&
+            gather_has(source, first))
+            return gather_source_end(source, end);
     }
     return first;
 }
@@ -193,6 +264,11 @@ static void gather_cover(struct prefill *prefill, struct prefill_request *reques
     while (first < end) {
         uint32_t next =
             prefill->transfer != NULL ? gather_ask(prefill, request, first, end) : first;
+        if (next == first && request->later_end == 0 &&
+            (next = gather_busy_end(request, first, end)) > first) {
+            request->later_first = first;
+            request->later_end = next;
+        }
         if (next == first) {
             next = prefill->transfer != NULL ? gather_gap_end(request, first, end) : end;
             if (asks_store)
@@ -398,6 +474,8 @@ static void gather_next(struct prefill *prefill, struct prefill_request *request
     uint32_t first = range->told.first_block + range->landed_blocks;
     uint32_t end = range->told.first_block + range->told.block_count;
     request->ranges_open--;
+    if (!is_store && first == end && request->wire->sources[range->source].again != 0)
+        request->sources_used &= ~(1u << range->source);
     if (range->told.status != OK) {
         prefill->counters.gather_failures++;
         log_line(LOG_INFO, request->wire->request_id, "blocks not fetched",
@@ -407,6 +485,10 @@ static void gather_next(struct prefill *prefill, struct prefill_request *request
     }
     if (end <= (request->wire->prompt_tokens - 1) / prefill->block_tokens)
         gather_cover(prefill, request, first, end, !is_store);
+    first = request->later_first;
+    end = request->later_end;
+    request->later_first = request->later_end = 0;
+    gather_cover(prefill, request, first, end, true);
     if (request->ranges_open == 0)
         gather_end(prefill, request);
 }

@@ -65,6 +65,8 @@ status prefill_open(const struct prefill_options *options, struct engine *engine
     if (prefill == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for the prefill scheduler");
     prefill->options = *options;
+    if (prefill->options.split_bytes == 0)
+        prefill->options.split_bytes = 256u << 10;
     prefill->engine = engine;
     prefill->tree = tree;
     prefill->transfer = transfer;

@@ -74,6 +74,8 @@ struct prefill_options {
     uint32_t batch_tokens; /* most prompt tokens of a batch; a longer prompt is one of its own */
     uint32_t chunk_tokens; /* most rows of one step; at least a block */
     uint32_t local_sequences_max; /* most sequences of a request that decodes here */
+    uint32_t split_bytes; /* least that each of two peers gives, for both to be asked; 0: 256 KiB,
+                             2 ms of a gigabit for a subscription's round trip */
     bool prefix_cache;
     bool offer_late; /* nothing before the prefill is done: to see what the overlap is worth */
     uint8_t fingerprint[BLOCK_KEY_FINGERPRINT_BYTES];

@@ -44,7 +44,8 @@ struct prefill_request {
     enum prefill_gather_state gather;
     struct prefill_range ranges[WIRE_RANGES_MAX];
     uint32_t range_count, ranges_open;
-    uint32_t sources_used; /* bits of wire->sources */
+    uint32_t sources_used;           /* bits of wire->sources: busy, or of no use any more */
+    uint32_t later_first, later_end; /* blocks whose only source is busy with others */
     uint64_t gather_started_ns, gather_ns;
     uint32_t cached_tokens, peer_tokens, store_tokens;
     const struct engine_sequence *step; /* its part of the planned step; NULL: none */

@@ -72,14 +72,14 @@ void route_holder_fill(const struct worker *holder, const struct worker *asker,
 }
 
 static void sources_add(struct request *request, struct worker *holder, const struct worker *asker,
-                        uint32_t first_block, uint32_t end_block)
+                        uint32_t first_block, uint32_t end_block, bool again)
 {
     struct router *router = request->answer->router;
     uint32_t key_count;
     const struct block_key *keys = sources_keys_of(request, &key_count);
     struct wire_source *source = &request->sources[request->wire.source_count];
-    *source =
-        (struct wire_source){.first_block = first_block, .block_count = end_block - first_block};
+    *source = (struct wire_source){
+        .first_block = first_block, .block_count = end_block - first_block, .again = again};
     route_holder_fill(holder, asker, &source->holder);
     lease_id_random(&source->lease);
     struct wire_lend lend = {.request_id = request->wire.request_id,
@@ -87,6 +87,7 @@ static void sources_add(struct request *request, struct worker *holder, const st
                              .epoch = request->wire.epoch,
                              .expiry_ms = LEND_EXPIRY_MS,
                              .first_block = first_block,
+                             .again = again,
                              .key_count = end_block,
                              .keys = keys[0].bytes};
     wire_frame_reset(&router->frame);
@@ -108,11 +109,14 @@ void sources_ask(struct request *request, struct worker *asker, struct worker *h
     uint32_t most = (request->wire.prompt_tokens - 1) / request->block_tokens;
     uint32_t own = asker->slot >= 0 ? runs[asker->slot] : 0;
     request->wire.sources = request->sources;
-    while (holder != NULL && request->wire.source_count < SOURCES_ASKED) {
+    struct worker *holders[SOURCES_ASKED];
+    uint32_t ends[SOURCES_ASKED], count = 0;
+    while (holder != NULL && count < SOURCES_ASKED) {
         uint32_t run = runs[holder->slot] < most ? runs[holder->slot] : most;
         if (run <= own || run > WIRE_KEYS_MAX)
-            return;
-        sources_add(request, holder, asker, own, run);
+            break;
+        holders[count] = holder;
+        ends[count++] = run;
         struct worker *next = NULL;
         for (struct worker *w = router->workers; w != NULL; w = w->next) {
             if (w->registered && !w->closed && w->slot >= 0 && w != asker && w != holder &&
@@ -122,6 +126,9 @@ void sources_ask(struct request *request, struct worker *asker, struct worker *h
         }
         holder = next;
     }
+    /* Of several each may have to do what another one did not. */
+    for (uint32_t i = 0; i < count; i++)
+        sources_add(request, holders[i], asker, own, ends[i], count > 1);
 }
 
 void sources_end(struct request *request)

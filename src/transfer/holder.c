@@ -78,8 +78,8 @@ static void lease_fill_report(struct lease *lease, status cause, const char *tex
     report->status = cause;
     if (cause != OK)
         snprintf(report->text, sizeof(report->text), "%s", text != NULL ? text : "");
-    report->block_count = lease->block_count;
-    report->bytes = lease->bytes;
+    report->block_count = lease->lent ? lease->acknowledged : lease->block_count;
+    report->bytes += lease->bytes;
     if (lease->first_offer_ns != 0)
         report->seconds = (double)(now - lease->first_offer_ns) / 1e9;
     if (lease->complete_ns != 0)
@@ -109,6 +109,8 @@ void lease_end(struct lease *lease, status cause, const char *text, bool tell)
 {
     struct transfer *transfer = lease->transfer;
     struct peer *peer = lease->peer;
+    if (peer == NULL && lease->acknowledged > 0)
+        cause = OK; /* It was lent, and is not needed any more. */
     lease_fill_report(lease, cause, text);
     lease_unlink(lease);
     moving_forget(transfer, lease);
@@ -484,6 +486,33 @@ static bool holder_forget_waiting(struct peer *peer, const struct lease_id *id)
     return false;
 }
 
+/* All that was wanted is there. What was lent is free for the next one; but when bytes are still
+ * queued, which no honest receiver leaves, it drains and is over. */
+static void lease_acknowledge(struct lease *lease)
+{
+    struct peer *peer = lease->peer;
+    uint32_t held =
+        lease->block_count > lease->first_index ? lease->block_count - lease->first_index : 0;
+    lease->acknowledged += lease->wanted_count < held ? lease->wanted_count : held;
+    if (!lease->lent || lease->bulk_mark > link_bulk_sent(peer->link)) {
+        lease_end(lease, OK, NULL, false);
+        return;
+    }
+    struct carrier_totals *totals = transfer_totals(lease->transfer, peer->carrier->id);
+    atomic_fetch_add(&totals->sent_bytes, lease->bytes);
+    atomic_fetch_add(&totals->sent_handoffs, 1);
+    tcp_drop_asked(peer, lease);
+    struct lease **place = &peer->leases;
+    while (*place != lease)
+        place = &(*place)->peer_next;
+    *place = lease->peer_next;
+    lease->peer = NULL;
+    lease->report->bytes += lease->bytes;
+    lease->bytes = 0;
+    lease->sent_count = 0;
+    lease->complete_sent = false;
+}
+
 static status holder_on_end(struct peer *peer, uint16_t type, const uint8_t *payload,
                             uint32_t bytes)
 {
@@ -501,7 +530,7 @@ static status holder_on_end(struct peer *peer, uint16_t type, const uint8_t *pay
     }
     if (type == FRAME_ACK) {
         lease->bytes = message.bytes;
-        lease_end(lease, OK, NULL, false);
+        lease_acknowledge(lease);
     } else {
         char text[TRANSFER_TEXT_BYTES];
         snprintf(text, sizeof(text), "\"%s\" gave up: %s", peer->name, message.text);

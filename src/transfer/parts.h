@@ -100,7 +100,9 @@ struct lease {
     uint32_t asked_count, staging_count; /* whose sums, whose copies the device was asked for */
     struct work summing;
     bool complete;
+    bool lent; /* it goes on after an acknowledgement */
     uint32_t block_count;
+    uint32_t acknowledged; /* blocks, of one that was lent */
     uint8_t *payload;
     uint32_t payload_bytes;
     struct peer *peer; /* who subscribed, or NULL */

@@ -221,16 +221,9 @@ static void transfer_on_call(void *ctx, struct mail *mail)
     call_give_back(transfer, call);
 }
 
-status transfer_lease_open(struct transfer *transfer, const struct lease_id *id,
-                           uint64_t request_id, uint32_t epoch, uint32_t expiry_ms)
-{
-    return transfer_lease_open_to(transfer, id, request_id, epoch, expiry_ms,
-                                  transfer->options.reports);
-}
-
-status transfer_lease_open_to(struct transfer *transfer, const struct lease_id *id,
-                              uint64_t request_id, uint32_t epoch, uint32_t expiry_ms,
-                              struct mailbox *reports)
+static status transfer_lease_make(struct transfer *transfer, const struct lease_id *id,
+                                  uint64_t request_id, uint32_t epoch, uint32_t expiry_ms,
+                                  struct mailbox *reports, bool lent)
 {
     struct lease *lease = calloc(1, sizeof(*lease));
     struct transfer_report *report = calloc(1, sizeof(*report));
@@ -251,9 +244,31 @@ status transfer_lease_open_to(struct transfer *transfer, const struct lease_id *
     lease->expiry_ns = clock_ns() + (uint64_t)expiry_ms * 1000000u;
     lease->report = report;
     lease->reports = reports;
+    lease->lent = lent;
     call->is.opened = lease;
     mailbox_post(transfer->calls, &call->mail);
     return OK;
+}
+
+status transfer_lease_open(struct transfer *transfer, const struct lease_id *id,
+                           uint64_t request_id, uint32_t epoch, uint32_t expiry_ms)
+{
+    return transfer_lease_make(transfer, id, request_id, epoch, expiry_ms,
+                               transfer->options.reports, false);
+}
+
+status transfer_lease_lend(struct transfer *transfer, const struct lease_id *id,
+                           uint64_t request_id, uint32_t epoch, uint32_t expiry_ms)
+{
+    return transfer_lease_make(transfer, id, request_id, epoch, expiry_ms,
+                               transfer->options.reports, true);
+}
+
+status transfer_lease_open_to(struct transfer *transfer, const struct lease_id *id,
+                              uint64_t request_id, uint32_t epoch, uint32_t expiry_ms,
+                              struct mailbox *reports)
+{
+    return transfer_lease_make(transfer, id, request_id, epoch, expiry_ms, reports, false);
 }
 
 void transfer_offer(struct transfer *transfer, const struct lease_id *lease, uint32_t layer,

@@ -122,6 +122,11 @@ status transfer_tcp_address(const struct transfer *transfer, struct address *add
 status transfer_lease_open(struct transfer *transfer, const struct lease_id *lease,
                            uint64_t request_id, uint32_t epoch, uint32_t expiry_ms);
 
+/* The same, and to acknowledge does not end it: it may be received again, one receiver at a time,
+ * until it expires or is closed. HOLDER_DONE is OK then if anything was acknowledged. */
+status transfer_lease_lend(struct transfer *transfer, const struct lease_id *lease,
+                           uint64_t request_id, uint32_t epoch, uint32_t expiry_ms);
+
 /* The same for another user of this transfer than its owner: HOLDER_DONE goes to reports, which
  * outlives the lease. */
 status transfer_lease_open_to(struct transfer *transfer, const struct lease_id *lease,
@@ -201,7 +206,8 @@ struct transfer_report {
     uint32_t epoch;
     status status;
     char text[TRANSFER_TEXT_BYTES]; /* "" when OK */
-    uint32_t block_count;           /* RECEIVED: blocks that landed, from first_index */
+    uint32_t block_count;           /* RECEIVED: blocks that landed, from first_index; HOLDER_DONE:
+                                       all that were offered, of what was lent the fetched ones */
     uint8_t *payload;               /* RECEIVED: the holder's, or NULL */
     uint32_t payload_bytes;
     uint64_t bytes;                /* of KV moved */

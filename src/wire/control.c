@@ -271,6 +271,7 @@ static void source_fields(struct codec *c, struct wire_source *m)
     codec_bytes(c, m->lease.bytes, sizeof(m->lease.bytes));
     codec_u32(c, &m->first_block, WIRE_PROMPT_TOKENS_MAX, "first_block");
     codec_u32(c, &m->block_count, WIRE_PROMPT_TOKENS_MAX, "block_count");
+    codec_u32(c, &m->again, 1, "again");
 }
 
 /* All of a request but its arrays. */
@@ -496,6 +497,7 @@ static void lend_fields(struct codec *c, struct wire_lend *m)
     codec_u32(c, &m->epoch, UINT32_MAX, "epoch");
     codec_u32(c, &m->expiry_ms, 3600u * 1000, "expiry_ms");
     codec_u32(c, &m->first_block, WIRE_KEYS_MAX - 1, "first_block");
+    codec_u32(c, &m->again, 1, "again");
     codec_u32(c, &m->key_count, WIRE_KEYS_MAX, "key_count");
     array_fields(c, &m->keys, m->key_count, WIRE_KEY_BYTES);
     if (c->frame == NULL && (m->expiry_ms == 0 || m->key_count <= m->first_block)) {

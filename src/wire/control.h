@@ -202,6 +202,7 @@ struct wire_source {
     struct wire_holder holder;
     struct lease_id lease;
     uint32_t first_block, block_count; /* count >= 1 */
+    uint32_t again;                    /* 1: what was fetched from it may be followed by more */
 };
 
 /* prefill and reserve: the request, and for reserve where its blocks will come from. */
@@ -237,6 +238,7 @@ struct wire_lend {
     uint32_t epoch;
     uint32_t expiry_ms; /* unfetched for so long, it is over; 1 .. an hour */
     uint32_t first_block;
+    uint32_t again;      /* 1: it is not over when it was fetched, but when the router says so */
     uint32_t key_count;  /* 1 .. WIRE_KEYS_MAX */
     const uint8_t *keys; /* [key_count][WIRE_KEY_BYTES] decoded: in the frame */
 };

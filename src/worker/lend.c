@@ -13,6 +13,7 @@ struct lending {
     uint64_t request_id;
     uint32_t first_block, block_count; /* matched, from the first of the prompt */
     bool ended;                        /* revoked; only its report is missing */
+    bool again;                        /* fetched from until it is revoked */
     block_id ids[];
 };
 
@@ -89,8 +90,10 @@ status lend_take(struct lend *lend, const struct wire_lend *message)
         st = error_set(ERR_FULL, "%u blocks would be lent, at most %u may be", lend->held_blocks,
                        lend->held_max);
     if (st == OK)
-        st = transfer_lease_open(lend->transfer, &lending->lease, message->request_id,
-                                 message->epoch, message->expiry_ms);
+        st = (message->again != 0 ? transfer_lease_lend : transfer_lease_open)(
+            lend->transfer, &lending->lease, message->request_id, message->epoch,
+            message->expiry_ms);
+    lending->again = message->again != 0;
     if (st != OK) {
         lending_free(lend, lending);
         return st;
@@ -143,7 +146,9 @@ bool lend_released(struct lend *lend, const struct transfer_report *report)
         return false;
     *at = lending->next;
     lend->count--;
-    if (report->status == OK && lending->block_count > lending->first_block)
+    if (lending->again)
+        lend->fetched_blocks += report->block_count;
+    else if (report->status == OK && lending->block_count > lending->first_block)
         lend->fetched_blocks += lending->block_count - lending->first_block;
     log_line(LOG_DEBUG, lending->request_id, "lent", "blocks=%u from=%u bytes=%llu status=\"%s\"",
              lending->block_count, lending->first_block, (unsigned long long)report->bytes,

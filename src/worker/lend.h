@@ -5,6 +5,9 @@
  *     asker  ======= fetches =====>
  *     HOLDER_DONE ----------------> lend_released    references dropped
  *
+ * When another one lends the same (wire_lend.again), the asker may come back for what that one did
+ * not deliver: it is over when the router says so.
+ *
  * It belongs to no role: whoever has blocks lends them. A lending of which nothing is here is
  * complete with what there is, so that the asker knows at once.
  *

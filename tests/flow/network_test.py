@@ -2,6 +2,7 @@
 hides behind the prefill. Hosts are network namespaces, so this needs root."""
 import os
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -368,6 +369,55 @@ def encrypted(binary):
         assert not any(p in third for p in pieces)
 
 
+def two_holders(binary):
+    """Two hosts hold a prompt, and a third fetches a part of it from each; then one of the two is killed
+    in the middle, and the other one gives its part as well: nothing is computed twice."""
+    size = ["--ctx", "1024", "--kv-bytes", "64M", "--kv-dtype", "f32", "--block-tokens", "16",
+            "--step-delay", "800ms"]
+    dice = random.Random(7)
+    prompt = [dice.randrange(3, 300) for _ in range(960)]
+    bodies = [dict(prompt=[i, *prompt], max_tokens=2, temperature=0, logprobs=1) for i in (5, 6)]
+    longer = [dict(b, prompt=b["prompt"] + [9] * 20) for b in bodies]
+    with Server(binary, SMALL, *size[:-2], "--colocated", "1") as server:
+        expected = [outcome(server.complete(**b)) for b in longer]
+    with Network(HOSTS) as net:
+        hosts = ["prefill0", "prefill1", "decode0"]
+        with Cluster(net, binary, SMALL, hosts, size, router=[*PATIENT, "--place", "pull"]) as server:
+            def timeline(answer):
+                return subprocess.run([binary, "why", "--server", f"127.0.0.1:{server.port}", answer["id"]],
+                                      capture_output=True, text=True, check=True).stdout
+
+            for kills, body, more, want in zip((False, True), bodies, longer, expected):
+                first = timeline(server.complete(**body))
+                holder = re.search(r"chosen   prefill: (prefill\d)", first)[1]
+                time.sleep(0.5)  # all have said what they hold
+                child = server.children[holder]
+                killer = threading.Timer(0.2, child.process.kill)
+                if kills:
+                    for host in hosts:
+                        net.throttle(host, 1e6)
+                    killer.start()
+                answer = server.complete(**more)
+                killer.cancel()
+                text = timeline(answer)
+                assert outcome(answer) == want, text
+                parts = re.findall(r"blocks (\d+) to (\d+) from (\S.*) by tcp: (\w+)", text)
+                assert "peers 960, store 0, computed 21" in text, text
+                if not kills:
+                    assert {p[2:] for p in parts} == {(holder, "ok"), ("decode0", "ok")}, text
+                    assert len(parts) == 2, text
+                    continue
+                assert len(parts) == 3 and [p[2:] for p in parts].count(("decode0", "ok")) == 2, text
+                lost = next(p for p in parts if p[3] != "ok")
+                assert lost[:2] in [p[:2] for p in parts if p[3] == "ok"], text
+                assert server.sum("baton_failovers_total") == 0
+            server.assert_all_free()
+            net.processes.remove(child)  # it is dead, as it should be
+            del server.children[holder]
+            child.process.wait()
+            child.discard()
+
+
 if __name__ == "__main__":
     skip_unless_possible()
-    main([equals_colocated, every_carrier, encrypted, link_cut, host_cut, wrong_address, overlap], sys.argv)
+    main([equals_colocated, two_holders, every_carrier, encrypted, link_cut, host_cut, wrong_address, overlap], sys.argv)

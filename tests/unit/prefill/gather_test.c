@@ -105,6 +105,7 @@ static void world_lend(struct world *w, const struct rig_ask *ask, const struct 
                                    .epoch = ask->epoch,
                                    .expiry_ms = 5000,
                                    .first_block = source->first_block,
+                                   .again = source->again,
                                    .key_count = source->first_block + source->block_count,
                                    .keys = keys[0].bytes};
     ASSERT_OK(lend_take(w->lend, &lend));
@@ -200,6 +201,65 @@ static void ranges_move_in_parallel(void **state)
     assert_int_equal(told->cached_tokens, 100);
     assert_int_equal(told->peer_tokens, 60);
     assert_int_equal(told->range_count, 2);
+    world_close(&w);
+}
+
+/* Of what two lend, on other hosts as far as one can see, each gives a part; and one does not, and
+ * the other one gives its part as well: it was not lent, or is another incarnation, which is known
+ * while the other one's blocks come. */
+static void two_peers_give_a_part_each(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask first = {.id = 1, .epoch = 1};
+    struct prefill_counters counters;
+    world_open(&w, TRANSFER_TCP, 0);
+    rig_fill_prompt(&first, 101, 5, 101);
+    world_teach(&w, &first);
+    for (uint32_t way = 0; way < 6; way++) {
+        struct rig_ask ask = longer(&first, 10 + way, 150);
+        struct wire_source sources[2];
+        for (uint32_t i = 0; i < 2; i++) {
+            /* 12 blocks of one, 13 of the other; 10, which is all it has, and 15. */
+            sources[i] = world_source(&w, (uint8_t)(10 * way + i), 0, i == 1 && way == 1 ? 10 : 25);
+            sources[i].holder.transfer_unix[0] = '\0';
+            sources[i].again = 1;
+            if (way >= 4 && i == way % 2)
+                sources[i].holder.incarnation ^= 1;
+            if (way < 2 || i != way % 2)
+                world_lend(&w, &ask, &sources[i]);
+        }
+        prefix_tree_clear(w.pair.p.tree);
+        uint64_t lent = lend_fetched_blocks(w.lend);
+        prefill_count(w.pair.p.prefill, &counters);
+        uint64_t failures = counters.gather_failures;
+        world_ask(&w, &ask, sources, 2);
+        for (uint64_t end_ns = clock_ns() + PAIR_WAIT_MS * 1000000ull;
+             !prefill_idle(w.pair.p.prefill);) {
+            world_turn(&w);
+            assert_true(clock_ns() < end_ns);
+        }
+        lend_end(w.lend, ask.id);
+        world_run(&w);
+        const struct wire_first *told = world_first(&w, &ask);
+        assert_int_equal(told->peer_tokens, 100);
+        assert_int_equal(told->range_count, way < 2 ? 2 : 3);
+        assert_int_equal(told->ranges[0].first_block, 0);
+        assert_int_equal(told->ranges[0].block_count, way == 1 ? 10 : 12);
+        assert_int_equal(told->ranges[1].first_block, told->ranges[0].block_count);
+        assert_int_equal(told->ranges[1].block_count, 25 - told->ranges[0].block_count);
+        prefill_count(w.pair.p.prefill, &counters);
+        assert_int_equal(counters.gather_failures - failures, way < 2 ? 0 : 1);
+        assert_int_equal(lend_fetched_blocks(w.lend) - lent, 25);
+        if (way < 2)
+            continue;
+        /* Source 1 was asked for the beginning, source 0 for the rest. */
+        const struct wire_range *lost = &told->ranges[way % 2 == 0];
+        assert_true(lost->status != OK && told->ranges[way % 2].status == OK);
+        assert_int_equal(told->ranges[2].first_block, lost->first_block);
+        assert_int_equal(told->ranges[2].block_count, lost->block_count);
+        assert_int_equal(told->ranges[2].status, OK);
+    }
     world_close(&w);
 }
 
@@ -348,6 +408,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_block_comes_from_the_peer),
         cmocka_unit_test(ranges_move_in_parallel),
+        cmocka_unit_test(two_peers_give_a_part_each),
         cmocka_unit_test(a_flipped_bit_is_caught),
         cmocka_unit_test(another_source_stands_in),
         cmocka_unit_test(promises_that_are_not_kept),

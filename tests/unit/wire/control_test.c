@@ -350,6 +350,7 @@ static struct wire_request random_request(struct arrays *arrays)
             source->lease.bytes[k] = (uint8_t)random_u64();
         source->first_block = random_to(WIRE_PROMPT_TOKENS_MAX);
         source->block_count = 1 + random_to(WIRE_PROMPT_TOKENS_MAX - 1);
+        source->again = random_to(1);
     }
     request.sampling = (struct wire_sampling){
         .temperature = random_float(),
@@ -430,6 +431,7 @@ static void assert_request_equal(const struct wire_request *a, const struct wire
         assert_true(lease_id_equal(&x->lease, &y->lease));
         assert_int_equal(x->first_block, y->first_block);
         assert_int_equal(x->block_count, y->block_count);
+        assert_int_equal(x->again, y->again);
     }
 }
 
@@ -536,13 +538,14 @@ static void requests_out_of_range_are_refused(void **state)
         assert_refused_with(decode_prefill, &frame, wrong[i].offset, wrong[i].value, wrong[i].name);
     /* The bias after the head of 132 bytes: its number. */
     assert_refused_with(decode_prefill, &frame, 144, 0x7fc00000u, "bias");
-    /* A source of no blocks; its count is the last of the message. */
+    /* A source of no blocks; its count is the last but one of the message. */
     in.source_count = 1;
     arrays.sources[0] = (struct wire_source){.block_count = 3};
     wire_frame_reset(&frame);
     wire_prefill_encode(&frame, &in);
-    assert_refused_with(decode_prefill, &frame, frame.bytes - 4, 0, "block_count");
-    assert_refused_with(decode_prefill, &frame, frame.bytes - 8, WIRE_PROMPT_TOKENS_MAX + 1,
+    assert_refused_with(decode_prefill, &frame, frame.bytes - 8, 0, "block_count");
+    assert_refused_with(decode_prefill, &frame, frame.bytes - 4, 2, "again");
+    assert_refused_with(decode_prefill, &frame, frame.bytes - 12, WIRE_PROMPT_TOKENS_MAX + 1,
                         "first_block");
     /* Of several sequences each one goes on by itself. */
     assert_refused_with(decode_prefill, &frame, 48, 2, "n 2");
@@ -735,8 +738,9 @@ static void lends_and_blocks_come_back(void **state)
         assert_refused_with(decode_lend, &frame, 28, 0, "key_count"); /* no time */
         assert_refused_with(decode_lend, &frame, 28, 3600u * 1000 + 1, "expiry_ms");
         assert_refused_with(decode_lend, &frame, 32, lend.key_count, "key_count");
-        assert_refused_with(decode_lend, &frame, 36, WIRE_KEYS_MAX + 1, "key_count");
-        assert_refused_with(decode_lend, &frame, 36, WIRE_KEYS_MAX, "");
+        assert_refused_with(decode_lend, &frame, 36, 2, "again");
+        assert_refused_with(decode_lend, &frame, 40, WIRE_KEYS_MAX + 1, "key_count");
+        assert_refused_with(decode_lend, &frame, 40, WIRE_KEYS_MAX, "");
 
         struct wire_blocks blocks, blocks_in = {.number = random_u64(),
                                                 .flags = random_to(1),
