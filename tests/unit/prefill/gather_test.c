@@ -210,13 +210,13 @@ static void ranges_move_in_parallel(void **state)
 static void two_peers_give_a_part_each(void **state)
 {
     (void)state;
-    struct world w;
-    struct rig_ask first = {.id = 1, .epoch = 1};
-    struct prefill_counters counters;
-    world_open(&w, TRANSFER_TCP, 0);
-    rig_fill_prompt(&first, 101, 5, 101);
-    world_teach(&w, &first);
     for (uint32_t way = 0; way < 6; way++) {
+        struct world w; /* a new one, which has not seen that computing is quicker here */
+        struct rig_ask first = {.id = 1, .epoch = 1};
+        struct prefill_counters counters;
+        world_open(&w, TRANSFER_TCP, 0);
+        rig_fill_prompt(&first, 101, 5, 101);
+        world_teach(&w, &first);
         struct rig_ask ask = longer(&first, 10 + way, 150);
         struct wire_source sources[2];
         for (uint32_t i = 0; i < 2; i++) {
@@ -229,10 +229,6 @@ static void two_peers_give_a_part_each(void **state)
             if (way < 2 || i != way % 2)
                 world_lend(&w, &ask, &sources[i]);
         }
-        prefix_tree_clear(w.pair.p.tree);
-        uint64_t lent = lend_fetched_blocks(w.lend);
-        prefill_count(w.pair.p.prefill, &counters);
-        uint64_t failures = counters.gather_failures;
         world_ask(&w, &ask, sources, 2);
         for (uint64_t end_ns = clock_ns() + PAIR_WAIT_MS * 1000000ull;
              !prefill_idle(w.pair.p.prefill);) {
@@ -241,7 +237,7 @@ static void two_peers_give_a_part_each(void **state)
         }
         lend_end(w.lend, ask.id);
         world_run(&w);
-        const struct wire_first *told = world_first(&w, &ask);
+        const struct wire_first copy = *world_first(&w, &ask), *told = &copy;
         assert_int_equal(told->peer_tokens, 100);
         assert_int_equal(told->range_count, way < 2 ? 2 : 3);
         assert_int_equal(told->ranges[0].first_block, 0);
@@ -249,8 +245,9 @@ static void two_peers_give_a_part_each(void **state)
         assert_int_equal(told->ranges[1].first_block, told->ranges[0].block_count);
         assert_int_equal(told->ranges[1].block_count, 25 - told->ranges[0].block_count);
         prefill_count(w.pair.p.prefill, &counters);
-        assert_int_equal(counters.gather_failures - failures, way < 2 ? 0 : 1);
-        assert_int_equal(lend_fetched_blocks(w.lend) - lent, 25);
+        assert_int_equal(counters.gather_failures, way < 2 ? 0 : 1);
+        assert_int_equal(lend_fetched_blocks(w.lend), 25);
+        world_close(&w);
         if (way < 2)
             continue;
         /* Source 1 was asked for the beginning, source 0 for the rest. */
@@ -260,7 +257,6 @@ static void two_peers_give_a_part_each(void **state)
         assert_int_equal(told->ranges[2].block_count, lost->block_count);
         assert_int_equal(told->ranges[2].status, OK);
     }
-    world_close(&w);
 }
 
 /* A flipped bit is caught, and what it was in is computed; another source is asked before. */
