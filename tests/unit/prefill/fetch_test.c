@@ -1,11 +1,8 @@
 /* A prompt's blocks come from the store, alone or beside a peer, and go to it: whatever happens on
  * the way, the tokens are the same and nothing stays referenced. The store is a shelf in this
  * program; its answers come a turn later. */
-#include "transfer_rig.h"
+#include "world_rig.h"
 
-#include "worker/lend.h"
-
-#define MODEL_PATH TEST_DATA_DIR "/vectors/models/llama-q4_1-tied.gguf"
 #define SHELF_MAX 512
 
 struct book_on_shelf {
@@ -152,17 +149,9 @@ static void shelf_turn(void)
         shelf_answer(&errands[i]);
 }
 
-struct world {
-    struct pair pair;
-    struct lend *lend; /* of d */
-};
-
 static void world_open(struct world *w)
 {
-    pair_open(&w->pair, MODEL_PATH, NULL, NULL, TRANSFER_SHM);
-    ASSERT_OK(lend_open(w->pair.d.tree, w->pair.d.block_count,
-                        engine_layout(w->pair.d.engine)->shape.layer_count, w->pair.dt.transfer,
-                        &w->lend));
+    world_rig_open(w, TRANSFER_SHM, shelf_turn);
     memset(&shelf, 0, sizeof(shelf));
     shelf.pair = &w->pair;
     w->pair.p.sealed = shelf_sealed_p;
@@ -173,48 +162,9 @@ static void world_open(struct world *w)
     w->pair.p.save = shelf_save;
 }
 
-static void world_turn(struct world *w)
+static void world_end(struct world *w)
 {
-    struct transfer_rig *rigs[] = {&w->pair.pt, &w->pair.dt};
-    struct station *stations[] = {&w->pair.p, &w->pair.d};
-    bool any = false;
-    for (int i = 0; i < 2; i++) {
-        for (struct mail *mail = mailbox_take_all(rigs[i]->reports), *next; mail != NULL;
-             mail = next) {
-            struct transfer_report *report = (struct transfer_report *)mail;
-            next = mail->next;
-            if (mail->kind == TRANSFER_HOLDER_DONE)
-                assert_true(prefill_released(stations[i]->prefill, report) ||
-                            lend_released(w->lend, report));
-            else
-                assert_true(decode_received(stations[i]->decode, report) ||
-                            prefill_gathered(stations[i]->prefill, report));
-            transfer_report_free(report);
-        }
-        any = station_step(stations[i]) || any;
-    }
-    shelf_turn();
-    if (!any)
-        usleep(100);
-}
-
-static void world_run(struct world *w)
-{
-    uint64_t end_ns = clock_ns() + PAIR_WAIT_MS * 1000000ull;
-    while (!pair_idle(&w->pair) || !lend_idle(w->lend)) {
-        world_turn(w);
-        assert_true(clock_ns() < end_ns);
-    }
-}
-
-static void world_close(struct world *w)
-{
-    lend_end_all(w->lend);
-    world_run(w);
-    station_assert_idle(&w->pair.p);
-    station_assert_idle(&w->pair.d);
-    lend_close(w->lend);
-    pair_close(&w->pair);
+    world_close(w);
     for (uint32_t i = 0; i < shelf.kept_count; i++)
         free(shelf.kept[i].bytes);
 }
@@ -227,20 +177,6 @@ static struct rig_ask world_teach(struct world *w, uint32_t tokens)
     station_submit(&w->pair.d, &ask);
     world_run(w);
     return ask;
-}
-
-static struct rig_ask longer(const struct rig_ask *ask, uint64_t id, uint32_t tokens)
-{
-    struct rig_ask more = {.id = id, .max_tokens = 1, .epoch = 3};
-    rig_fill_prompt(&more, tokens, 77, tokens);
-    memcpy(more.prompt, ask->prompt, ask->prompt_tokens * sizeof(ask->prompt[0]));
-    return more;
-}
-
-static const struct wire_first *world_first(struct world *w, const struct rig_ask *ask)
-{
-    rig_assert_tokens(&w->pair.reference, &w->pair.book, ask);
-    return &rig_entry(&w->pair.book, ask->id)->first;
 }
 
 /* Blocks that were computed are told of once, prompt's and output's; those that were fetched not.
@@ -263,49 +199,16 @@ static void what_is_computed_is_told_of(void **state)
     assert_int_equal(told->ranges[0].from, WIRE_FROM_STORE);
     assert_int_equal(told->ranges[0].status, OK);
     assert_int_equal(shelf.kept_count, (101 + 11) / RIG_BLOCK_TOKENS + 37 - 25);
-    world_close(&w);
+    world_end(&w);
 }
 
-static struct wire_source world_lend(struct world *w, const struct rig_ask *ask, uint32_t first,
-                                     uint32_t count)
+/* d lends these, by its Unix socket. */
+static struct wire_source lent(struct world *w, const struct rig_ask *ask, uint32_t first,
+                               uint32_t count)
 {
-    struct wire_source source = {.first_block = first, .block_count = count};
-    struct block_key keys[RIG_PROMPT_MAX];
-    const struct kv_layout *layout = engine_layout(w->pair.d.engine);
-    uint8_t salt[WIRE_SALT_BYTES] = {ask->salt};
-    source.holder.incarnation = w->pair.dt.hello.incarnation;
-    snprintf(source.holder.name, sizeof(source.holder.name), "d");
-    snprintf(source.holder.transfer_unix, sizeof(source.holder.transfer_unix), "%s",
-             w->pair.dt.unix_address.text);
-    memset(source.lease.bytes, 0x81, sizeof(source.lease.bytes));
-    struct block_key root =
-        block_key_root(w->pair.model->fingerprint, layout->hash, layout->shape.dtype,
-                       engine_numerics_class(w->pair.d.engine), salt, sizeof(salt));
-    block_key_chain(&root, ask->prompt, ask->prompt_tokens, RIG_BLOCK_TOKENS, keys);
-    const struct wire_lend lend = {.request_id = ask->id,
-                                   .lease = source.lease,
-                                   .epoch = ask->epoch,
-                                   .expiry_ms = 5000,
-                                   .first_block = first,
-                                   .key_count = first + count,
-                                   .keys = keys[0].bytes};
-    ASSERT_OK(lend_take(w->lend, &lend));
+    struct wire_source source = world_source(w, 1, first, count);
+    world_lend(w, ask, &source);
     return source;
-}
-
-static void world_ask(struct world *w, const struct rig_ask *ask, const struct wire_source *source)
-{
-    struct wire_frame frame = {0};
-    struct sampling sampling = rig_sampling(ask);
-    struct wire_request *made, *plain = rig_wire(ask);
-    struct wire_request wire = *plain;
-    wire.sources = source;
-    wire.source_count = 1;
-    wire_prefill_encode(&frame, &wire);
-    ASSERT_OK(wire_prefill_decode(frame.data, frame.bytes, &made));
-    wire_frame_close(&frame);
-    wire_request_free(plain);
-    prefill_submit(w->pair.p.prefill, made, &sampling);
 }
 
 /* A peer has the first blocks, the store those after it: both at once, each counted for itself. */
@@ -315,8 +218,8 @@ static void peer_and_store_at_once(void **state)
     struct world w;
     world_open(&w);
     struct rig_ask first = world_teach(&w, 101), second = longer(&first, 2, 150);
-    struct wire_source source = world_lend(&w, &second, 0, 10);
-    world_ask(&w, &second, &source);
+    struct wire_source source = lent(&w, &second, 0, 10);
+    world_ask(&w, &second, &source, 1);
     station_step(&w.pair.p);
     assert_int_equal(shelf.errand_count, 1); /* before the peer has said anything */
     world_run(&w);
@@ -325,7 +228,7 @@ static void peer_and_store_at_once(void **state)
     assert_int_equal(told->store_tokens, 60);
     assert_int_equal(told->cached_tokens, 100);
     assert_int_equal(told->range_count, 2);
-    world_close(&w);
+    world_end(&w);
 }
 
 /* The peer is another incarnation by now: the store stands in for it. */
@@ -335,15 +238,15 @@ static void the_store_stands_in_for_a_peer(void **state)
     struct world w;
     world_open(&w);
     struct rig_ask first = world_teach(&w, 101), second = longer(&first, 2, 150);
-    struct wire_source source = world_lend(&w, &second, 0, 25);
+    struct wire_source source = lent(&w, &second, 0, 25);
     source.holder.incarnation ^= 1;
-    world_ask(&w, &second, &source);
+    world_ask(&w, &second, &source, 1);
     world_run(&w);
     const struct wire_first *told = world_first(&w, &second);
     assert_int_equal(told->store_tokens, 100);
     assert_int_equal(told->peer_tokens, 0);
     assert_true(told->ranges[0].from == WIRE_FROM_PEER && told->ranges[0].status != OK);
-    world_close(&w);
+    world_end(&w);
 }
 
 /* What landed before a fetch failed is used, the rest is computed; no store is no failure. */
@@ -372,7 +275,7 @@ static void the_rest_is_computed(void **state)
     assert_int_equal(world_first(&w, &third)->range_count, 0);
     prefill_count(w.pair.p.prefill, &counters);
     assert_int_equal(counters.gather_failures, 1);
-    world_close(&w);
+    world_end(&w);
 }
 
 /* The store has the first blocks, a peer later ones, nobody those between: these are computed, and
@@ -388,8 +291,8 @@ static void holes_are_computed(void **state)
     shelf.fails = ERR_TIMEOUT;
     shelf.fails_after = 3;
     prefill_count(w.pair.p.prefill, &before);
-    struct wire_source source = world_lend(&w, &second, 10, 15);
-    world_ask(&w, &second, &source);
+    struct wire_source source = lent(&w, &second, 10, 15);
+    world_ask(&w, &second, &source, 1);
     world_run(&w);
     const struct wire_first *told = world_first(&w, &second);
     assert_int_equal(told->store_tokens, 12);
@@ -403,7 +306,7 @@ static void holes_are_computed(void **state)
     struct prefix_tree_counts blocks;
     prefix_tree_count(w.pair.p.tree, &blocks);
     assert_int_equal(blocks.cached, 150 / RIG_BLOCK_TOKENS);
-    world_close(&w);
+    world_end(&w);
 }
 
 /* Given up while its blocks come: they are let go when the store says so, and not before. */
@@ -427,7 +330,7 @@ static void cancelled_while_it_waits(void **state)
     world_run(&w);
     prefix_tree_count(w.pair.p.tree, &counts);
     assert_int_equal(counts.referenced, 0);
-    world_close(&w);
+    world_end(&w);
 }
 
 /* p computes, the shelf keeps all, d goes on from there and computes nothing of it again. Prompts
@@ -469,7 +372,7 @@ static void handed_over_by_the_store(void **state)
         assert_int_equal(counters.recomputed_tokens, 0);
         assert_int_equal(entry->first.store_tokens, tokens);
         free(whole);
-        world_close(&w);
+        world_end(&w);
     }
 }
 
