@@ -378,7 +378,7 @@ def cannot_start(binary):
             (["serve", "--prefill-workers", "0", "--decode-workers", "0", SMALL], "no workers"),
             (["router", "--host", "0.0.0.0", SMALL], "key"),
             (["serve", "--kv-bytes", "16K", "--ctx", "512", "--port", "0", SMALL], "KV pool"),
-            (["serve", "--kv-bytes", "9000G", "--block-tokens", "512", "--port", "0", SMALL],
+            (["serve", "--kv-bytes", "9000G", "--block-tokens", "256", "--port", "0", SMALL],
              "available"),
             (["decode", "--cpus", "4000", SMALL], "4000"),
             (["prefill", "--transfer-tcp", "0.0.0.0:0", SMALL], "--trust-network"),

@@ -263,8 +263,8 @@ def too_large(binary):
                          reason), reason
     finally:
         shutil.rmtree(folder)
-    # The pool is what can be numbered at most: 3 TB of blocks of this size.
-    reason = refused(binary, SMALL, "MiB", "--kv-bytes", "100000G", "--block-tokens", "512")
+    # The pool is what can be numbered at most: 1.6 TB of blocks of this size.
+    reason = refused(binary, SMALL, "MiB", "--kv-bytes", "100000G", "--block-tokens", "256")
     assert re.search("do(es)? not fit in memory", reason) and "KV pool" in reason, reason
     reason = refused(binary, SMALL, "swap", "--swap-bytes", "100")
     assert "one block" in reason and "found 100" in reason, reason
