@@ -22,6 +22,7 @@
 
 #define RETRY_FIRST_NS UINT64_C(50000000)
 #define RETRY_MOST_NS UINT64_C(1000000000)
+#define SUSPECTS_DOUBLED_MOST 8
 
 static bool failover_has_tokens(const struct request *request)
 {
@@ -32,18 +33,29 @@ static bool failover_has_tokens(const struct request *request)
 
 /* One more death, and it is given up. A worker has many requests when it dies, and only one of them
  * may be to blame: suspects are tried one at a time, so that none is there when another one
- * strikes. Each is let off by its next token. */
+ * strikes. Each is let off by its next token, and then twice as many are tried at a time: where
+ * none is to blame they do not wait for all the others. A death makes it one again. */
 static bool failover_suspects(const struct router *router, const struct request *request)
 {
     uint32_t limit = router->options->crashes;
     return limit > 1 && request->deaths + 1 >= limit;
 }
 
-static bool failover_suspect_is_out(struct router *router)
+static uint32_t failover_suspects_out(const struct router *router)
 {
-    const struct request *request = request_find(router, router->suspect_id);
-    return request != NULL && request->state != REQUEST_PARKED &&
-           failover_suspects(router, request);
+    uint32_t count = 0;
+    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+        for (const struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket)
+            count += r->state != REQUEST_PARKED && failover_suspects(router, r);
+    }
+    return count;
+}
+
+void failover_let_off(struct router *router, struct request *request)
+{
+    if (failover_suspects(router, request) && router->suspects_doubled < SUSPECTS_DOUBLED_MOST)
+        router->suspects_doubled++;
+    request->deaths = 0;
 }
 
 static bool failover_was_computing(const struct request *request, const struct worker *lost)
@@ -72,11 +84,25 @@ uint32_t failover_count_marked(const struct router *router, const struct worker 
 static bool failover_blame(struct router *router, struct request *request,
                            const struct worker *lost)
 {
-    if (lost->leaving || router->ending || !failover_was_computing(request, lost) ||
-        (failover_suspects(router, request) && lost->marked > 1))
+    if (lost->leaving || router->ending || !failover_was_computing(request, lost))
+        return false;
+    router->suspects_doubled = 0;
+    if (failover_suspects(router, request) && lost->marked > 1)
         return false;
     request->deaths++;
     return router->options->crashes > 0 && request->deaths >= router->options->crashes;
+}
+
+/* The one to blame is found: what the others saw die is explained by it. They are suspects no more,
+ * and one death away from it, should there be another one among them. */
+static void failover_let_off_others(struct router *router)
+{
+    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+        for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {
+            if (failover_suspects(router, r))
+                r->deaths = router->options->crashes - 2;
+        }
+    }
 }
 
 /* ---- where it goes on ---- */
@@ -111,8 +137,6 @@ static void failover_park(const struct router *router, struct request *request, 
 /* False: nobody is there. */
 static bool failover_place(struct router *router, struct request *request)
 {
-    if (failover_suspects(router, request))
-        router->suspect_id = request->id;
     if (!failover_has_tokens(request) && !request->broken)
         return route_prefill(router, request) == OK;
     struct worker *worker = failover_choose(router);
@@ -121,12 +145,13 @@ static bool failover_place(struct router *router, struct request *request)
     return worker != NULL;
 }
 
-/* Under a new id: now, when this is the first attempt since its last token, else a little later. */
-static void failover_send(struct router *router, struct request *request)
+/* Under a new id: now, when this is the first attempt since its last token, else a little later. A
+ * suspect waits for its turn, unless it has it. */
+static void failover_send(struct router *router, struct request *request, bool has_turn)
 {
     request->id = request->wire.request_id = router->next_request_id++;
     request_track(router, request);
-    if (request->tries > 1 || failover_suspects(router, request) ||
+    if (request->tries > 1 || (failover_suspects(router, request) && !has_turn) ||
         !failover_place(router, request))
         failover_park(router, request, clock_ns());
 }
@@ -192,8 +217,8 @@ void failover_close(struct answer *answer)
     }
 }
 
-/* All unfinished sequences of a request that has tokens. */
-static status failover_split(struct router *router, struct request *request)
+/* All unfinished sequences of a request that has tokens. A turn is for one of them. */
+static status failover_split(struct router *router, struct request *request, bool has_turn)
 {
     uint32_t first = request->first_number, end = first + request->wire.sequence_count;
     const struct request before = *request;
@@ -211,8 +236,8 @@ static status failover_split(struct router *router, struct request *request)
         status st = failover_resume(part, sequence);
         if (st != OK)
             return st;
+        failover_send(router, part, has_turn && !taken);
         taken = true;
-        failover_send(router, part);
     }
     return OK;
 }
@@ -237,6 +262,7 @@ void failover_request(struct router *router, struct request *request, const stru
                  "%u workers died one after another while they computed this request; it is not "
                  "given to another one",
                  request->deaths);
+        failover_let_off_others(router);
         request_fail(request, 500, "crashes_workers", text);
         return;
     }
@@ -249,9 +275,9 @@ void failover_request(struct router *router, struct request *request, const stru
     failover_count(router, resumes ? "decode" : "prefill");
     status st = OK;
     if (resumes)
-        st = failover_split(router, request);
+        st = failover_split(router, request, false);
     else
-        failover_send(router, request);
+        failover_send(router, request, false);
     if (st != OK)
         request_fail(request, 503, NULL, error_text());
 }
@@ -259,19 +285,23 @@ void failover_request(struct router *router, struct request *request, const stru
 void failover_hand_over(struct router *router, struct request *request)
 {
     route_take_back(router, request, request->prefill);
-    if (failover_split(router, request) != OK)
+    /* What it may be suspected of has not happened: its turn goes on where it is decoded. */
+    if (failover_split(router, request, true) != OK)
         request_fail(request, 503, NULL, error_text());
 }
 
 void failover_tick(struct router *router, uint64_t now_ns)
 {
+    uint32_t out = failover_suspects_out(router);
     for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
         for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {
+            bool suspect = failover_suspects(router, r);
             if (r->state != REQUEST_PARKED || now_ns < r->retry_ns ||
-                (failover_suspects(router, r) && failover_suspect_is_out(router)))
+                (suspect && out >= UINT32_C(1) << router->suspects_doubled))
                 continue;
             if (!failover_place(router, r))
                 return; /* Nobody is there, for the others either. */
+            out += suspect;
         }
     }
 }

@@ -507,7 +507,8 @@ void relay_tokens(struct router *router, struct reader *from)
             continue;
         request->handed = true;
         request->progress_ns = clock_ns();
-        request->tries = request->corrupts = request->deaths = 0;
+        request->tries = request->corrupts = 0;
+        failover_let_off(router, request);
         relay_token(request, &token);
     }
 }

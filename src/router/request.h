@@ -224,7 +224,8 @@ struct router {
     struct request *buckets[ROUTER_BUCKETS];
     uint64_t next_request_id;
     uint64_t failover_count;
-    uint64_t suspect_id;     /* the last request that was sent although its workers keep dying */
+    uint32_t
+        suspects_doubled;    /* 2 to this: how many whose workers keep dying are tried at a time */
     uint32_t waiting_count;  /* answers without a first token */
     uint32_t context_tokens; /* the least of the workers'; the model's while there is none */
     struct wire_frame frame; /* scratch */
@@ -282,6 +283,8 @@ void route_send(struct worker *worker, uint16_t type, const struct wire_frame *f
 void failover_request(struct router *router, struct request *request, const struct worker *lost);
 /* Requests that the lost worker was computing and that have seen a worker die before. */
 uint32_t failover_count_marked(const struct router *router, const struct worker *lost);
+/* A token came that another worker than a lost one made: it does not take workers down. */
+void failover_let_off(struct router *router, struct request *request);
 /* Those that wait for a worker, or for their next attempt. */
 void failover_tick(struct router *router, uint64_t now_ns);
 void failover_close(struct answer *answer); /* its pieces */
