@@ -516,6 +516,7 @@ static status model_read(struct source *source, struct model **model_out)
     }
     source->calls->name(source, model->name, sizeof(model->name));
     fingerprint_model(&weights);
+    source->calls->forget(source); /* a router needs no more of the weights */
     *model_out = model;
     return OK;
 }
