@@ -18,7 +18,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "router/request.h"
-#include "router/route.h"
+#include "router/choose.h"
 
 #define RETRY_FIRST_NS UINT64_C(50000000)
 #define RETRY_MOST_NS UINT64_C(1000000000)

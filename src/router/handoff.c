@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "router/request.h"
-#include "router/route.h"
+#include "router/choose.h"
 
 #define APART_NS UINT64_C(10000000000) /* workers that could not reach each other try again */
 

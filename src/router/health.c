@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "router/request.h"
-#include "router/route.h"
+#include "router/choose.h"
 #include "transfer/transfer.h"
 
 #define WORKER_FRAME_BYTES_MAX (64u << 20)

@@ -9,7 +9,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "router/request.h"
-#include "router/route.h"
+#include "router/choose.h"
 #include "transfer/transfer.h"
 
 #define WHY_KEPT 512

@@ -8,7 +8,7 @@
  * One seed is one world, the same every time. */
 #include "fake_transfer.h"
 
-#include "router/route.h"
+#include "router/choose.h"
 
 #define MODEL TEST_DATA_DIR "/vectors/models/llama3-f16.gguf"
 #define WORKERS_MAX 5
@@ -135,7 +135,7 @@ static void sim_cancel_at(int worker, uint64_t id, uint32_t sequence)
         (struct wire_cancel){.request_id = id, .sequence = sequence};
 }
 
-/* ---- the router, after router/route.c and router/relay.c ---- */
+/* ---- the router, after router/choose.c, route.c and relay.c ---- */
 
 static struct sim_ask *ask_find(uint64_t id)
 {

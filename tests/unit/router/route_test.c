@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "router/route.h"
+#include "router/choose.h"
 #include "wire/control.h"
 
 #define P WIRE_ROLE_PREFILL

@@ -1,6 +1,6 @@
-/* router/route.h - the choice of workers as pure functions, for tests and the simulation. */
-#ifndef ROUTER_ROUTE_H
-#define ROUTER_ROUTE_H
+/* router/choose.h - the choice of workers as pure functions, for tests and the simulation. */
+#ifndef ROUTER_CHOOSE_H
+#define ROUTER_CHOOSE_H
 
 #include <stdbool.h>
 #include <stdint.h>
