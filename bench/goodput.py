@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 
-from interference import BATON, MODEL, free_port, wait_ready
+from interference import wait_ready
+from served import BATON, MODEL, free_port
 
 
 def setups(given):

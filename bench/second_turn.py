@@ -22,11 +22,12 @@ import os
 import random
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
 import time
+
+from served import free_port
 
 QUESTIONS = [
     "Why is the sky blue?", "Write a haiku about rain.", "List five uses of a brick.",
@@ -43,12 +44,6 @@ WAYS = {
     "recompute": (FORGETS, FORGETS, [], False),
     "chosen": (FORGETS, [], ["--local-tokens", "4096"], True),
 }
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Deployment:
