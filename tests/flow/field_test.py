@@ -133,23 +133,27 @@ def kv_leak_after_abort(binary):
 def decode_on_partial_kv(binary):
     """sglang#30233, vllm#44238, LMCache#4463. The prefill worker dies or stops at moments that walk
     through the handoff: never a token of an answer that was computed on a part of the blocks."""
+    body = dict(BODY, max_tokens=8)
     for number, silence in ((signal.SIGKILL, "10s"), (signal.SIGSTOP, f"{SLOW}s")):
-        with Server(binary, SMALL, *CHUNKED, "--prefill-workers", "2",
+        with Server(binary, SMALL, *CHUNKED, "--step-delay", "150ms", "--prefill-workers", "2",
                     "--silence", silence) as server:
-            want = whole(server, BODY).said()
+            want = whole(server, body).said()
             in_handoff = []
             for turn in range(4):
                 workers_are_back(server, 2, 1)
                 pids = {n: server.pid_of(n) for n in ("prefill-0", "prefill-1")}
                 hit = []
 
-                def strike():
-                    time.sleep((0.16 + 0.01 * turn) * SLOW)  # five chunks of 40 ms
-                    busy = [n for n in pids if server.sum("baton_worker_leases", worker=n) > 0]
+                def strike():  # five chunks of 150 ms, and a heartbeat each 250 ms
+                    busy, end = [], time.monotonic() + 10 * SLOW
+                    while not busy and time.monotonic() < end:
+                        busy = [n for n in pids
+                                if server.sum("baton_worker_leases", worker=n) > 0]
+                    time.sleep(0.08 * turn)
                     hit.append(pids[(busy or ["prefill-0"])[0]])
                     os.kill(hit[0], number)
                     in_handoff.append(bool(busy))
-                answers = together([lambda: streamed(server, BODY)] * 2 + [strike])[:2]
+                answers = together([lambda: streamed(server, body)] * 2 + [strike])[:2]
                 if number == signal.SIGSTOP:
                     time.sleep(1.2 * SLOW)  # its silence has been noticed
                     os.kill(hit[0], signal.SIGCONT)
