@@ -13,10 +13,10 @@ from failover_test import (STEPS, body_of, running, streamed, whole,
 
 ROUNDS = int(os.environ.get("BATON_CHAOS", "1"))
 PROMPT = list(range(5, 75))  # five steps of 16 rows
-STEP_S = 0.04
+STEP_S = 0.04 * SLOW
 # A death is noticed by its connection; on a busy machine the living may be silent for a second.
-PHASED = ["--silence", "10s", "--step-delay", "40ms", "--prefill-chunk", "16", "--prefix-cache-bytes", "0",
-          "--ctx", "512", "--kv-bytes", "8M"]
+PHASED = ["--silence", "10s", "--step-delay", f"{round(STEP_S * 1000)}ms", "--prefill-chunk", "16",
+          "--prefix-cache-bytes", "0", "--ctx", "512", "--kv-bytes", "8M"]
 TOKENS = 24
 BODIES = {
     "greedy": {"prompt": PROMPT, "temperature": 0},
@@ -51,7 +51,7 @@ def struck(server, kind, phase, blow):
 
     def strike():
         if after_s is not None:
-            time.sleep(after_s * SLOW)
+            time.sleep(after_s)
             blow()
 
     return together([lambda: streamed(server, body, heard), strike])[0]

@@ -88,6 +88,8 @@ def thread_of(pid, name):
 def progress_thread_crash(binary):
     """sglang#35189. The thread that moves blocks crashes: the worker does not live on without it, it is
     another incarnation a moment later, and no request fails."""
+    # A sanitizer makes a report, which fails the test, of SIGSEGV and not of SIGABRT.
+    number = signal.SIGSEGV if SLOW == 1 else signal.SIGABRT
     with Server(binary, SMALL, *CHUNKED, *PATIENT) as server:
         want = whole(server, BODY).said()
         for name in ("prefill-0", "decode-0"):
@@ -96,8 +98,9 @@ def progress_thread_crash(binary):
             def crash():
                 time.sleep(0.15 * SLOW)
                 subprocess.run([sys.executable, "-c", "import ctypes, sys; a = sys.argv;"
-                                "sys.exit(ctypes.CDLL(None).syscall(234, int(a[1]), int(a[2]), 11))",
-                                str(pid), str(thread_of(pid, "transfer"))], check=True)  # tgkill
+                                "sys.exit(ctypes.CDLL(None).syscall(234, *map(int, a[1:])))",
+                                str(pid), str(thread_of(pid, "transfer")), str(int(number))],
+                               check=True)  # tgkill
             answers = together([lambda: streamed(server, BODY)] * 3 + [crash])[:3]
             assert [a.said() for a in answers] == [want] * 3, (name, [a.error for a in answers])
             server.wait_until(lambda: server.pid_of(name) != pid, 20, "another incarnation")
@@ -191,7 +194,7 @@ def busy_taken_for_dead(binary):
     """sglang#22511. A step takes three times as long as a worker may be silent: it says that it lives
     meanwhile, and is not given up."""
     with Server(binary, SMALL, *SIZE, "--silence", f"{2 * SLOW}s",
-                "--step-delay", f"{6 * SLOW}s") as server:
+                "--stuck", f"{60 * SLOW}s", "--step-delay", f"{6 * SLOW}s") as server:
         assert whole(server, dict(BODY, max_tokens=2)).error is None
         assert lost(server) == 0 and server.sum("baton_failovers_total") == 0
 
