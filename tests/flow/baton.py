@@ -26,10 +26,18 @@ SLOW = 10 if os.environ.get("BATON_SANITIZE") else 1
 PATIENT = ["--silence", "10s"]
 
 
+PORTS_GIVEN = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that nobody listens on, and that was not given before: whoever got that may not listen yet."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        if port not in PORTS_GIVEN:
+            PORTS_GIVEN.add(port)
+            return port
 
 
 def over_rdma(binary):
