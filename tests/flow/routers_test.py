@@ -151,12 +151,15 @@ def router_leaves(binary):
         first, second = hands.doors
         want = {i: whole(first, body_of(i, 80)).said() for i in range(4)}
 
+        begun = [threading.Event() for _ in range(4)]  # what it has taken it finishes
+
         def leave():
-            time.sleep(0.2)
+            assert all([b.wait(20 * SLOW) for b in begun]), "a stream did not begin"
             hands.processes["router-0"].process.send_signal(signal.SIGTERM)
             assert hands.processes["router-0"].process.wait(20 * SLOW) == 0
-        results = together([lambda d=d, i=i: streamed(d, body_of(i, 80))
-                            for d in hands.doors for i in range(4)] + [leave])
+        results = together([lambda i=i: streamed(first, body_of(i, 80), lambda _: begun[i].set())
+                            for i in range(4)] +
+                           [lambda i=i: streamed(second, body_of(i, 80)) for i in range(4)] + [leave])
         for n, answer in enumerate(results[:8]):
             assert answer.error is None and answer.said() == want[n % 4], (n, answer.error)
         # Handoffs go on over the connections that were there.
