@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 
-from baton import SMALL, Process, Server, free_port, main, over_rdma
+from baton import SMALL, Process, Redis, Server, free_port, main, over_rdma
 from gather_test import WIDE, conversation, known_everywhere, reference, same, turn, why
 
 SIZE = ["--ctx", "512", "--kv-bytes", "8M"]
@@ -119,16 +119,13 @@ def no_store_at_the_other_end(binary):
 def benchmark_runs(binary):
     """`baton bench store` adds and gets over both carriers, compares every byte, and measures a Redis
     beside it; what the store cannot hold is an error and not a figure."""
-    port = free_port()
-    redis = subprocess.Popen(["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"],
-                             stdout=subprocess.DEVNULL)
-    try:
+    with Redis() as redis:
         rdma = over_rdma(binary)
         for how in [["--carrier", "shm"], ["--carrier", "tcp"]] + ([rdma] if rdma else []):
             with Store(binary, "--memory-bytes", "4M", *how) as store:
                 ask = ["bench", "store", "--store", store.address, *how, "--layers", "4",
                        "--rounds", "3", "--pool-blocks", "64"]
-                code, out, err = run(binary, *ask, "--blocks", "8", "--redis", f"127.0.0.1:{port}")
+                code, out, err = run(binary, *ask, "--blocks", "8", "--redis", f"127.0.0.1:{redis.port}")
                 assert code == 0, err
                 for kind in ("add", "get", "memcpy", "tcp socket", "Redis SET", "Redis GET"):
                     rate = re.search(rf"^{kind}\D*([\d.]+) GB/s", out, re.MULTILINE)
@@ -137,9 +134,6 @@ def benchmark_runs(binary):
                 assert code == 0, err
                 code, out, err = run(binary, *ask, "--blocks", "64", "--pool-blocks", "128", timeout_s=60)
                 assert code == 1 and "GB/s" not in out and err, (out, err)
-    finally:
-        redis.kill()
-        redis.wait()
 
 
 def acknowledged(server, blocks, timeout_s=10):
