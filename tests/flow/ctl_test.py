@@ -33,7 +33,7 @@ def status_shows_workers(binary):
         def look():
             server.wait_until(lambda: server.sum("baton_worker_sequences", state="running") >= 4)
             busy.append(server.ctl("status"))
-        together([lambda: server.complete(prompt=SHARED, max_tokens=60, ignore_eos=True)] * 4 +
+        together([lambda: server.complete(prompt=SHARED, max_tokens=200, ignore_eos=True)] * 4 +
                  [look])
         assert busy[0]["requests"] == 4
         decoders = [w for w in busy[0]["workers"] if w["role"] == "decode"]
@@ -148,7 +148,7 @@ def drained_worker_leaves(binary):
     """Workers started by hand: one is drained while it answers, ends with 0 and stays away."""
     with Hands(binary, decode=2) as hands:
         door = hands.doors[0]
-        body = {"prompt": SHARED, "max_tokens": 80, "ignore_eos": True, "temperature": 0}
+        body = {"prompt": SHARED, "max_tokens": 200, "ignore_eos": True, "temperature": 0}
         want = door.complete(**body)["choices"][0]["text"]
 
         def drain():

@@ -146,9 +146,9 @@ def decode_killed(binary):
 def recomputed_once(binary):
     """Less than a block of a sequence is computed again by a worker that has its full blocks."""
     with Server(binary, SMALL, *STEPS, "--decode-workers", "2") as server:
-        want = whole(server, body_of("greedy"))
+        want = whole(server, body_of("greedy", 200))
         # The same answer once more on each decode worker: both have its blocks now.
-        together([lambda: server.complete(**body_of("greedy"))] * 4)
+        together([lambda: server.complete(**body_of("greedy", 200))] * 4)
         decoders = ("decode-0", "decode-1")
         before = {w: server.sum("baton_recomputed_tokens_total", worker=w) for w in decoders}
         killed = []
@@ -160,7 +160,7 @@ def recomputed_once(binary):
                                                                  state="running", worker=w)))
             os.kill(server.pid_of(killed[0]), signal.SIGKILL)
 
-        got = together([lambda: streamed(server, body_of("greedy")), kill])[0]
+        got = together([lambda: streamed(server, body_of("greedy", 200)), kill])[0]
         check_same({"greedy": got}, {"greedy": want})
         server.wait_until(lambda: server.sum("baton_worker_sequences") == 0, 5)
         assert failovers(server, "decode") == 1
@@ -233,7 +233,8 @@ def all_workers_lost(binary):
 def worker_hangs(binary):
     """A worker whose compute thread hangs in its first step, while its heartbeats go on, is given up
     after --stuck, and its request goes on elsewhere."""
-    with Hands(binary, prefill=0, options=(), router_options=("--stuck", f"{2 * SLOW}s")) as hands:
+    with Hands(binary, prefill=0, options=(), router_options=(
+            "--stuck", f"{2 * SLOW}s", "--silence", "10s")) as hands:
         hands.start("prefill-h", "prefill", "--name", "prefill-h", "--router", hands.workers_at[0],
                     *SIZE, "--threads", "1", "--step-delay", "60s")
         hands.doors[0].wait_until(lambda: len(hands.status()) == 2, 30, "the worker")

@@ -103,7 +103,7 @@ def only_what_nobody_had_is_recomputed(binary):
                           ([], None)):
         with Server(binary, SMALL, *STEPS, *options, "--decode-workers", "2",
                     "--prefix-cache-bytes", "0") as server:
-            want = {k: whole(server, body_of(k)) for k in kinds}
+            want = {k: whole(server, body_of(k, 200)) for k in kinds}
             if options:
                 stores_are_up(server)
             base = recomputed(server)
@@ -115,7 +115,7 @@ def only_what_nobody_had_is_recomputed(binary):
                 time.sleep(1)
                 os.kill(server.pid_of("decode-0"), signal.SIGKILL)
 
-            got = together([lambda k=k: streamed(server, body_of(k)) for k in kinds] + [kill])[:-1]
+            got = together([lambda k=k: streamed(server, body_of(k, 200)) for k in kinds] + [kill])[:-1]
             check_same(dict(zip(kinds, got)), want)
             failed_over = failovers(server, "decode")
             assert failed_over > 0
