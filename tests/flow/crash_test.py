@@ -11,7 +11,7 @@ from failover_test import streamed, whole, workers_are_back
 
 SIZE = ["--ctx", "512", "--kv-bytes", "8M", "--log-level", "debug", "--silence", "2s"]
 POISON_TOKENS = 77  # nobody else's prompt is so long: this is how the killer knows it
-POISON = {"prompt": list(range(5, 5 + POISON_TOKENS)), "max_tokens": 8, "ignore_eos": True}
+POISON = {"prompt": list(range(5, 5 + POISON_TOKENS)), "max_tokens": 40, "ignore_eos": True}
 
 
 def body_of(seed):

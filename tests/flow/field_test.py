@@ -48,7 +48,8 @@ def requests_that_never_end(binary):
                     assert seconds < limit_s + 1 * SLOW, (name, seconds)
             finally:
                 os.kill(pid, signal.SIGCONT)
-            assert whole(server, BODY).error is None, name
+            # Far below the limit, which holds for this one too.
+            assert whole(server, dict(BODY, max_tokens=4)).error is None, name
             server.assert_all_free()
 
 
