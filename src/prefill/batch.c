@@ -83,19 +83,24 @@ static void prefill_start_gathers(struct prefill *prefill)
     }
 }
 
-/* Form a batch from the oldest requests that have a place, as far as budget and blocks go. */
+/* Form a batch from the oldest requests that have a place, as far as budget and room go. The oldest
+ * that finds no room waits, and none takes any before it; but those that have theirs run: what the
+ * oldest waits for may be what they keep. */
 static void prefill_batch_form(struct prefill *prefill)
 {
     uint64_t tokens = 0;
+    bool full = false;
     struct prefill_request *next;
     for (struct prefill_request *r = prefill->waiting.head; r != NULL; r = next) {
         next = r->next;
-        if (r->state != PREFILL_PLACED)
+        if (r->state != PREFILL_PLACED || (full && r->gather != PREFILL_GATHERED))
             continue;
         if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
             break;
-        if (!prefill_start_gather(prefill, r))
-            break; /* The oldest first: it waits until blocks are back. */
+        if (!prefill_start_gather(prefill, r)) {
+            full = true;
+            continue;
+        }
         tokens += r->wire->prompt_tokens - r->cached_tokens;
         if (r->gather == PREFILL_GATHERING)
             continue; /* Its blocks are on their way. */

@@ -376,6 +376,35 @@ static void handed_over_by_the_store(void **state)
     }
 }
 
+/* Two have all the room for sequences and wait for the shelf, and one that is more urgent comes and
+ * finds none: they run before it, because it waits for what they keep. */
+static void room_is_not_kept_from_the_urgent(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask asks[3];
+    world_open(&w);
+    shelf.keeps_waiting = true;
+    for (uint32_t i = 0; i < 3; i++) {
+        bool urgent = i == 2;
+        asks[i] = (struct rig_ask){.id = 30 + i,
+                                   .epoch = 1,
+                                   .flags = WIRE_REQUEST_LOCAL,
+                                   .n = urgent ? 1 : w.pair.d.decode_batch / 2,
+                                   .priority = urgent ? -1 : 0,
+                                   .max_tokens = 5};
+        rig_fill_prompt(&asks[i], 21, 5 + i, 21);
+        station_submit(&w.pair.d, &asks[i]);
+        world_turn(&w);
+    }
+    assert_int_equal(shelf.errand_count, 2); /* no room: the urgent one asks for nothing yet */
+    shelf.keeps_waiting = false;
+    world_run(&w);
+    for (uint32_t i = 0; i < 3; i++)
+        rig_assert_tokens(&w.pair.reference, &w.pair.book, &asks[i]);
+    world_end(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -386,6 +415,7 @@ int main(void)
         cmocka_unit_test(holes_are_computed),
         cmocka_unit_test(cancelled_while_it_waits),
         cmocka_unit_test(handed_over_by_the_store),
+        cmocka_unit_test(room_is_not_kept_from_the_urgent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
