@@ -87,10 +87,10 @@ static void a_short_life_ends(void **state)
     user_open(&a, "a", 16, 0, 0);
     assert_true(user_wait_up(&a, true));
     fill_ids(ids, 0, 4);
-    user_add(&a, 1, ids, 4, 200);
+    user_add(&a, 1, ids, 4, 1500);
     user_add(&a, 2, ids, 4, 0);
     assert_int_equal(user_find(&a, 1, 4), 4);
-    usleep(300000);
+    usleep(1600000);
     assert_int_equal(user_find(&a, 1, 4), 0);
     assert_int_equal(user_find(&a, 2, 4), 4);
     user_close(&a);
