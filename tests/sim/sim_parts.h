@@ -21,7 +21,8 @@
 #define SIM_SILENCE_NS (3000 * MS) /* a store that says nothing: worker/save.h */
 #define SIM_CONTEXT 512
 #define SIM_CHUNK 48
-#define SIM_TOKENS_MAX 64 /* of one answer */
+#define SIM_BATCH_TOKENS 512 /* of prompts whose blocks come, or that are computed, at a time */
+#define SIM_TOKENS_MAX 64    /* of one answer */
 #define SIM_BEAT_NS (250 * MS)
 
 enum job_state {

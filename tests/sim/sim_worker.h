@@ -317,41 +317,69 @@ static void job_computed(struct sim_worker *w, struct sim_job *job)
         job->state = JOB_HELD;
 }
 
-/* The oldest first, one at a time. */
-static bool worker_step_prefill(struct sim_worker *w)
+/* The oldest of those that are not computed yet and were not given to it before this number. */
+static struct sim_job *worker_next_prompt(struct sim_worker *w, uint64_t order)
 {
-    struct sim_job *first = NULL;
+    struct sim_job *next = NULL;
     for (uint32_t i = 0; i < SIM_JOBS_MAX; i++) {
         struct sim_job *job = &w->jobs[i];
         if (job->state >= JOB_QUEUED && job->state <= JOB_COMPUTING && job->state != JOB_PLACING &&
-            (first == NULL || job->order < first->order))
-            first = job;
+            job->order >= order && (next == NULL || job->order < next->order))
+            next = job;
     }
-    if (first == NULL)
+    return next;
+}
+
+/* False: there is no room for it now, or it waits for its place. */
+static bool worker_begin_prompt(struct sim_worker *w, struct sim_job *job)
+{
+    const struct wire_request *r = job->wire;
+    bool local = (r->flags & WIRE_REQUEST_LOCAL) != 0;
+    bool asks = !local && r->handoff != WIRE_HANDOFF_STORE;
+    if (job->state == JOB_QUEUED && asks && r->sampling.max_tokens > 1) {
+        job->state = JOB_PLACING;
+        wire_id_encode(&sim.frame, r->request_id);
+        worker_send(w, WIRE_ROUTER_OF(r->request_id), WIRE_STARTING);
         return false;
-    bool local = (first->wire->flags & WIRE_REQUEST_LOCAL) != 0;
-    bool asks = !local && first->wire->handoff != WIRE_HANDOFF_STORE;
-    if (first->state == JOB_QUEUED && asks && first->wire->sampling.max_tokens > 1) {
-        first->state = JOB_PLACING;
-        wire_id_encode(&sim.frame, first->wire->request_id);
-        worker_send(w, WIRE_ROUTER_OF(first->wire->request_id), WIRE_STARTING);
-        return true;
     }
-    if (first->state == JOB_QUEUED && local &&
-        worker_sequences(w) + first->wire->sequence_count > w->decode_batch)
-        return true; /* no room to decode it yet */
-    if (first->state < JOB_GATHERING)
-        job_gather(w, first);
-    if (first->state == JOB_GATHERING)
-        return true;
-    uint32_t tokens = first->left < SIM_CHUNK ? first->left : SIM_CHUNK;
-    first->left -= tokens;
-    w->prefill_tokens += tokens;
-    w->prefill_ns += w->step_ns;
-    w->prefill_prompts += first->left == 0;
-    if (first->left == 0)
-        job_computed(w, first);
+    if (job->state == JOB_QUEUED && local &&
+        worker_sequences(w) + r->sequence_count > w->decode_batch)
+        return false; /* no room to decode it yet */
+    if (job->state < JOB_GATHERING)
+        job_gather(w, job);
     return true;
+}
+
+/* As prefill/batch.c has it: the oldest first, one at a time. Those whose blocks are on their way
+ * do not keep the others of their batch waiting; behind one that may not begin none begins, but
+ * those that have begun go on. */
+static bool worker_step_prefill(struct sim_worker *w)
+{
+    struct sim_job *job = worker_next_prompt(w, 0);
+    bool any = job != NULL, full = false;
+    uint32_t batch = 0;
+    for (; job != NULL; job = worker_next_prompt(w, job->order + 1)) {
+        if (full && job->state != JOB_COMPUTING)
+            continue;
+        batch += job->wire->prompt_tokens;
+        if (batch > job->wire->prompt_tokens && batch > SIM_BATCH_TOKENS)
+            break;
+        if (!worker_begin_prompt(w, job)) {
+            full = true;
+            continue;
+        }
+        if (job->state == JOB_GATHERING)
+            continue;
+        uint32_t tokens = job->left < SIM_CHUNK ? job->left : SIM_CHUNK;
+        job->left -= tokens;
+        w->prefill_tokens += tokens;
+        w->prefill_ns += w->step_ns;
+        w->prefill_prompts += job->left == 0;
+        if (job->left == 0)
+            job_computed(w, job);
+        break;
+    }
+    return any;
 }
 
 static void worker_grant(struct sim_worker *w, struct sim_job *job)
@@ -474,7 +502,9 @@ static bool worker_has(const struct sim_worker *w, enum job_state from, enum job
 static bool worker_is_poisoned(const struct sim_worker *w)
 {
     for (uint32_t i = 0; i < SIM_JOBS_MAX; i++) {
-        if (w->jobs[i].state == JOB_COMPUTING && w->jobs[i].wire->prompt[0] == SIM_POISON)
+        const struct sim_job *job = &w->jobs[i];
+        if (job->state == JOB_COMPUTING && job->wire->prompt[0] == SIM_POISON &&
+            job->left < job->wire->prompt_tokens - job->cached)
             return true;
     }
     return false;
