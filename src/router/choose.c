@@ -222,18 +222,35 @@ bool route_choose(const struct route_ask *ask, const struct route_view *views, u
     return true;
 }
 
-int route_choose_decode(const struct route_view *views, uint32_t count)
+/* fetches: of those that get blocks from the store, and have room now. */
+static int route_emptiest(const struct route_view *views, uint32_t count, bool fetches)
 {
     int best = -1;
     for (uint32_t i = 0; i < count; i++) {
-        if (!views[i].usable || (views[i].roles & WIRE_ROLE_DECODE) == 0)
+        const struct route_view *view = &views[i];
+        if (!view->usable || (view->roles & WIRE_ROLE_DECODE) == 0 ||
+            (fetches && (!view->store_up || view->decoding >= view->decode_batch)))
             continue;
         /* Least full by sequences; the batch sizes may differ. */
-        if (best < 0 || (uint64_t)views[i].decoding * views[best].decode_batch <
-                            (uint64_t)views[best].decoding * views[i].decode_batch)
+        if (best < 0 || (uint64_t)view->decoding * views[best].decode_batch <
+                            (uint64_t)views[best].decoding * view->decode_batch)
             best = (int)i;
     }
     return best;
+}
+
+int route_choose_decode(const struct route_view *views, uint32_t count)
+{
+    return route_emptiest(views, count, false);
+}
+
+int route_choose_resume(const struct route_view *views, uint32_t count, bool saved)
+{
+    bool local;
+    int best = saved ? route_emptiest(views, count, true) : -1;
+    if (best < 0)
+        best = route_emptiest(views, count, false);
+    return best >= 0 ? best : route_choose_prefill(views, count, &local);
 }
 
 float route_pull_guess(const char *one_class, const char *other_class, bool one_host)

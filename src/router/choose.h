@@ -84,4 +84,9 @@ float route_pull_guess(const char *one_class, const char *other_class, bool one_
  */
 int route_choose_decode(const struct route_view *views, uint32_t count);
 
+/* Where a request goes on after tokens that it has: where it would be decoded; with no such worker
+ * left, where it would be computed. saved: its blocks are in the store, so that a worker that gets
+ * them there, and has room, computes a few tokens of what another one computes all of. -1: none. */
+int route_choose_resume(const struct route_view *views, uint32_t count, bool saved);
+
 #endif

@@ -107,17 +107,29 @@ static void failover_let_off_others(struct router *router)
 
 /* ---- where it goes on ---- */
 
+/* What the store has of it no worker has that may lend it. */
+static bool failover_is_saved(const struct router *router, const struct request *request)
+{
+    uint32_t runs[DIRECTORY_WORKERS_MAX], key_count, saved;
+    const struct block_key *keys = sources_keys_of(request, &key_count);
+    if (router->handoff == ROUTER_HANDOFF_STORE || request->wire.handoff == WIRE_HANDOFF_STORE)
+        return true;
+    directory_find(router->directory, keys, key_count, runs, &saved);
+    for (const struct worker *w = router->workers; w != NULL; w = w->next) {
+        if (w->registered && !w->closed && w->slot >= 0 && runs[w->slot] >= saved)
+            return false;
+    }
+    return saved > 0;
+}
+
 /* Where its answer is decoded there is a part of its blocks, or there are those who get it
  * cheaply; and nothing is handed over once more. */
-static struct worker *failover_choose(struct router *router)
+static struct worker *failover_choose(struct router *router, const struct request *request)
 {
     struct route_view views[ROUTE_WORKERS_MAX];
     struct worker *workers[ROUTE_WORKERS_MAX];
-    bool local;
     uint32_t count = route_views(router, views, workers);
-    int best = route_choose_decode(views, count);
-    if (best < 0)
-        best = route_choose_prefill(views, count, &local);
+    int best = route_choose_resume(views, count, failover_is_saved(router, request));
     return best >= 0 ? workers[best] : NULL;
 }
 
@@ -139,7 +151,7 @@ static bool failover_place(struct router *router, struct request *request)
 {
     if (!failover_has_tokens(request) && !request->broken)
         return route_prefill(router, request) == OK;
-    struct worker *worker = failover_choose(router);
+    struct worker *worker = failover_choose(router, request);
     if (worker != NULL)
         route_resume(router, request, worker);
     return worker != NULL;

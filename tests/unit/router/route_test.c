@@ -111,6 +111,28 @@ static void one_that_does_both_may_hand_nothing_over(void **state)
     assert_int_equal(route_choose_decode(views, 3), 0);
 }
 
+/* What is in the store goes on where it can be had, while there is room; else as ever. */
+static void what_is_saved_goes_on_where_it_is_fetched(void **state)
+{
+    (void)state;
+    struct route_view views[] = {view(D, 0, 1), view(D, 0, 7), view(P, 0, 0), view(D, 0, 6)};
+    views[1].store_up = views[2].store_up = views[3].store_up = true;
+    assert_int_equal(route_choose_resume(views, 4, true), 3);
+    assert_int_equal(route_choose_resume(views, 4, false), 0);
+    views[3].usable = false;
+    assert_int_equal(route_choose_resume(views, 4, true), 1);
+    views[1].decoding = 8; /* it would wait there, nobody knows how long */
+    assert_int_equal(route_choose_resume(views, 4, true), 0);
+    views[1].decoding = 7;
+    views[1].store_up = false;
+    assert_int_equal(route_choose_resume(views, 4, true), 0);
+    /* With no decode worker left the others do it. */
+    views[0].usable = views[1].usable = false;
+    assert_int_equal(route_choose_resume(views, 4, true), 2);
+    assert_int_equal(route_choose_resume(views, 4, false), 2);
+    assert_int_equal(route_choose_resume(views, 0, true), -1);
+}
+
 /* Prompts of one length, one after the other: every worker gets the same number. */
 static void work_is_balanced(void **state)
 {
@@ -439,6 +461,7 @@ int main(void)
         cmocka_unit_test(who_leaves_gets_nothing_new),
         cmocka_unit_test(with_a_role_missing_the_others_do_it),
         cmocka_unit_test(one_that_does_both_may_hand_nothing_over),
+        cmocka_unit_test(what_is_saved_goes_on_where_it_is_fetched),
         cmocka_unit_test(work_is_balanced),
         cmocka_unit_test(the_soonest_first_token_is_chosen),
         cmocka_unit_test(a_busy_holder_keeps_one_waiting),
