@@ -34,7 +34,8 @@ static bool failover_has_tokens(const struct request *request)
 /* One more death, and it is given up. A worker has many requests when it dies, and only one of them
  * may be to blame: suspects are tried one at a time, so that none is there when another one
  * strikes. Each is let off by its next token, and then twice as many are tried at a time: where
- * none is to blame they do not wait for all the others. A death makes it one again. */
+ * none is to blame they do not wait for all the others. A death makes it one again; a token of one
+ * that was sent before it says nothing of those that are left. */
 static bool failover_suspects(const struct router *router, const struct request *request)
 {
     uint32_t limit = router->options->crashes;
@@ -53,7 +54,8 @@ static uint32_t failover_suspects_out(const struct router *router)
 
 void failover_let_off(struct router *router, struct request *request)
 {
-    if (failover_suspects(router, request) && router->suspects_doubled < SUSPECTS_DOUBLED_MOST)
+    if (failover_suspects(router, request) && request->sent_ns > router->suspects_ns &&
+        router->suspects_doubled < SUSPECTS_DOUBLED_MOST)
         router->suspects_doubled++;
     request->deaths = 0;
 }
@@ -87,6 +89,7 @@ static bool failover_blame(struct router *router, struct request *request,
     if (lost->leaving || router->ending || !failover_was_computing(request, lost))
         return false;
     router->suspects_doubled = 0;
+    router->suspects_ns = clock_ns();
     if (failover_suspects(router, request) && lost->marked > 1)
         return false;
     request->deaths++;

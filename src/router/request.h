@@ -226,6 +226,7 @@ struct router {
     uint64_t failover_count;
     uint32_t
         suspects_doubled;    /* 2 to this: how many whose workers keep dying are tried at a time */
+    uint64_t suspects_ns;    /* when that was last one, because a worker died */
     uint32_t waiting_count;  /* answers without a first token */
     uint32_t context_tokens; /* the least of the workers'; the model's while there is none */
     struct wire_frame frame; /* scratch */
