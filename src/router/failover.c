@@ -307,6 +307,8 @@ void failover_hand_over(struct router *router, struct request *request)
 
 void failover_tick(struct router *router, uint64_t now_ns)
 {
+    if (router->tracked_count == 0)
+        return;
     uint32_t out = failover_suspects_out(router);
     for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
         for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {

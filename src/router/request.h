@@ -222,6 +222,7 @@ struct router {
     struct why_ring *why;
     struct answer *answers;
     struct request *buckets[ROUTER_BUCKETS];
+    uint32_t tracked_count; /* requests in these */
     uint64_t next_request_id;
     uint64_t failover_count;
     uint32_t

@@ -23,6 +23,7 @@ void request_track(struct router *router, struct request *request)
     struct request **bucket = &router->buckets[request->id % ROUTER_BUCKETS];
     request->next_in_bucket = *bucket;
     *bucket = request;
+    router->tracked_count++;
 }
 
 void request_untrack(struct router *router, struct request *request)
@@ -30,8 +31,10 @@ void request_untrack(struct router *router, struct request *request)
     struct request **at = &router->buckets[request->id % ROUTER_BUCKETS];
     while (*at != NULL && *at != request)
         at = &(*at)->next_in_bucket;
-    if (*at != NULL)
-        *at = request->next_in_bucket;
+    if (*at == NULL)
+        return;
+    *at = request->next_in_bucket;
+    router->tracked_count--;
 }
 
 /* ---- what the choice looks at ---- */
@@ -369,7 +372,7 @@ void route_worker_lost(struct router *router, struct worker *worker)
 static void route_expire(struct router *router, uint64_t now_ns)
 {
     uint64_t limit_ns = router->options->request_timeout_ms * 1000000u;
-    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+    for (uint32_t b = 0; router->tracked_count > 0 && b < ROUTER_BUCKETS; b++) {
         struct request *r = router->buckets[b];
         while (r != NULL && now_ns <= r->progress_ns + limit_ns)
             r = r->next_in_bucket;

@@ -195,8 +195,13 @@ static void worker_on_cut(struct link *link);
 
 static void net_trace(const void *data, size_t bytes)
 {
-    for (size_t i = 0; i < bytes; i++)
-        net.trace = (net.trace ^ ((const uint8_t *)data)[i]) * UINT64_C(0x100000001b3);
+    for (size_t i = 0; i < bytes; i += sizeof(uint64_t)) {
+        uint64_t word = 0;
+        memcpy(&word, (const uint8_t *)data + i,
+               bytes - i < sizeof(word) ? bytes - i : sizeof(word));
+        net.trace = (net.trace ^ word) * UINT64_C(0x100000001b3);
+        net.trace ^= net.trace >> 29;
+    }
 }
 
 static void link_router_frame(struct net_event *event)

@@ -85,6 +85,7 @@ static void worker_take_request(struct sim_worker *w, uint16_t type, const uint8
     assert_true(!decodes || sim.handoff != ROUTER_HANDOFF_STORE);
     for (uint32_t i = 0; i < wire->source_count; i++)
         worker_check_apart(w, worker_of(wire->sources[i].holder.incarnation));
+    assert_true(wire->sequence_count <= SIM_SEQUENCES_MAX);
     struct sim_job *job = job_new(w, wire, decodes ? JOB_WAITING : JOB_QUEUED);
     job->holder = holder;
 }

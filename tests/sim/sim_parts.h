@@ -22,7 +22,8 @@
 #define SIM_CONTEXT 512
 #define SIM_CHUNK 48
 #define SIM_BATCH_TOKENS 512 /* of prompts whose blocks come, or that are computed, at a time */
-#define SIM_TOKENS_MAX 64    /* of one answer */
+#define SIM_TOKENS_MAX 64    /* of one sequence */
+#define SIM_SEQUENCES_MAX 3  /* of one request */
 #define SIM_BEAT_NS (250 * MS)
 
 enum job_state {
@@ -50,9 +51,9 @@ struct sim_job {
     struct wire_range ranges[WIRE_RANGES_MAX];
     uint32_t range_count;
     uint64_t orphan_ns; /* since when no router knows its request; 0: one does */
-    uint32_t outputs[WIRE_SEQUENCES_MAX][SIM_TOKENS_MAX]; /* new ones, after the resumed */
-    uint32_t counts[WIRE_SEQUENCES_MAX];
-    bool done[WIRE_SEQUENCES_MAX];
+    uint32_t outputs[SIM_SEQUENCES_MAX][SIM_TOKENS_MAX]; /* new ones, after the resumed */
+    uint32_t counts[SIM_SEQUENCES_MAX];
+    bool done[SIM_SEQUENCES_MAX];
 };
 
 struct sim_lend {
