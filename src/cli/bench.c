@@ -28,7 +28,7 @@ struct bench_options {
     struct option_texts goodput;
     bool interference;
     uint32_t streams, long_prompts, long_len;
-    uint64_t quiet_ms;
+    uint64_t quiet_ms, long_every_ms;
     const char *json;
 };
 
@@ -83,6 +83,8 @@ static const struct option_spec specs[] = {
      "how many long prompts arrive"},
     {"long-len", OPTION_UINT, "TOKENS", "2000", 1, TRACE_TOKENS_MAX, FIELD(long_len),
      "length of each"},
+    {"long-every", OPTION_SECONDS, "TIME", "0", 0, 3600000, FIELD(long_every_ms),
+     "from the start of one to that of the next; 0: when it is done"},
     {"json", OPTION_TEXT, "FILE", NULL, 0, 0, FIELD(json),
      "also write the result as JSON; - writes it to standard output instead of the table"},
 };
@@ -268,6 +270,7 @@ static status bench_interference(const struct bench_options *options, struct loo
         .stream_output_tokens = STREAM_OUTPUT_TOKENS,
         .quiet_ms = options->quiet_ms,
         .long_prompts = options->long_prompts,
+        .long_every_ms = options->long_every_ms,
         .long_input_tokens = options->long_len,
         .long_output_tokens = LONG_OUTPUT_TOKENS,
         .prompt = prompt_kind_of(options),

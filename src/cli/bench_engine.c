@@ -4,10 +4,13 @@
  *         prefill       one sequence, --prefill tokens more, in chunks
  *         for each batch:
  *             decode    batch sequences, --decode steps of one token each
+ *             fetching  the same, while blocks of another GPU are fetched without a pause
  *
  * The floor of a step is the time that its bytes need at the machine's read bandwidth, or its
  * operations at the peaks of their instructions, whichever is longer.
  */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +19,8 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/thread.h"
+#include "cli/bench_fetch.h"
 #include "cli/bench_floor.h"
 #include "cli/bench_samples.h"
 #include "cli/commands.h"
@@ -28,7 +33,7 @@
 
 struct engine_bench_options {
     const char *batch, *depth, *kernels, *variant, *json, *dummy_weights;
-    const char *device, *cuda_plugin;
+    const char *device, *cuda_plugin, *fetch_from;
     bool deterministic;
     uint32_t kv; /* enum engine_kv */
     uint32_t prefill, decode, threads, repeat, chunk, block_tokens;
@@ -62,6 +67,8 @@ static const struct option_spec specs[] = {
      "the backend for cuda; unset: baton-cuda.so beside the binary or in ../lib/baton"},
     {"deterministic", OPTION_FLAG, NULL, NULL, 0, 0, FIELD(deterministic),
      "on a GPU: the same bits for any batch and chunks"},
+    {"fetch-from", OPTION_TEXT, "NAME", NULL, 0, 0, FIELD(fetch_from),
+     "measure decode once more while blocks are fetched from another process on this GPU"},
     {"json", OPTION_TEXT, "FILE", NULL, 0, 0, FIELD(json),
      "also write the result as JSON; - writes it to standard output instead of the table"},
 };
@@ -90,11 +97,17 @@ struct engine_bench {
     struct sampling sampling;
     uint64_t random;
     json_t *results;
+    struct fetch_holder holder;
+    struct fetch fetch;
+    atomic_bool fetching;
+    status fetched;
+    uint64_t fetched_bytes;
 };
 
-/* One measurement: the median run, and what its floor would have taken. */
+/* One measurement: the median run, and what its floor would have taken; of decode its steps; what
+ * was fetched meanwhile. */
 struct figure {
-    double tokens_per_s, floor_ratio;
+    double tokens_per_s, floor_ratio, step_p50_ms, step_p99_ms, fetched_per_s;
 };
 
 static uint32_t random_next(struct engine_bench *bench)
@@ -228,7 +241,9 @@ static void bench_close(struct engine_bench *bench)
     free(bench->samples);
     free(bench->token_ids);
     prefix_tree_close(bench->tree);
+    fetch_unmap(&bench->fetch);
     engine_close(bench->engine);
+    fetch_holder_stop(&bench->holder);
     if (bench->model != NULL)
         weights_close(bench->model);
     json_decref(bench->results);
@@ -320,9 +335,11 @@ static status prefill_once(struct engine_bench *bench, uint32_t depth)
     return OK;
 }
 
-static status decode_once(struct engine_bench *bench, uint32_t batch, uint32_t depth)
+static status decode_once(struct engine_bench *bench, uint32_t batch, uint32_t depth,
+                          struct samples *step_ms)
 {
     for (uint32_t step = 0; step < bench->options->decode; step++) {
+        uint64_t begin_ns = clock_ns();
         for (uint32_t i = 0; i < batch; i++) {
             bench->samples[i] = (struct engine_sample){.sampling = &bench->sampling};
             bench->sequences[i] = (struct engine_sequence){
@@ -341,8 +358,22 @@ static status decode_once(struct engine_bench *bench, uint32_t batch, uint32_t d
             block_table_advance(&bench->tables[i], 1);
             bench->token_ids[i] = bench->samples[i].result.token_id;
         }
+        if (!samples_add(step_ms, (double)(clock_ns() - begin_ns) * 1e-6))
+            return error_set(ERR_NO_MEMORY, "no memory for the times of steps");
     }
     return OK;
+}
+
+/* What lands does not matter: no step's result is looked at. */
+static void *fetch_run(void *ctx)
+{
+    struct engine_bench *bench = ctx;
+    bench->fetched_bytes = 0;
+    while (bench->fetched == OK && atomic_load(&bench->fetching)) {
+        bench->fetched = fetch_slices(&bench->fetch, MOVE_SPANS_MAX, MOVES_MAX);
+        bench->fetched_bytes += (uint64_t)MOVE_SPANS_MAX * MOVES_MAX * FETCH_LAYER_BYTES;
+    }
+    return NULL;
 }
 
 /* batch 0: prefill. The first run warms up and does not count. */
@@ -350,7 +381,7 @@ static status measure(struct engine_bench *bench, uint32_t batch, uint32_t depth
                       struct figure *figure_out)
 {
     uint32_t tokens = batch == 0 ? bench->options->prefill : bench->options->decode;
-    struct samples seconds = {0};
+    struct samples seconds = {0}, steps = {0};
     double floor = 0;
     status code = OK;
     for (uint32_t round = 0; code == OK && round <= bench->options->repeat; round++) {
@@ -360,7 +391,10 @@ static status measure(struct engine_bench *bench, uint32_t batch, uint32_t depth
             break;
         engine_count(bench->engine, &before);
         uint64_t begin_ns = clock_ns();
-        code = batch == 0 ? prefill_once(bench, depth) : decode_once(bench, batch, depth);
+        struct samples *none = &(struct samples){0};
+        code = batch == 0 ? prefill_once(bench, depth)
+                          : decode_once(bench, batch, depth, round > 0 ? &steps : none);
+        samples_close(none);
         double took = (double)(clock_ns() - begin_ns) * 1e-9;
         engine_count(bench->engine, &after);
         floor = floor_seconds(bench, &before, &after);
@@ -371,9 +405,30 @@ static status measure(struct engine_bench *bench, uint32_t batch, uint32_t depth
         double median = samples_percentile(&seconds, 50);
         figure_out->tokens_per_s = (double)tokens * (batch == 0 ? 1 : batch) / median;
         figure_out->floor_ratio = floor / median;
+        figure_out->step_p50_ms = batch > 0 ? samples_percentile(&steps, 50) : 0;
+        figure_out->step_p99_ms = batch > 0 ? samples_percentile(&steps, 99) : 0;
     }
     samples_close(&seconds);
+    samples_close(&steps);
     return code;
+}
+
+/* Decode while another thread fetches. */
+static status measure_fetching(struct engine_bench *bench, uint32_t batch, uint32_t depth,
+                               struct figure *figure_out)
+{
+    pthread_t thread;
+    uint64_t begin_ns = clock_ns();
+    atomic_store(&bench->fetching, true);
+    status code = thread_start("fetch", fetch_run, bench, &thread);
+    if (code != OK)
+        return code;
+    code = measure(bench, batch, depth, figure_out);
+    atomic_store(&bench->fetching, false);
+    pthread_join(thread, NULL);
+    figure_out->fetched_per_s =
+        (double)bench->fetched_bytes / ((double)(clock_ns() - begin_ns) * 1e-9);
+    return code == OK ? bench->fetched : code;
 }
 
 /* Print and keep one figure; kind is "prefill" or "decode". */
@@ -384,20 +439,28 @@ static void figure_report(struct engine_bench *bench, const char *kind, uint32_t
     snprintf(speed, sizeof(speed), "%s_tok_s", kind);
     snprintf(ratio, sizeof(ratio), "%s_floor_ratio", kind);
     if (bench->options->json == NULL || strcmp(bench->options->json, "-") != 0) {
-        printf("%-8s %8u %6u %12.2f %8.3f\n", kind, depth, batch, figure->tokens_per_s,
+        printf("%-8s %8u %6u %12.2f %8.3f", kind, depth, batch, figure->tokens_per_s,
                figure->floor_ratio);
+        if (figure->step_p50_ms > 0)
+            printf(" %8.3f %8.3f", figure->step_p50_ms, figure->step_p99_ms);
+        if (figure->fetched_per_s > 0)
+            printf("   %.1f GB/s fetched", figure->fetched_per_s * 1e-9);
+        printf("\n");
         (void)fflush(stdout);
     }
     (void)json_array_append_new(bench->results,
-                                json_pack("{si si sf sf}", "depth", (int)depth, "batch", (int)batch,
-                                          speed, figure->tokens_per_s, ratio, figure->floor_ratio));
+                                json_pack("{si si sf sf sf sf sf}", "depth", (int)depth, "batch",
+                                          (int)batch, speed, figure->tokens_per_s, ratio,
+                                          figure->floor_ratio, "step_p50_ms", figure->step_p50_ms,
+                                          "step_p99_ms", figure->step_p99_ms, "fetched_bytes_per_s",
+                                          figure->fetched_per_s));
 }
 
 static status depth_run(struct engine_bench *bench, uint32_t depth)
 {
     const struct engine_bench_options *options = bench->options;
     uint64_t block_bytes = engine_block_bytes(bench->engine);
-    struct figure figure;
+    struct figure figure = {0};
     status code = OK;
     if (case_fits(bench, 1, depth + options->prefill, block_bytes)) {
         code = measure(bench, 0, depth, &figure);
@@ -417,8 +480,21 @@ static status depth_run(struct engine_bench *bench, uint32_t depth)
         code = measure(bench, batch, depth, &figure);
         if (code == OK)
             figure_report(bench, "decode", depth, batch, &figure);
+        struct figure beside = {0};
+        if (code == OK && bench->fetch.map != NULL)
+            code = measure_fetching(bench, batch, depth, &beside);
+        if (code == OK && bench->fetch.map != NULL)
+            figure_report(bench, "fetching", depth, batch, &beside);
     }
     return code;
+}
+
+static status fetch_start(struct engine_bench *bench)
+{
+    struct backend *backend = engine_moving_backend(bench->engine);
+    if (backend == NULL)
+        return error_set(ERR_BAD_INPUT, "--fetch-from: blocks go to a GPU: give --device cuda");
+    return fetch_map(&bench->holder, backend, engine_pool(bench->engine)->bytes, &bench->fetch);
 }
 
 static status bench_all(struct engine_bench *bench, const char *path)
@@ -432,6 +508,8 @@ static status bench_all(struct engine_bench *bench, const char *path)
             bench->batch_max = bench->batches.items[i];
     bench->threads = bench_threads(options->threads);
     sampling_defaults(&bench->sampling);
+    if (code == OK && options->fetch_from != NULL)
+        code = fetch_holder_start(options->fetch_from, options->cuda_plugin, &bench->holder);
     if (code == OK)
         code = device_find(options->device, options->cuda_plugin, &bench->device);
     if (code == OK)
@@ -450,15 +528,18 @@ static status bench_all(struct engine_bench *bench, const char *path)
         code = engine_start(bench);
     if (code == OK)
         code = arrays_open(bench);
+    if (code == OK && options->fetch_from != NULL)
+        code = fetch_start(bench);
     if (code != OK)
         return code;
     pool_fill(bench);
     if (options->json == NULL || strcmp(options->json, "-") != 0)
         printf("%s, %s, %u threads; floor: reads %.1f GB/s, f32 %.1f GFLOP/s, int8 %.1f GOP/s\n"
-               "%-8s %8s %6s %12s %8s\n",
+               "%-8s %8s %6s %12s %8s %8s %8s\n",
                bench->model->name, engine_numerics_class(bench->engine), bench->threads,
                bench->floor.read_bytes_per_s * 1e-9, bench->floor.float_per_s * 1e-9,
-               bench->floor.int8_per_s * 1e-9, "", "depth", "batch", "tokens/s", "of floor");
+               bench->floor.int8_per_s * 1e-9, "", "depth", "batch", "tokens/s", "of floor",
+               "p50 ms", "p99 ms");
     for (uint32_t d = 0; code == OK && d < bench->depths.count; d++)
         code = depth_run(bench, bench->depths.items[d]);
     if (code != OK || options->json == NULL)
@@ -496,7 +577,7 @@ const struct command_spec bench_engine_command = {
         "instructions, whichever is longer, over the time that it took; 1 is the limit of the "
         "machine. Floors are measured first (see baton bench floor). The JSON has a list of "
         "results with the keys prefill_tok_s and prefill_floor_ratio, or decode_tok_s and "
-        "decode_floor_ratio.",
+        "decode_floor_ratio (fetching_... beside fetches), and the steps' times.",
     .options = specs,
     .option_count = sizeof(specs) / sizeof(specs[0]),
     .options_bytes = sizeof(struct engine_bench_options),

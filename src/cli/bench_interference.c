@@ -13,6 +13,7 @@
 #define SETTLE_EVENTS 8      /* tokens of each stream before anything is measured */
 #define LAST_GAP_MS 60000    /* how long a stream may stand still after the last long prompt */
 #define LONG_ID (1ull << 32) /* apart from the streams' prompts */
+#define LONG_READY 64u       /* so many long prompts are written before anything is measured */
 
 enum phase { PHASE_SETTLE, PHASE_QUIET, PHASE_DISTURBED, PHASE_LAST_GAP, PHASE_QUIET_AGAIN };
 
@@ -33,7 +34,9 @@ struct interference {
     struct stream_slot *slots;
     struct bench_stream *long_stream;
     uint32_t long_started;
-    struct loop_timer *timer;
+    uint64_t long_due_ns; /* the next one, with long_every_ms */
+    struct text long_texts[LONG_READY];
+    struct loop_timer *timer, *long_timer;
     struct loop_watch *interrupt;
     struct text prompt;
     uint64_t next_id; /* each stream's life has a prompt of its own */
@@ -54,28 +57,29 @@ static void interference_fail(struct interference *run, status why)
     loop_stop(run->loop);
 }
 
-static status start_stream(struct interference *run, uint64_t id, uint32_t input_tokens,
-                           uint32_t output_tokens, const struct bench_stream_calls *calls,
-                           struct bench_stream **stream_out)
+static status write_prompt(const struct interference *run, uint64_t id, uint32_t input_tokens,
+                           struct text *text)
 {
     struct prompt_piece piece = {id, input_tokens};
-    text_reset(&run->prompt);
-    prompt_write(&run->prompt, &run->plan->prompt, &piece, 1);
-    if (!text_ok(&run->prompt))
+    text_reset(text);
+    prompt_write(text, &run->plan->prompt, &piece, 1);
+    if (!text_ok(text))
         return error_set(ERR_NO_MEMORY, "no memory for a prompt of %u tokens", input_tokens);
-    return bench_stream_start(run->server, run->prompt.data, output_tokens, calls, stream_out);
+    return OK;
 }
 
 static void on_stream_token(void *ctx, uint64_t at_ns, uint64_t previous_ns);
 
 static void on_stream_done(void *ctx, const struct bench_result *result);
 
-static void slot_start(struct stream_slot *slot)
+static void slot_start(struct stream_slot *slot, uint32_t output_tokens)
 {
     struct interference *run = slot->run;
     struct bench_stream_calls calls = {on_stream_token, on_stream_done, slot};
-    status st = start_stream(run, run->next_id++, run->plan->stream_input_tokens,
-                             run->plan->stream_output_tokens, &calls, &slot->stream);
+    status st = write_prompt(run, run->next_id++, run->plan->stream_input_tokens, &run->prompt);
+    if (st == OK)
+        st =
+            bench_stream_start(run->server, run->prompt.data, output_tokens, &calls, &slot->stream);
     if (st != OK)
         interference_fail(run, st);
 }
@@ -87,7 +91,7 @@ static void on_stream_done(void *ctx, const struct bench_result *result)
     if (!result->ok)
         interference_fail(slot->run, error_set(ERR_REFUSED, "a stream failed: %s", result->error));
     else
-        slot_start(slot);
+        slot_start(slot, slot->run->plan->stream_output_tokens);
 }
 
 static void on_long_done(void *ctx, const struct bench_result *result);
@@ -95,9 +99,17 @@ static void on_long_done(void *ctx, const struct bench_result *result);
 static void long_start(struct interference *run)
 {
     struct bench_stream_calls calls = {NULL, on_long_done, run};
-    status st = start_stream(run, LONG_ID + run->long_started, run->plan->long_input_tokens,
-                             run->plan->long_output_tokens, &calls, &run->long_stream);
+    struct text *text = &run->prompt;
+    status st = OK;
+    if (run->long_started < LONG_READY)
+        text = &run->long_texts[run->long_started];
+    else
+        st = write_prompt(run, LONG_ID + run->long_started, run->plan->long_input_tokens, text);
+    if (st == OK)
+        st = bench_stream_start(run->server, text->data, run->plan->long_output_tokens, &calls,
+                                &run->long_stream);
     run->long_started++;
+    run->long_due_ns += run->plan->long_every_ms * 1000000u;
     if (st != OK)
         interference_fail(run, st);
     else if (run->plan->progress)
@@ -105,16 +117,10 @@ static void long_start(struct interference *run)
                 run->plan->long_prompts);
 }
 
-static void on_long_done(void *ctx, const struct bench_result *result)
+/* The next long prompt, or the end of the time in which they come. */
+static void on_long_due(void *ctx)
 {
     struct interference *run = ctx;
-    run->long_stream = NULL;
-    if (!result->ok) {
-        interference_fail(run, error_set(ERR_REFUSED, "a long prompt failed: %s", result->error));
-        return;
-    }
-    samples_add(&run->report->long_ttft_ms, ms_between(result->sent_ns, result->first_ns));
-    run->report->long_input_tokens += result->input_tokens;
     if (run->long_started < run->plan->long_prompts) {
         long_start(run);
         return;
@@ -122,6 +128,23 @@ static void on_long_done(void *ctx, const struct bench_result *result)
     run->phase = PHASE_LAST_GAP;
     run->end_ns = clock_ns();
     loop_timer_start(run->timer, LAST_GAP_MS);
+}
+
+static void on_long_done(void *ctx, const struct bench_result *result)
+{
+    struct interference *run = ctx;
+    uint64_t now_ns = clock_ns();
+    run->long_stream = NULL;
+    if (!result->ok) {
+        interference_fail(run, error_set(ERR_REFUSED, "a long prompt failed: %s", result->error));
+        return;
+    }
+    samples_add(&run->report->long_ttft_ms, ms_between(result->sent_ns, result->first_ns));
+    run->report->long_input_tokens += result->input_tokens;
+    if (run->plan->long_every_ms > 0 && run->long_due_ns > now_ns)
+        loop_timer_start(run->long_timer, (run->long_due_ns - now_ns + 999999u) / 1000000u);
+    else
+        on_long_due(run);
 }
 
 /* Go on to the quiet phase when every stream has settled. */
@@ -190,7 +213,7 @@ static void on_timer(void *ctx)
     struct interference *run = ctx;
     if (run->phase == PHASE_QUIET) {
         run->phase = PHASE_DISTURBED;
-        run->disturbed_ns = clock_ns();
+        run->disturbed_ns = run->long_due_ns = clock_ns();
         long_start(run);
         return;
     }
@@ -213,14 +236,30 @@ static void on_interrupt(void *ctx, int number)
 
 static status interference_open(struct interference *run)
 {
+    status st = OK;
     run->prompt = text_open(PROMPT_BYTES_MAX);
+    for (uint32_t i = 0; i < LONG_READY; i++)
+        run->long_texts[i] = text_open(PROMPT_BYTES_MAX);
+    for (uint32_t i = 0; st == OK && i < LONG_READY && i < run->plan->long_prompts; i++)
+        st = write_prompt(run, LONG_ID + i, run->plan->long_input_tokens, &run->long_texts[i]);
     run->slots = calloc(run->plan->streams, sizeof(*run->slots));
     if (run->slots == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for %u streams", run->plan->streams);
-    status st = loop_timer_open(run->loop, on_timer, run, &run->timer);
+    if (st == OK)
+        st = loop_timer_open(run->loop, on_timer, run, &run->timer);
+    if (st == OK)
+        st = loop_timer_open(run->loop, on_long_due, run, &run->long_timer);
     if (st == OK)
         st = loop_signal_open(run->loop, SIGINT, on_interrupt, run, &run->interrupt);
     return st;
+}
+
+/* The settled streams' lives are spread over the time that one takes. */
+static uint32_t first_answer(const struct interference_plan *plan, uint32_t i)
+{
+    uint32_t least = 4 * SETTLE_EVENTS, all = plan->stream_output_tokens;
+    return all <= least ? all
+                        : least + (uint32_t)((uint64_t)(all - least) * (i + 1) / plan->streams);
 }
 
 static void interference_close(struct interference *run)
@@ -233,7 +272,10 @@ static void interference_close(struct interference *run)
         bench_stream_cancel(run->long_stream);
     loop_watch_close(run->interrupt);
     loop_timer_close(run->timer);
+    loop_timer_close(run->long_timer);
     text_close(&run->prompt);
+    for (uint32_t i = 0; i < LONG_READY; i++)
+        text_close(&run->long_texts[i]);
     free(run->slots);
 }
 
@@ -248,7 +290,7 @@ status interference_run(struct loop *loop, struct bench_server *server,
     if (st == OK) {
         for (uint32_t i = 0; i < plan->streams && run.failure == OK; i++) {
             run.slots[i].run = &run;
-            slot_start(&run.slots[i]);
+            slot_start(&run.slots[i], first_answer(plan, i));
         }
         loop_run(loop);
         st = run.failure;

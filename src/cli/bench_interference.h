@@ -9,7 +9,8 @@
  * there is a quiet time before and one after, equally long: contexts are then about as long in the
  * quiet as in the disturbed. A gap is quiet when it lies in a quiet time, and disturbed when any
  * part of it lies in the disturbed time: a stream that stood still until the last prompt was done
- * counts with that gap. A stream that ends is started again.
+ * counts with that gap. A stream that ends is started again; their first answers are of different
+ * lengths, so that they end one after another.
  *
  * Threads: one; interference_run runs the loop. Memory: the report owns its samples.
  */
@@ -31,6 +32,7 @@ struct interference_plan {
     uint32_t stream_input_tokens, stream_output_tokens;
     uint64_t quiet_ms; /* before and after */
     uint32_t long_prompts;
+    uint64_t long_every_ms; /* from one's start to the next one's; 0: each when the last is done */
     uint32_t long_input_tokens, long_output_tokens;
     struct prompt_kind prompt;
     bool progress;

@@ -114,6 +114,7 @@ void lease_end(struct lease *lease, status cause, const char *text, bool tell)
     lease_fill_report(lease, cause, text);
     lease_unlink(lease);
     moving_forget(transfer, lease);
+    transfer->awake_ns = 0;
     if (peer != NULL) {
         tcp_drop_asked(peer, lease);
         struct lease_tag tag = holder_tag(transfer, &lease->id, lease->epoch);
@@ -275,6 +276,9 @@ static void lease_advance(struct lease *lease)
     while (lease->summed_count < lease->offer_count &&
            lease->offers[lease->summed_count]->summed == lease->offers[lease->summed_count]->count)
         lease->summed_count++;
+    if (lease->summed_count > 0 && lease->summed_count == lease->offer_count && !lease->complete &&
+        lease->offers[lease->offer_count - 1]->layer + 1 == lease->transfer->options.layer_count)
+        moving_await(lease->transfer);
     lease_push(lease);
 }
 

@@ -15,6 +15,7 @@
  * nothing came for so long, another process has the device: then once a millisecond. */
 #define MOVING_SPIN_NS 2000000u
 #define MOVING_REST_MS 1
+#define MOVING_AWAIT_NS 20000000u
 #define MOVING_FORGET_NS 10000000000u
 
 _Static_assert(OFFER_HANDLE_BYTES == POOL_HANDLE_BYTES, "a handle goes into a DEVICE message");
@@ -92,13 +93,23 @@ static size_t moving_run(void *owner)
         moving->over(moving, st, sums);
         free(moving);
     }
-    if (transfer->moving == NULL)
-        return 0;
-    if (clock_ns() - transfer->moved_ns < MOVING_SPIN_NS)
+    uint64_t now_ns = clock_ns();
+    bool soon = transfer->moving != NULL && now_ns - transfer->moved_ns < MOVING_SPIN_NS;
+    if (soon || now_ns < transfer->awake_ns) {
         work_add(transfer, &transfer->moving_work);
-    else
+        return TURN_BYTES; /* others' messages before the next look */
+    }
+    if (transfer->moving != NULL)
         loop_timer_start(transfer->moving_timer, MOVING_REST_MS);
     return 0;
+}
+
+void moving_await(struct transfer *transfer)
+{
+    if (transfer->options.pool.device == NULL)
+        return;
+    transfer->awake_ns = clock_ns() + MOVING_AWAIT_NS;
+    work_add(transfer, &transfer->moving_work);
 }
 
 static void moving_on_timer(void *ctx)

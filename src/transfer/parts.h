@@ -265,6 +265,7 @@ struct transfer {
     struct moving *moving, **moving_tail; /* in the order in which they were asked for */
     struct work moving_work;
     uint64_t moved_ns; /* when the last one was over */
+    uint64_t awake_ns; /* until then the thread does not sleep */
     struct rdma *rdma; /* NULL: not this carrier */
     struct peer *peers;
     uint32_t incoming_count;
@@ -298,6 +299,10 @@ status moving_add(struct transfer *transfer, const struct moving_slices *slices)
 /* Nothing of this owner is under way any more, and over will not be called. Waits for what the
  * device has begun. */
 void moving_forget(struct transfer *transfer, const void *owner);
+/* The last message of a lease comes within milliseconds: with a pool in a device the thread stays
+ * awake for it (20 ms at most; lease_end and receive_end end that). A core that slept as long as a
+ * layer takes needs 50 us and more to wake up, three times a handoff. */
+void moving_await(struct transfer *transfer);
 /* For the test switch: flip a bit of a slice in the device's pool. */
 void moving_flip(struct transfer *transfer, uint32_t layer, uint32_t id);
 

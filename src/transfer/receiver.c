@@ -114,6 +114,7 @@ void receive_end(struct receive *receive, uint32_t kind, status cause, const cha
     char kept[TRANSFER_TEXT_BYTES];
     snprintf(kept, sizeof(kept), "%s", text != NULL ? text : "");
     moving_forget(receive->transfer, receive);
+    receive->transfer->awake_ns = 0;
     if (peer != NULL) {
         peer->carrier->forget(receive);
         if (tell && receive->subscribed && peer->link != NULL) {
@@ -129,9 +130,11 @@ void receive_end(struct receive *receive, uint32_t kind, status cause, const cha
     receive_count(receive, kind);
     log_line(kind == TRANSFER_FAILED ? LOG_WARN : LOG_DEBUG, receive->report->request_id,
              kind == TRANSFER_RECEIVED ? "blocks landed" : "blocks not landed",
-             "from=\"%s\" carrier=%s bytes=%" PRIu64 " status=\"%s\" cause=\"%s\"",
+             "from=\"%s\" carrier=%s bytes=%" PRIu64 " us=%.0f exposed_us=%.0f status=\"%s\" "
+             "cause=\"%s\"",
              peer != NULL ? peer->name : "?", transfer_carrier_name(receive->report->carrier),
-             receive->bytes, status_name(cause), kept);
+             receive->bytes, 1e6 * receive->report->seconds, 1e6 * receive->report->exposed_s,
+             status_name(cause), kept);
     receive_report(receive, kind, cause, kept);
 }
 
@@ -348,6 +351,8 @@ bool receive_landed(struct fetch *fetch, uint32_t i, struct checksum sum)
 /* All there? False: the receive is over. */
 static bool receive_check(struct receive *receive)
 {
+    if (!receive->complete && receive->missing == 0)
+        moving_await(receive->transfer);
     if (!receive->complete || receive->fetches != NULL || receive->moving_in > 0)
         return true;
     if (receive->missing > 0) {
@@ -475,6 +480,17 @@ static void receive_offer(struct receive *receive, const struct offer_message *m
     receive->carrier->fetch(receive);
 }
 
+/* Only so many of the wanted blocks count: what of them is missing? */
+static void receive_shorten(struct receive *receive, uint32_t block_count)
+{
+    receive->final_count = block_count;
+    receive->missing = 0;
+    for (uint32_t layer = 0; layer < receive->transfer->options.layer_count; layer++) {
+        for (uint32_t i = 0; i < block_count; i++)
+            receive->missing += !receive->cells[(size_t)layer * receive->block_count + i].landed;
+    }
+}
+
 static void receive_complete(struct receive *receive, const struct complete_message *message)
 {
     if (receive->complete) {
@@ -504,12 +520,7 @@ static void receive_complete(struct receive *receive, const struct complete_mess
                         ? message->block_count - receive->first_index
                         : 0;
     if (held < receive->final_count)
-        receive->final_count = held;
-    receive->missing = 0;
-    for (uint32_t layer = 0; layer < receive->transfer->options.layer_count; layer++) {
-        for (uint32_t i = 0; i < receive->final_count; i++)
-            receive->missing += !receive->cells[(size_t)layer * receive->block_count + i].landed;
-    }
+        receive_shorten(receive, held);
     receive_retry_suspects(receive);
     if (receive->fetches != NULL)
         receive->carrier->fetch(receive);

@@ -295,6 +295,11 @@ class BenchTest(unittest.TestCase):
         self.assertLess(found["median_after_itl_ms"], 200)
         self.assertGreater(found["median_after_itl_ms"], 0)
         self.assertGreaterEqual(found["quiet_duration"], 2)
+        # Begun at fixed times: each has its whole period.
+        found = self.bench_json("--interference", "--streams", "2", "--quiet", "200ms",
+                                "--long-prompts", "3", "--long-len", "600", "--long-every", "700ms")
+        self.assertEqual(len(found["long_ttfts_ms"]), 3)
+        self.assertGreaterEqual(found["disturbed_duration"], 2.1)
         done = self.bench("--interference", "--streams", "1", "--quiet", "200ms", "--long-prompts",
                           "1", "--long-len", "600")
         for line in ("ITL quiet (ms)", "ITL disturbed (ms)", "TTFT of long prompts (ms)"):

@@ -1,10 +1,9 @@
 /* backend/cuda/moves.cu - backend/moves.h on a GPU.
  *
- * One kernel for all kinds of move. A warp takes 4 KiB of a span at a time: eight loads of 16 bytes
- * a lane are under way before the first is used, then they are stored and summed, and the warp adds
- * its part to the span's sums. The last block of threads to arrive writes the sums and the move's
- * number where the host sees them: poll reads that word and calls no driver, so it does not wait
- * for whoever holds the driver's locks.
+ * One kernel for all kinds of move, but for fetches from another GPU on sm_90 (moves_hopper.cu). A
+ * warp takes 4 KiB of a span at a time: eight loads of 16 bytes a lane are under way before the
+ * first is used, then they are stored and summed. Poll reads the word that the last block of
+ * threads writes and calls no driver, so it does not wait for whoever holds the driver's locks.
  *
  * How many blocks: a move inside one GPU takes what it can get; one over NVLink is bound by the
  * link, and a small grid leaves the other multiprocessors to the step that runs beside it. */
@@ -13,11 +12,9 @@
 #include <sys/random.h>
 #include <time.h>
 
-#include "backend/cuda/state.cuh"
+#include "backend/cuda/moves.cuh"
 
 #define MOVE_THREADS 256
-#define MOVE_DEEP 8
-#define WARP_VECTORS (32 * MOVE_DEEP)
 #define BLOCKS_OF_A_PROCESSOR 4
 #ifndef FAR_BLOCKS
 #define FAR_BLOCKS 64 /* 32 KiB under way each; NVLink's 400 GB/s times 2 us is 0.8 MB */
@@ -27,12 +24,6 @@
 #define NEAR_STREAMS 4
 #define LOOK_NS 1000000u /* so long without an answer: ask the driver whether the device failed */
 #define POOL_ROUND ((size_t)2 << 20) /* the driver's pages: a handle gives away a whole one */
-
-/* Pinned memory of the host, written by the device. */
-struct answer {
-    uint32_t number, pad[3];
-    struct move_sum sums[MOVE_SPANS_MAX];
-};
 
 struct moves_slot {
     bool used;
@@ -60,25 +51,6 @@ struct pool_map {
 
 /* ---- the kernel ---- */
 
-struct move_job {
-    const char *from;
-    char *to;
-    unsigned long long *sums;
-    uint32_t *arrivals;
-    struct answer *answer;
-    uint32_t number, span_count, vectors, chunks; /* of a span */
-    bool to_host;
-    struct move_span spans[MOVE_SPANS_MAX];
-};
-
-__device__ inline void sum_vector(uint4 v, uint64_t position, uint64_t *a, uint64_t *b)
-{
-    uint64_t first = (uint64_t)v.y << 32 | (v.x ^ v.y);
-    uint64_t second = (uint64_t)v.w << 32 | (v.z ^ v.w);
-    *a += first + second;
-    *b += position * (first + second) + first + 2 * second;
-}
-
 template <bool copies> __device__ void move_chunk(const struct move_job &job, uint32_t chunk)
 {
     uint32_t span = chunk / job.chunks, lane = threadIdx.x % 32;
@@ -100,45 +72,18 @@ template <bool copies> __device__ void move_chunk(const struct move_job &job, ui
 #pragma unroll
     for (uint32_t i = 0; i < MOVE_DEEP; i++)
         sum_vector(v[i], 2ull * (first + i * 32 + lane), &a, &b);
-#pragma unroll
-    for (uint32_t step = 16; step > 0; step /= 2) {
-        a += __shfl_xor_sync(~0u, a, step);
-        b += __shfl_xor_sync(~0u, b, step);
-    }
-    if (lane < 2)
-        atomicAdd(&job.sums[2 * span + lane], (unsigned long long)(lane == 0 ? a : b));
+    sums_add(job, span, a, b);
 }
 
 template <bool copies>
 __global__ void __launch_bounds__(MOVE_THREADS, BLOCKS_OF_A_PROCESSOR)
     move_kernel(const __grid_constant__ struct move_job job)
 {
-    __shared__ bool last;
     uint32_t warp = (blockIdx.x * MOVE_THREADS + threadIdx.x) / 32;
     uint32_t warps = gridDim.x * (MOVE_THREADS / 32);
     for (uint32_t chunk = warp; chunk < job.span_count * job.chunks; chunk += warps)
         move_chunk<copies>(job, chunk);
-    if (job.to_host)
-        __threadfence_system();
-    else
-        __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0)
-        last = atomicAdd(job.arrivals, 1) == gridDim.x - 1;
-    __syncthreads();
-    if (!last)
-        return;
-    __threadfence();
-    for (uint32_t i = threadIdx.x; i < 2 * job.span_count; i += MOVE_THREADS) {
-        ((unsigned long long *)job.answer->sums)[i] = __ldcg(&job.sums[i]);
-        job.sums[i] = 0;
-    }
-    if (threadIdx.x == 0)
-        *job.arrivals = 0;
-    __threadfence_system();
-    __syncthreads();
-    if (threadIdx.x == 0)
-        *(volatile uint32_t *)&job.answer->number = job.number;
+    move_arrive(job);
 }
 
 /* ---- start and poll ---- */
@@ -207,7 +152,9 @@ static status moves_start(struct backend *backend, const struct pool_move *move,
     moves->failed = cudaSetDevice((int)cuda->options.device);
     if (moves->failed == cudaSuccess) {
         uint32_t blocks = job_blocks(cuda, move, &job);
-        if (move->kind == MOVE_SUM)
+        if (move->kind == MOVE_FETCH && move->map->far && cuda->hopper)
+            moves_hopper_start(job, slot->stream);
+        else if (move->kind == MOVE_SUM)
             move_kernel<false><<<blocks, MOVE_THREADS, 0, slot->stream>>>(job);
         else
             move_kernel<true><<<blocks, MOVE_THREADS, 0, slot->stream>>>(job);
@@ -462,7 +409,8 @@ bool moves_open(struct cuda_backend *cuda)
         cuda_good(cuda, cudaMemset(moves->arrivals, 0, MOVES_MAX * sizeof(*moves->arrivals)),
                   "moves") &&
         cuda_good(cuda, cudaFuncGetAttributes(&attributes, move_kernel<true>), "moves") &&
-        cuda_good(cuda, cudaFuncGetAttributes(&attributes, move_kernel<false>), "moves");
+        cuda_good(cuda, cudaFuncGetAttributes(&attributes, move_kernel<false>), "moves") &&
+        (!cuda->hopper || cuda_good(cuda, moves_hopper_open(), "moves"));
     for (int i = 0; i < NEAR_STREAMS && good; i++)
         good = cuda_good(cuda,
                          cudaStreamCreateWithPriority(&moves->near_streams[i],

@@ -10,7 +10,8 @@
  *                      memory.cu    memory of the device, buffers
  *                      pool.cu      the pool of blocks, staging, swap
  *                      step.cu      descriptor, graphs, the end of a step
- *                      moves.cu     blocks of the pool for the carriers: moves.h
+ *                      moves.cu     blocks of the pool for the carriers: moves.h;
+ *                                   moves_hopper.cu from another GPU on sm_90
  *                      load.cu      the file's weights -> the device's form of them
  *     kernel files     rows.cu      embed, norm, gate, rope_store: a row at a time
  *                      stream.cu    y = W x for few rows: reads each weight once;
