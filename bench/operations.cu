@@ -1,5 +1,6 @@
 /* bench/operations.cu - how fast the operations of a decode step are, one by one: products of few
- * rows as parts of the read bandwidth, attention of single rows likewise. An 8B Llama shape, bf16.
+ * rows as parts of the read bandwidth, attention of single rows likewise. An 8B Llama shape, bf16;
+ * products of Q8_0 and Q4_K weights too.
  *
  *     cuda_operations            prints a table
  *
@@ -54,7 +55,7 @@ static void noise(void *to, size_t bytes)
     CHECK(cudaDeviceSynchronize());
 }
 
-static void rig_open(struct rig *rig)
+static void rig_open(struct rig *rig, size_t tokens)
 {
     static const struct backend_plugin_host host = {BACKEND_PLUGIN_VERSION, host_error};
     const struct backend_plugin *plugin = baton_backend_plugin(&host);
@@ -81,21 +82,38 @@ static void rig_open(struct rig *rig)
            operations * 1e-12);
     rig->calls = rig->backend->calls;
     rig->cuda = cuda_of(rig->backend);
-    if (rig->calls->pool_open(rig->backend, POOL_TOKENS / BLOCK_TOKENS, &pool) != OK)
+    if (rig->calls->pool_open(rig->backend, (uint32_t)tokens / BLOCK_TOKENS, &pool) != OK)
         exit(1);
     CHECK(cudaDeviceSynchronize());
     noise(rig->cuda->pool_device, pool.bytes);
 }
 
-static struct backend_tensor *tensor_make(struct rig *rig, uint32_t rows, uint32_t columns)
+/* Random bytes, with scales that are numbers. */
+static const void *quantised_make(enum dtype type, size_t bytes)
+{
+    static std::vector<uint8_t> kept;
+    size_t unit = type == DTYPE_Q8_0 ? 34 : 144;
+    kept.resize(bytes);
+    for (size_t i = 0; i < bytes; i++)
+        kept[i] = (uint8_t)(i * 2654435761u >> 13);
+    for (size_t at = 0; at < bytes; at += unit)
+        for (size_t i = 0; i < (type == DTYPE_Q8_0 ? 2u : 4u); i++)
+            kept[at + i] = i % 2 == 0 ? kept[at + i] : 0x08;
+    return kept.data();
+}
+
+static struct backend_tensor *tensor_make(struct rig *rig, enum dtype type, uint32_t rows,
+                                          uint32_t columns)
 {
     struct backend_weight weight = {};
     struct backend_tensor *tensor = NULL;
     weight.name = "random";
-    weight.type = DTYPE_BF16;
+    weight.type = type;
     weight.rows = rows;
     weight.columns = columns;
     weight.synthetic = {random_below(1u << 30), -9, 0};
+    if (type == DTYPE_Q8_0 || type == DTYPE_Q4_K)
+        weight.data = quantised_make(type, dtype_row_bytes(type, columns) * rows);
     if (rig->calls->tensor_open(rig->backend, &weight, &tensor) != OK)
         exit(1);
     return tensor;
@@ -160,17 +178,16 @@ struct shape {
     bool accumulate;
 };
 
-static void products(struct rig *rig)
+static void products(struct rig *rig, enum dtype type, const std::vector<uint32_t> &rows)
 {
     static const struct shape shapes[] = {{"q, k, v", WIDTH, {4096, 1024, 1024}, 3, false},
                                           {"o", WIDTH, {4096, 0, 0}, 1, true},
                                           {"gate, up", WIDTH, {FFN, FFN, 0}, 2, false},
                                           {"down", FFN, {4096, 0, 0}, 1, true}};
-    static const uint32_t rows[] = {1, 8, 16, 24, 32, 48, 64, 96, 128, 256};
-    printf("%-10s", "rows");
+    printf("%-10s", dtype_name(type));
     for (uint32_t count : rows)
         printf(" %12u", count);
-    printf("   us, of the read floor\n");
+    printf("   rows: us, of the read floor\n");
     for (auto &shape : shapes) {
         struct backend_tensor *weights[COPIES][3];
         struct backend_buffer *x = buffer_make(rig, shape.columns), *ys[3];
@@ -179,7 +196,7 @@ static void products(struct rig *rig)
             ys[i] = buffer_make(rig, shape.widths[i]);
         for (auto &copy : weights)
             for (uint32_t i = 0; i < shape.count; i++)
-                copy[i] = tensor_make(rig, shape.widths[i], shape.columns);
+                copy[i] = tensor_make(rig, type, shape.widths[i], shape.columns);
         for (uint32_t i = 0; i < shape.count; i++)
             bytes += (double)weights[0][i]->bytes;
         CHECK(cudaDeviceSynchronize());
@@ -228,9 +245,15 @@ int main(void)
         printf("skipped: no CUDA device\n");
         return 77;
     }
-    rig_open(&rig);
-    products(&rig);
+    rig_open(&rig, POOL_TOKENS);
+    products(&rig, DTYPE_BF16, {1, 8, 16, 24, 32, 48, 64, 96, 128, 256});
     attention(&rig);
     rig.calls->close(rig.backend);
+    for (enum dtype type : {DTYPE_Q8_0, DTYPE_Q4_K}) {
+        rig_open(&rig, 8 * BLOCK_TOKENS);
+        tensor_make(&rig, DTYPE_F16, 8, 64); /* what activations are, too */
+        products(&rig, type, {1, 8});
+        rig.calls->close(rig.backend);
+    }
     return 0;
 }

@@ -200,6 +200,8 @@ static void cuda_project(struct backend *backend, const struct backend_buffer *x
         }
         if (streams(cuda, &one))
             stream_product(cuda, &one);
+        else if (batch_can(cuda, &one))
+            batch_product(cuda, &one);
         else
             gemm_product(cuda, &one);
     }

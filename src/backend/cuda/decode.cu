@@ -271,6 +271,7 @@ void attend_singles(struct cuda_backend *cuda, uint32_t layer, const struct back
     args.rows = step->single_rows;
     args.positions = step->positions;
     args.row_sequences = step->row_sequences;
+    args.starts = step->starts;
     args.table_offsets = step->table_offsets;
     args.tables = step->tables;
     args.pool = cuda->pool_device;

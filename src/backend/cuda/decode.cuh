@@ -14,10 +14,11 @@
 #define CHUNK_KEYS 16u /* that a warp adds at once */
 
 struct decode_args {
-    const uint32_t *head, *rows, *positions, *row_sequences, *table_offsets, *tables;
+    const uint32_t *head, *rows, *positions, *row_sequences, *starts, *table_offsets, *tables;
     const char *pool;
     size_t block_bytes, layer_at, plane_bytes;
     uint32_t block_tokens, group, kv_head_count, partitions_max;
+    uint32_t partition_keys; /* decode_hopper.cu */
     uint32_t first, singles; /* single rows of this launch */
     uint32_t q_stride, o_stride;
     float scale;

@@ -10,6 +10,7 @@
  *     chunk: [16 keys][16 values], as they lie in the pool: sixteen tokens of a head lie together
  *
  * A warp that waits for where its next blocks are keeps its copies under way, and holds up nobody.
+ * Keys and values of earlier steps are asked for before the kernels before have ended.
  * decode.cuh has the arithmetic. */
 #include "backend/cuda/decode.cuh"
 #include "backend/cuda/hopper.cuh"
@@ -22,6 +23,7 @@
 
 struct decode_work { /* a partition of a row, for one kv head; of one warp */
     uint32_t single, row, kv_head, partition, partitions, keys;
+    uint32_t old; /* keys that were there before this step */
     const char *piece; /* a lane's: where its tokens of the partition lie */
 };
 
@@ -47,7 +49,8 @@ __device__ inline void piece_fetch(void *to, const void *from, uint32_t bytes, u
                  : "memory");
 }
 
-/* The next partition that there is, from candidate *index on; *index moves behind it. */
+/* The next partition that there is, from candidate *index on; *index moves behind it. The first
+ * partitions of all rows, then the second: so every warp has as many full ones as the others. */
 template <int DIMS>
 __device__ inline bool work_find(const decode_args &args, uint32_t *index, uint32_t step,
                                  decode_work *work)
@@ -56,19 +59,23 @@ __device__ inline bool work_find(const decode_args &args, uint32_t *index, uint3
     for (; *index < all; *index += step) {
         uint32_t rest = *index / args.kv_head_count;
         work->kv_head = *index - rest * args.kv_head_count;
-        work->single = rest / args.partitions_max;
-        work->partition = rest - work->single * args.partitions_max;
+        work->partition = rest / args.singles;
+        work->single = rest - work->partition * args.singles;
         if (args.first + work->single >= args.head[3])
-            return false;
+            continue;
         work->row = args.rows[args.first + work->single];
-        uint32_t length = args.positions[work->row] + 1, first = work->partition * PARTITION_KEYS;
+        uint32_t length = args.positions[work->row] + 1;
+        uint32_t first = work->partition * args.partition_keys;
         if (first >= length)
             continue;
-        work->partitions = (length + PARTITION_KEYS - 1) / PARTITION_KEYS;
-        work->keys = min(PARTITION_KEYS, length - first);
+        uint32_t sequence = args.row_sequences[work->row];
+        uint32_t start = max(args.starts[sequence], first);
+        work->partitions = (length + args.partition_keys - 1) / args.partition_keys;
+        work->keys = min(args.partition_keys, length - first);
+        work->old = min(start - first, work->keys);
         uint32_t piece = min(args.block_tokens, CHUNK_KEYS);
         uint32_t key = first + min(threadIdx.x % 32 * piece, work->keys - 1) / piece * piece;
-        const uint32_t *table = args.tables + args.table_offsets[args.row_sequences[work->row]];
+        const uint32_t *table = args.tables + args.table_offsets[sequence];
         work->piece =
             args.pool + (size_t)table[key / args.block_tokens] * args.block_bytes + args.layer_at +
             ((size_t)work->kv_head * args.block_tokens + key % args.block_tokens) * (DIMS * 2);
@@ -93,6 +100,12 @@ template <int DIMS> struct reader {
         at = 0;
         asked = 0;
         more = work_find<DIMS>(args, &index, step, &work);
+    }
+
+    /* The next chunk is of keys and values that no kernel of this step writes. */
+    __device__ inline bool old(void) const
+    {
+        return more && min(at + CHUNK_KEYS, work.keys) <= work.old;
     }
 
     /* The next chunk, if there is one, into its place, which nobody reads any more. */
@@ -203,12 +216,15 @@ __global__ void __launch_bounds__(THREADS, 1)
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     __syncwarp();
     chain_next();
-    chain_wait();
-    asm volatile("fence.proxy.async;" ::: "memory"); /* keys were stored by threads */
     reader<DIMS> reader = {args, shared, index, step, {}, 0, false, 0};
     decode_work work;
+    uint32_t asked = 0;
     reader.begin();
-    for (uint32_t i = 0; i < CHUNKS; i++)
+    for (; asked < CHUNKS && reader.old(); asked++)
+        reader.ask();
+    chain_wait();
+    asm volatile("fence.proxy.async;" ::: "memory"); /* the last keys were stored by threads */
+    for (; asked < CHUNKS; asked++)
         reader.ask();
     for (uint32_t taken = 0; work_find<DIMS>(args, &index, step, &work);) {
         uint32_t a[PARTS][2][4];
@@ -259,11 +275,11 @@ __global__ void __launch_bounds__(MERGERS * 32)
     uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t kv_head = blockIdx.y / args.group, h = blockIdx.y % args.group;
     chain_next();
-    chain_wait();
     if (args.first + blockIdx.x >= args.head[3])
         return;
     uint32_t row = args.rows[args.first + blockIdx.x];
-    uint32_t partitions = args.positions[row] / PARTITION_KEYS + 1;
+    uint32_t partitions = args.positions[row] / args.partition_keys + 1;
+    chain_wait();
     if (partitions == 1)
         return;
     size_t step = partial_step(args.group, DIMS);
@@ -314,6 +330,20 @@ bool decode_hopper_can(const struct cuda_backend *cuda, const struct decode_args
            (shape->block_tokens == 8 || shape->block_tokens % CHUNK_KEYS == 0);
 }
 
+/* Longer partitions where there is work enough: fewer sums to add. Not with --deterministic, where
+ * a row's bits must not depend on how many rows there are. */
+static void partitions_join(const struct cuda_backend *cuda, struct decode_args *args)
+{
+    uint32_t most = 32 * (args->block_tokens < CHUNK_KEYS ? args->block_tokens : CHUNK_KEYS);
+    uint32_t wanted = (uint32_t)cuda->processors * WARPS * 19 / 10;
+    args->partition_keys = PARTITION_KEYS;
+    while (!cuda->options.deterministic && args->partition_keys * 2 <= most &&
+           args->singles * args->kv_head_count * (args->partitions_max / 4) >= wanted) {
+        args->partition_keys *= 2;
+        args->partitions_max = (args->partitions_max + 1) / 2;
+    }
+}
+
 template <typename T, int DIMS>
 static void works_run(struct cuda_backend *cuda, const struct decode_args *args, const __half *q,
                       T *o)
@@ -345,5 +375,7 @@ static void decode_typed(struct cuda_backend *cuda, const struct decode_args *ar
 void decode_hopper(struct cuda_backend *cuda, const struct decode_args *args, const __half *q,
                    void *o)
 {
-    BY_TYPE(cuda, decode_typed, cuda, args, q, o);
+    struct decode_args joined = *args;
+    partitions_join(cuda, &joined);
+    BY_TYPE(cuda, decode_typed, cuda, &joined, q, o);
 }

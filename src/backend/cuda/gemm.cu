@@ -98,7 +98,7 @@ static void gemm_run(struct cuda_backend *cuda, const void *w, uint32_t n, uint3
 }
 
 /* Weights that lie one behind the other, into columns of one buffer: one product. */
-static bool joint(const struct product *product)
+bool product_joint(const struct product *product)
 {
     const struct backend_tensor *const *w = product->weights;
     for (uint32_t i = 1; i < product->count; i++)
@@ -114,7 +114,7 @@ void gemm_product(struct cuda_backend *cuda, const struct product *product)
 {
     uint32_t k = product->weights[0]->columns;
     bool quantised = product->weights[0]->scales != NULL;
-    if (!quantised && joint(product)) {
+    if (!quantised && product_joint(product)) {
         uint32_t n = 0;
         for (uint32_t i = 0; i < product->count; i++)
             n += product->weights[i]->rows;

@@ -72,5 +72,15 @@ __device__ inline void box_fetch(void *to, const CUtensorMap *map, uint32_t colu
                  : "memory");
 }
 
+/* The same, of what is read once: it does not push others out of the L2 cache. */
+__device__ inline void box_fetch_once(void *to, const CUtensorMap *map, uint32_t column,
+                                      uint32_t row, uint64_t *full, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(address_of(to)),
+                 "l"(map), "r"(column), "r"(row), "r"(address_of(full)), "l"(policy)
+                 : "memory");
+}
+
 #endif
 #endif

@@ -16,9 +16,9 @@
  * Source: Shah et al. 2024, FlashAttention-3 (two warpgroups in turns, S of the next keys issued
  * before P V of these). */
 #include "backend/cuda/hopper.cuh"
+#include "backend/cuda/wgmma.cuh"
 
 #define CONSUMERS 2
-#define GROUP_THREADS 128 /* a warpgroup */
 #define THREADS ((CONSUMERS + 1) * GROUP_THREADS)
 #define ROWS 64   /* of a warpgroup */
 #define KEYS 128  /* of a stage */
@@ -56,47 +56,6 @@ __device__ inline void turn_give(uint32_t id, uint32_t threads)
 
 /* ---- products of a warpgroup ---- */
 
-/* A tile in shared memory in rows of 128 swizzled bytes; eight rows are 1024 bytes. across: bytes
- * from one chunk of columns to the next, where the columns are not what is summed. */
-__device__ inline uint64_t tile_of(const void *at, uint32_t across)
-{
-    return (uint64_t)(address_of(at) >> 4 & 0x3fff) | (uint64_t)(across >> 4) << 16 |
-           (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
-}
-
-__device__ inline void products_begin(void)
-{
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ inline void products_commit(void)
-{
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-/* Until no more than LEFT committed groups run. */
-template <int LEFT> __device__ inline void products_wait(void)
-{
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
-}
-
-/* These values are computed before here, and read after it. */
-template <int N> __device__ inline void values_settle(float (&values)[N])
-{
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        asm volatile("" : "+f"(values[i])::"memory");
-}
-
-#define F4(d, i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
-#define F16(d, i) F4(d, i), F4(d, (i) + 4), F4(d, (i) + 8), F4(d, (i) + 12)
-#define N32                                                                                        \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,"   \
-    "%25,%26,%27,%28,%29,%30,%31"
-#define N64                                                                                        \
-    N32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,"    \
-        "%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-
 /* d (+)= a b: 64 rows of a, 16 summed columns, 128 rows of b; both from shared memory. */
 __device__ inline void product_qk(float (&d)[64], uint64_t a, uint64_t b, uint32_t adds)
 {
@@ -122,12 +81,6 @@ __device__ inline void product_pv(float (&d)[32], const uint32_t *a, uint64_t b)
                  "{%32,%33,%34,%35}, %36, 1, 1, 1, 1;"
                  : F16(d, 0), F16(d, 16)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-/* Bytes further on within a tile. */
-__device__ inline uint64_t tile_at(uint64_t tile, uint32_t bytes)
-{
-    return tile + (bytes >> 4);
 }
 
 template <int DIMS>

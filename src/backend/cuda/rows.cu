@@ -90,7 +90,7 @@ void rows_embed(struct cuda_backend *cuda, const struct backend_tensor *table,
 
 /* ---- norm ---- */
 
-#define NORM_PIECES 4 /* of four values, that a thread keeps */
+#define NORM_THREADS 1024u
 
 __device__ inline uint32_t bits_of(__half a, __half b)
 {
@@ -104,32 +104,37 @@ __device__ inline uint32_t bits_of(__nv_bfloat16 a, __nv_bfloat16 b)
     return *(uint32_t *)&v;
 }
 
-/* Rows of 4 n values: each is read once. */
-template <typename T>
-__global__ void __launch_bounds__(1024)
+/* Rows of 4 n values: each is read once; a thread keeps PIECES times four. The block is small, so
+ * that it finds room beside the products before and behind it, which then begin in time. */
+template <typename T, int PIECES>
+__global__ void __launch_bounds__(NORM_THREADS)
     norm_kernel(const float *x, uint32_t x_stride, const float *weight, T *y, uint32_t y_stride,
                 uint32_t width, float epsilon)
 {
-    chain_next();
-    chain_wait();
     const float4 *from = (const float4 *)(x + (size_t)blockIdx.x * x_stride);
     uint2 *to = (uint2 *)(y + (size_t)blockIdx.x * y_stride);
-    float4 values[NORM_PIECES];
+    float4 values[PIECES], weights[PIECES];
     float squares = 0;
+    chain_next();
 #pragma unroll
-    for (uint32_t n = 0; n < NORM_PIECES; n++) {
-        uint32_t i = threadIdx.x + n * blockDim.x;
+    for (int n = 0; n < PIECES; n++)
+        weights[n] = __ldg((const float4 *)weight +
+                           min(threadIdx.x + (uint32_t)n * blockDim.x, width / 4 - 1));
+    chain_wait();
+#pragma unroll
+    for (int n = 0; n < PIECES; n++) {
+        uint32_t i = threadIdx.x + (uint32_t)n * blockDim.x;
         values[n] = i < width / 4 ? from[i] : make_float4(0, 0, 0, 0);
         squares += values[n].x * values[n].x + values[n].y * values[n].y +
                    values[n].z * values[n].z + values[n].w * values[n].w;
     }
     float scale = 1.0f / sqrtf(block_sum(squares) / (float)width + epsilon);
 #pragma unroll
-    for (uint32_t n = 0; n < NORM_PIECES; n++) {
-        uint32_t i = threadIdx.x + n * blockDim.x;
+    for (int n = 0; n < PIECES; n++) {
+        uint32_t i = threadIdx.x + (uint32_t)n * blockDim.x;
         if (i >= width / 4)
             break;
-        float4 w = __ldg((const float4 *)weight + i), v = values[n];
+        float4 w = weights[n], v = values[n];
         to[i] = make_uint2(
             bits_of(from_float<T>(v.x * scale * w.x), from_float<T>(v.y * scale * w.y)),
             bits_of(from_float<T>(v.z * scale * w.z), from_float<T>(v.w * scale * w.w)));
@@ -152,18 +157,27 @@ __global__ void norm_any_kernel(const float *x, uint32_t x_stride, const float *
         to[i] = from_float<T>(from[i] * scale * weight[i]);
 }
 
+template <typename T, int PIECES>
+static void norm_pieces(struct cuda_backend *cuda, const struct backend_buffer *x,
+                        const struct backend_tensor *weight, struct backend_buffer *y)
+{
+    uint32_t rows = x->outputs ? cuda->outputs : cuda->rows;
+    uint32_t threads = ((x->width / 4 + PIECES - 1) / PIECES + 31) / 32 * 32;
+    chain(cuda, norm_kernel<T, PIECES>, rows, threads, 0, (const float *)x->data, x->stride,
+          (const float *)weight->data, (T *)y->data, y->stride, x->width,
+          cuda->shape.norm_epsilon);
+}
+
 template <typename T>
 static void norm_run(struct cuda_backend *cuda, const struct backend_buffer *x,
                      const struct backend_tensor *weight, struct backend_buffer *y)
 {
     uint32_t rows = x->outputs ? cuda->outputs : cuda->rows, width = x->width;
-    uint32_t threads = width <= 4096 ? (width / 4 + 31) / 32 * 32 : 1024;
-    bool pieces = width % 4 == 0 && x->stride % 4 == 0 && y->stride % 4 == 0 &&
-                  width <= 4 * NORM_PIECES * 1024;
-    if (pieces)
-        chain(cuda, norm_kernel<T>, rows, threads, 0, (const float *)x->data, x->stride,
-              (const float *)weight->data, (T *)y->data, y->stride, width,
-              cuda->shape.norm_epsilon);
+    bool whole = width % 4 == 0 && x->stride % 4 == 0 && y->stride % 4 == 0;
+    if (whole && width <= 4 * 2 * NORM_THREADS)
+        norm_pieces<T, 2>(cuda, x, weight, y);
+    else if (whole && width <= 4 * 4 * NORM_THREADS)
+        norm_pieces<T, 4>(cuda, x, weight, y);
     else
         chain(cuda, norm_any_kernel<T>, rows, ROW_THREADS, 0, (const float *)x->data, x->stride,
               (const float *)weight->data, (T *)y->data, y->stride, width,
@@ -332,7 +346,6 @@ __global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, 
                             const T *v, uint32_t v_stride)
 {
     chain_next();
-    chain_wait();
     extern __shared__ float shared[];
     float *cosines = shared, *sines = shared + r.half;
     uint32_t row = blockIdx.x, warp = threadIdx.x / 32;
@@ -340,13 +353,14 @@ __global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, 
     float *mine = shared + 2 * r.half + warp * r.head_dim;
     if (row >= r.head[0])
         return;
-    uint32_t position = r.positions[row];
+    uint32_t position = r.positions[row]; /* of the descriptor: before the wait */
     for (uint32_t i = threadIdx.x; i < r.half; i += blockDim.x) {
         double angle = (double)position * r.frequencies[i];
         angle -= 6.283185307179586476925 * rint(angle * 0.15915494309189533576888);
         sincosf((float)angle, &sines[i], &cosines[i]);
     }
     __syncthreads();
+    chain_wait();
     const uint32_t *table = r.tables + r.table_offsets[r.row_sequences[row]];
     char *block = r.pool + (size_t)table[position / r.block_tokens] * r.block_bytes + r.layer_at;
     uint32_t token = position % r.block_tokens;

@@ -16,6 +16,7 @@
  *     kernel files     rows.cu      embed, norm, gate, rope_store: a row at a time
  *                      stream.cu    y = W x for few rows: reads each weight once;
  *                                   stream_hopper.cu on sm_90
+ *                      batch_hopper.cu  for 9 to 32 rows, on sm_90
  *                      gemm.cu      y = W x for many rows: cuBLASLt
  *                      decode.cu    attention of single rows: splits the keys;
  *                                   decode_hopper.cu on sm_90
@@ -254,6 +255,10 @@ struct product {
 uint32_t stream_rows(const struct cuda_backend *cuda, const struct product *product);
 void stream_product(struct cuda_backend *cuda, const struct product *product);
 void gemm_product(struct cuda_backend *cuda, const struct product *product);
+/* Its weights lie one behind the other, and so do its ys. */
+bool product_joint(const struct product *product);
+bool batch_can(const struct cuda_backend *cuda, const struct product *product);
+void batch_product(struct cuda_backend *cuda, const struct product *product);
 /* A quantised matrix as activations are stored, in cuda->scratch. */
 void tensor_unpack(struct cuda_backend *cuda, const struct backend_tensor *tensor, void *to);
 
@@ -288,7 +293,8 @@ template <> __device__ inline __nv_bfloat16 from_float(float value)
  *
  * It says chain_next() when those behind it may, and chain_wait() before it touches what any kernel
  * before it writes or reads: then all of these are over. So every thread that writes must wait, in
- * every kernel of a chain, and before the wait only weights may be read. */
+ * every kernel of a chain, and before the wait only weights may be read, the step's descriptor, and
+ * keys and values of earlier steps: the first kernel of a step is not in the chain. */
 #define CHAIN_ROWS 512u /* with more the gaps between kernels are nothing */
 
 __device__ inline void chain_next(void)
@@ -305,21 +311,35 @@ __device__ inline void chain_wait(void)
 #endif
 }
 
+/* cluster: blocks that share their shared memory. */
 template <typename... Parameters, typename... Arguments>
-static inline void chain(struct cuda_backend *cuda, void (*kernel)(Parameters...), dim3 grid,
-                         dim3 block, size_t shared_bytes, Arguments... arguments)
+static inline void chain_clusters(struct cuda_backend *cuda, void (*kernel)(Parameters...),
+                                  dim3 grid, uint32_t cluster, dim3 block, size_t shared_bytes,
+                                  Arguments... arguments)
 {
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = cuda->stream;
-    config.attrs = &early;
-    config.numAttrs = cuda->hopper && cuda->rows <= CHAIN_ROWS ? 1 : 0;
+    config.attrs = attributes;
+    if (cuda->hopper && cuda->rows <= CHAIN_ROWS) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        attributes[config.numAttrs++].val.clusterDim = {cluster, 1, 1};
+    }
     cuda_good(cuda, cudaLaunchKernelEx(&config, kernel, arguments...), "launch of a kernel");
+}
+
+template <typename... Parameters, typename... Arguments>
+static inline void chain(struct cuda_backend *cuda, void (*kernel)(Parameters...), dim3 grid,
+                         dim3 block, size_t shared_bytes, Arguments... arguments)
+{
+    chain_clusters(cuda, kernel, grid, 1, block, shared_bytes, arguments...);
 }
 
 /* Call f<T>(...) for the type of activations. */

@@ -30,8 +30,29 @@ __device__ inline uint4 scales_load(const stream_part &p, uint32_t row, uint32_t
     return make_uint4(0, 0, 0, 0);
 }
 
-/* Units begin .. end of a tile. */
-template <typename T, int FORM, int NT>
+/* What a thread loads of U units on end of two rows, low and high. */
+template <int FORM, int U> struct weights_held {
+    uint4 low[U], high[U], scales_low[U], scales_high[U];
+
+    __device__ inline void load(const stream_part &p, uint32_t row_low, uint32_t row_high,
+                                uint32_t units, uint32_t at, uint32_t end)
+    {
+        uint32_t t = threadIdx.x % 4;
+        const char *w_low = (const char *)p.data + (size_t)row_low * units * UNIT_BYTES + t * 16;
+        const char *w_high = (const char *)p.data + (size_t)row_high * units * UNIT_BYTES + t * 16;
+#pragma unroll
+        for (uint32_t u = 0; u < U; u++) {
+            uint32_t unit = min(at + u, end - 1);
+            low[u] = load_once(w_low + unit * UNIT_BYTES);
+            high[u] = load_once(w_high + unit * UNIT_BYTES);
+            scales_low[u] = scales_load<FORM>(p, row_low, units, unit);
+            scales_high[u] = scales_load<FORM>(p, row_high, units, unit);
+        }
+    }
+};
+
+/* Units begin .. end of a tile. EARLY: the first weights are asked for before x is there. */
+template <typename T, int FORM, int NT, bool EARLY>
 __device__ inline void units_sum(const stream_args &args, const stream_part &p, uint32_t tile,
                                  uint32_t x_first, uint32_t units, uint32_t begin, uint32_t end,
                                  float sums[NT][4])
@@ -41,23 +62,18 @@ __device__ inline void units_sum(const stream_args &args, const stream_part &p, 
     uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     uint32_t low = min(tile * MMA_ROWS + g, p.rows - 1);
     uint32_t high = min(tile * MMA_ROWS + g + 8, p.rows - 1);
-    const char *w_low = (const char *)p.data + (size_t)low * units * UNIT_BYTES + t * 16;
-    const char *w_high = (const char *)p.data + (size_t)high * units * UNIT_BYTES + t * 16;
     const T *x[NT];
 #pragma unroll
     for (int n = 0; n < NT; n++)
         x[n] = (const T *)args.x +
                (size_t)min(x_first + n * 8 + g, args.x_rows - 1) * args.x_stride + t * 8;
+    weights_held<FORM, U> w;
+    if (EARLY && begin < end)
+        w.load(p, low, high, units, begin, end);
+    chain_wait();
     for (uint32_t at = begin; at < end; at += U) {
-        uint4 a[U], b[U], sa[U], sb[U];
-#pragma unroll
-        for (uint32_t u = 0; u < U; u++) {
-            uint32_t unit = min(at + u, end - 1);
-            a[u] = load_once(w_low + unit * UNIT_BYTES);
-            b[u] = load_once(w_high + unit * UNIT_BYTES);
-            sa[u] = scales_load<FORM>(p, low, units, unit);
-            sb[u] = scales_load<FORM>(p, high, units, unit);
-        }
+        if (!EARLY || at > begin)
+            w.load(p, low, high, units, at, end);
 #pragma unroll
         for (uint32_t u = 0; u < U; u++) {
             if (at + u >= end)
@@ -68,14 +84,14 @@ __device__ inline void units_sum(const stream_args &args, const stream_part &p, 
 #pragma unroll
                 for (int n = 0; n < NT; n++)
                     v[k][n] = *(const uint4 *)(x[n] + (at + u) * unit_columns(FORM) + k * 32);
-            unit_add<T, FORM, NT>(a[u], b[u], sa[u], sb[u], v, sums);
+            unit_add<T, FORM, NT>(w.low[u], w.high[u], w.scales_low[u], w.scales_high[u], v, sums);
         }
     }
 }
 
 /* ---- one product ---- */
 
-template <typename T, int FORM, int NT>
+template <typename T, int FORM, int NT, bool EARLY>
 __global__ void __launch_bounds__(WARPS * 32)
     stream_kernel(const __grid_constant__ stream_args args)
 {
@@ -86,8 +102,7 @@ __global__ void __launch_bounds__(WARPS * 32)
     float sums[NT][4] = {};
     uint32_t units = args.columns / unit_columns(FORM);
     chain_next();
-    chain_wait();
-    units_sum<T, FORM, NT>(args, p, tile, x_first, units, warp * units / WARPS,
+    units_sum<T, FORM, NT, EARLY>(args, p, tile, x_first, units, warp * units / WARPS,
                            (warp + 1) * units / WARPS, sums);
     sums_show<NT>(sums, shared[warp]);
     __syncthreads();
@@ -142,13 +157,15 @@ template <typename T, int FORM>
 static void stream_run(struct cuda_backend *cuda, const struct stream_args *args)
 {
     uint32_t rows = args->x_rows;
-    if (rows <= 8)
-        chain(cuda, stream_kernel<T, FORM, 1>, dim3(args->tiles, 1), WARPS * 32, 0, *args);
+    if (rows == 1)
+        chain(cuda, stream_kernel<T, FORM, 1, true>, dim3(args->tiles, 1), WARPS * 32, 0, *args);
+    else if (rows <= 8)
+        chain(cuda, stream_kernel<T, FORM, 1, false>, dim3(args->tiles, 1), WARPS * 32, 0, *args);
     else if (rows <= 16)
-        chain(cuda, stream_kernel<T, FORM, 2>, dim3(args->tiles, 1), WARPS * 32, 0, *args);
+        chain(cuda, stream_kernel<T, FORM, 2, false>, dim3(args->tiles, 1), WARPS * 32, 0, *args);
     else
-        chain(cuda, stream_kernel<T, FORM, 4>, dim3(args->tiles, (rows + 31) / 32), WARPS * 32, 0,
-              *args);
+        chain(cuda, stream_kernel<T, FORM, 4, false>, dim3(args->tiles, (rows + 31) / 32),
+              WARPS * 32, 0, *args);
 }
 
 /* The columns and strides are whole 16-byte pieces for every thread. */

@@ -10,7 +10,7 @@
  *
  * W does not depend on the kernels before, so warp 8 begins while they run: the next product's
  * first stages are there when it may begin. Two blocks fit on a multiprocessor. x is read from the
- * L2 cache, one unit ahead. A row's bits depend on the number of columns only. */
+ * L2 cache, a stage ahead. A row's bits depend on the number of columns only. */
 #include "backend/cuda/hopper.cuh"
 #include "backend/cuda/stream.cuh"
 
@@ -24,6 +24,7 @@ template <int NT> struct stage_of {
     static constexpr uint32_t BYTES = 1024; /* of a row */
     static constexpr uint32_t PITCH = BYTES + 64;
     static constexpr uint32_t UNITS = BYTES / UNIT_BYTES;
+    static constexpr uint32_t EACH = UNITS / WARPS; /* of a warp */
     static constexpr uint32_t ALL = MMA_ROWS * PITCH;
     static constexpr uint32_t SUMS = WARPS * MMA_ROWS * (8 * NT + 1) * 4;
     static constexpr uint32_t ROOM = (NT <= 2 ? SHARED_PAIR : SHARED_ALONE) - SUMS - 256;
@@ -79,14 +80,19 @@ __device__ inline void stages_fetch(const stream_args &args, stream_shared<NT> &
     }
 }
 
-/* The rows of x that are this thread's, at a unit's columns; at: of their values 8t. */
+/* The rows of x that are this thread's, at the columns of a warp's units of a stage; at: of their
+ * values 8t. */
 template <typename T, int NT>
 __device__ inline void x_read(const stream_args &args, const uint32_t at[NT], uint32_t unit,
-                              uint4 v[1][NT])
+                              uint32_t units, uint4 v[stage_of<NT>::EACH][1][NT])
 {
 #pragma unroll
-    for (int n = 0; n < NT; n++)
-        v[0][n] = __ldcg((const uint4 *)((const T *)args.x + at[n] + unit * COLUMNS));
+    for (uint32_t u = 0; u < stage_of<NT>::EACH; u++) {
+        uint32_t column = min(unit + u * WARPS, units - 1) * COLUMNS;
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+            v[u][0][n] = __ldcg((const uint4 *)((const T *)args.x + at[n] + column));
+    }
 }
 
 __device__ inline void consumers_meet(void)
@@ -113,40 +119,39 @@ __device__ inline void tile_store(const stream_args &args, uint32_t tile, uint32
     consumers_meet();
 }
 
-/* Warps 0 .. 7. */
+/* Warps 0 .. 7. x of the next stage is on its way while this one is added. */
 template <typename T, int NT>
 __device__ inline void stages_take(const stream_args &args, stream_shared<NT> &shared)
 {
     typedef stage_of<NT> stage;
-    constexpr uint32_t U = stage::UNITS / WARPS;
     uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     uint32_t x_first = blockIdx.y * 8 * NT, units = args.columns / COLUMNS;
     uint32_t stages = (units + stage::UNITS - 1) / stage::UNITS;
     uint32_t x[NT];
+    uint4 now[stage::EACH][1][NT], next[stage::EACH][1][NT];
 #pragma unroll
     for (int n = 0; n < NT; n++)
         x[n] = min(x_first + n * 8 + g, args.x_rows - 1) * args.x_stride + t * 8;
+    x_read<T, NT>(args, x, warp, units, now);
     for (uint32_t tile = blockIdx.x, n = 0; tile < args.tiles; tile += gridDim.x) {
         float sums[NT][4] = {};
-        uint4 now[1][NT], next[1][NT];
-        x_read<T, NT>(args, x, min(warp, units - 1), now);
         for (uint32_t s = 0; s < stages; s++, n++) {
-            const char *data = shared.stages[n % stage::COUNT];
+            const char *data = shared.stages[n % stage::COUNT] + g * stage::PITCH + t * 16;
+            const uint4 none = make_uint4(0, 0, 0, 0);
+            x_read<T, NT>(args, x, (s + 1 < stages ? (s + 1) * stage::UNITS : 0) + warp, units,
+                          next);
+            barrier_wait(&shared.full[n % stage::COUNT], n / stage::COUNT & 1);
 #pragma unroll
-            for (uint32_t u = 0; u < U; u++) {
-                uint32_t in = warp + u * WARPS, unit = s * stage::UNITS + in;
-                const char *at = data + g * stage::PITCH + in * UNIT_BYTES + t * 16;
-                const uint4 none = make_uint4(0, 0, 0, 0);
-                x_read<T, NT>(args, x, min(unit + WARPS, units - 1), next);
-                if (u == 0)
-                    barrier_wait(&shared.full[n % stage::COUNT], n / stage::COUNT & 1);
-                if (unit < units)
+            for (uint32_t u = 0; u < stage::EACH; u++) {
+                uint32_t in = warp + u * WARPS;
+                const char *at = data + in * UNIT_BYTES;
+                if (s * stage::UNITS + in < units)
                     unit_add<T, FORM_HALVES, NT>(*(const uint4 *)at,
                                                  *(const uint4 *)(at + 8 * stage::PITCH), none,
-                                                 none, now, sums);
+                                                 none, now[u], sums);
 #pragma unroll
                 for (int m = 0; m < NT; m++)
-                    now[0][m] = next[0][m];
+                    now[u][0][m] = next[u][0][m];
             }
             __syncwarp();
             if (lane == 0)
