@@ -54,18 +54,20 @@ static bool prefill_take_local(struct prefill *prefill, struct prefill_request *
 /* False: there is no room for it now. */
 static bool prefill_start_gather(struct prefill *prefill, struct prefill_request *r)
 {
-    if (r->gather != PREFILL_UNGATHERED)
+    if (r->gather != PREFILL_UNGATHERED || prefill_waits_for_twin(prefill, r))
         return true;
-    if (!prefill_take_local(prefill, r))
+    r->lacked_room = !prefill_take_local(prefill, r);
+    if (r->lacked_room)
         return false;
-    if (prefill_gather(prefill, r) == OK)
-        return true;
-    prefill_drop_local(prefill, r);
-    return false;
+    r->lacked_room = prefill_gather(prefill, r) != OK;
+    if (r->lacked_room)
+        prefill_drop_local(prefill, r);
+    return !r->lacked_room;
 }
 
 /* The running batch is nearly done: blocks of those that come next begin to move. Who has no source
- * that is known gathers when it starts, from what the tree has by then. */
+ * that is known gathers when it starts, from what the tree has by then; unless it has been without
+ * room before: then it takes what is free now, lest those behind it do so each time. */
 static void prefill_start_gathers(struct prefill *prefill)
 {
     if (prefill->batch.head == NULL || prefill_batch_left(prefill) > prefill->options.chunk_tokens)
@@ -77,10 +79,17 @@ static void prefill_start_gathers(struct prefill *prefill)
         if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
             return;
         tokens += r->wire->prompt_tokens;
-        bool comes = r->wire->source_count > 0 || r->wire->saved_blocks > 0;
+        bool comes = r->wire->source_count > 0 || r->wire->saved_blocks > 0 || r->lacked_room;
         if (comes && !prefill_start_gather(prefill, r))
             return;
     }
+}
+
+/* Tokens that it computes, as far as one knows. */
+static uint32_t prefill_left(const struct prefill *prefill, const struct prefill_request *r)
+{
+    bool shares = r->gather == PREFILL_UNGATHERED && prefill_twin(prefill, r) != NULL;
+    return shares ? 1 : r->wire->prompt_tokens - r->cached_tokens;
 }
 
 /* Form a batch from the oldest requests that have a place, as far as budget and room go. The oldest
@@ -95,14 +104,15 @@ static void prefill_batch_form(struct prefill *prefill)
         next = r->next;
         if (r->state != PREFILL_PLACED || (full && r->gather != PREFILL_GATHERED))
             continue;
-        if (tokens > 0 && tokens + r->wire->prompt_tokens > prefill->options.batch_tokens)
+        if (tokens > 0 && tokens + prefill_left(prefill, r) > prefill->options.batch_tokens)
             break;
         if (!prefill_start_gather(prefill, r)) {
             full = true;
             continue;
         }
-        tokens += r->wire->prompt_tokens - r->cached_tokens;
-        if (r->gather == PREFILL_GATHERING)
+        if (r->gather != PREFILL_UNGATHERED) /* else it waits for a twin, and that one counts */
+            tokens += prefill_left(prefill, r);
+        if (r->gather != PREFILL_GATHERED)
             continue; /* Its blocks are on their way. */
         prefill_list_remove(&prefill->waiting, r);
         r->state = PREFILL_RUNNING;

@@ -285,7 +285,8 @@ static void gather_cover_partial(struct prefill *prefill, struct prefill_request
     const struct wire_request *wire = request->wire;
     uint32_t full = (wire->prompt_tokens - 1) / prefill->block_tokens;
     uint32_t tokens = (wire->prompt_tokens - 1) % prefill->block_tokens;
-    if (wire->resumed_tokens != 1 || tokens == 0)
+    if (wire->resumed_tokens != 1 || tokens == 0 ||
+        request->table.token_count == wire->prompt_tokens - 1)
         return;
     struct block_key key = block_key_next(full > 0 ? &request->keys[full - 1] : &request->root,
                                           wire->prompt + full * prefill->block_tokens, tokens);
@@ -345,13 +346,84 @@ uint32_t prefill_hole_end(const struct prefill *prefill, const struct prefill_re
     return end;
 }
 
-/* Every range has ended: computing starts at the first block that is not there. */
+/* ---- sequences of one prompt, handed over by the store ---- */
+
+/* Both go on from the same prompt, each with a first token of its own. */
+static bool gather_is_twin(const struct prefill_request *x, const struct prefill_request *y)
+{
+    const struct wire_request *a = x->wire, *b = y->wire;
+    return x != y && a->resumed_tokens == 1 && b->resumed_tokens == 1 &&
+           ((a->flags | b->flags) & WIRE_REQUEST_NO_PREFIX) == 0 &&
+           a->prompt_tokens == b->prompt_tokens && block_key_equal(&x->root, &y->root) &&
+           memcmp(a->prompt, b->prompt, (a->prompt_tokens - 1) * sizeof(a->prompt[0])) == 0;
+}
+
+/* It has all of what its twins go on from. */
+static bool gather_is_whole(const struct prefill_request *request)
+{
+    return request->gather == PREFILL_GATHERED &&
+           request->table.token_count >= request->wire->prompt_tokens - 1;
+}
+
+bool prefill_waits_for_twin(const struct prefill *prefill, const struct prefill_request *request)
+{
+    if (request->wire->resumed_tokens != 1 || request->goes_alone)
+        return false;
+    for (const struct prefill_request *r = prefill->waiting.head; r != NULL; r = r->next) {
+        if (r->gather == PREFILL_GATHERING && gather_is_twin(r, request))
+            return true;
+    }
+    return false;
+}
+
+const struct prefill_request *prefill_twin(const struct prefill *prefill,
+                                           const struct prefill_request *request)
+{
+    const struct prefill_list *lists[] = {&prefill->waiting, &prefill->batch};
+    for (int i = 0; request->wire->resumed_tokens == 1 && i < 2; i++) {
+        for (const struct prefill_request *r = lists[i]->head; r != NULL; r = r->next) {
+            if (gather_is_whole(r) && gather_is_twin(r, request))
+                return r;
+        }
+    }
+    return NULL;
+}
+
+/* Every range has ended: computing starts at the first block that is not there. What did not come
+ * for one its twins wait for no more, each of them. */
 static void gather_end(struct prefill *prefill, struct prefill_request *request)
 {
     prefill_skip(prefill, request);
     prefill_seal(prefill, request);
     request->gather_ns = clock_ns() - request->gather_started_ns;
     request->gather = PREFILL_GATHERED;
+    if (gather_is_whole(request))
+        return;
+    for (struct prefill_request *r = prefill->waiting.head; r != NULL; r = r->next)
+        r->goes_alone = r->goes_alone || gather_is_twin(r, request);
+}
+
+/* Leading blocks that are here, referenced: a twin's, with the partial one, else the tree's. */
+static uint32_t gather_own(struct prefill *prefill, struct prefill_request *request, bool looks,
+                           uint32_t most, uint32_t *tokens_out)
+{
+    const struct prefill_request *twin = prefill_twin(prefill, request);
+    *tokens_out = 0;
+    if (twin == NULL && !looks)
+        return 0;
+    if (twin == NULL) {
+        uint32_t matched = prefix_tree_match(prefill->tree, request->keys, most, request->ids);
+        *tokens_out = matched * prefill->block_tokens;
+        return matched;
+    }
+    uint32_t tokens = request->wire->prompt_tokens - 1;
+    uint32_t blocks = kv_blocks_for(tokens, prefill->block_tokens);
+    for (uint32_t i = 0; i < blocks; i++) {
+        request->ids[i] = twin->ids[i];
+        prefix_tree_share(prefill->tree, request->ids[i]);
+    }
+    *tokens_out = tokens;
+    return blocks;
 }
 
 /* The own prefix, and blocks for the rest of the prompt. */
@@ -360,19 +432,18 @@ static status gather_take(struct prefill *prefill, struct prefill_request *reque
 {
     const struct wire_request *wire = request->wire;
     struct block_copy copy;
-    uint32_t matched = 0;
-    if (looks)
-        matched = prefix_tree_match(prefill->tree, request->keys, most, request->ids);
-    block_table_adopt(&request->table, request->ids, matched, matched * prefill->block_tokens);
+    uint32_t tokens, blocks = gather_own(prefill, request, looks, most, &tokens);
+    block_table_adopt(&request->table, request->ids, blocks, tokens);
     status st = block_table_reserve(&request->table, prefill->tree,
                                     wire->prompt_tokens - request->table.token_count, &copy);
     if (st != OK) {
         block_table_drop(&request->table, prefill->tree);
         return st;
     }
-    /* Matched blocks are full, so the first new token never falls into a shared one. */
-    request->cached_tokens = request->table.token_count;
-    request->sealed_blocks = matched;
+    if (copy.needed) /* The twin writes its own token into that one. */
+        engine_block_copy(prefill->engine, copy.from, copy.to);
+    request->cached_tokens = tokens;
+    request->sealed_blocks = tokens / prefill->block_tokens;
     return OK;
 }
 

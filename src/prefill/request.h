@@ -42,6 +42,8 @@ struct prefill_request {
     uint32_t matched_blocks; /* the receiver has these */
     uint32_t offered_blocks; /* leading blocks that are offered in all layers, or matched there */
     enum prefill_gather_state gather;
+    bool goes_alone;  /* what a twin was to fetch for it did not come */
+    bool lacked_room; /* when it was its turn; nobody behind it takes any before it */
     struct prefill_range ranges[WIRE_RANGES_MAX];
     uint32_t range_count, ranges_open;
     uint32_t sources_used;           /* bits of wire->sources: busy, or of no use any more */
@@ -110,6 +112,11 @@ void prefill_request_fail(struct prefill *prefill, struct prefill_request *reque
  * fetch into these what its sources lend. It may run when it is PREFILL_GATHERED, which may be at
  * once. ERR_FULL: the blocks are not there now. */
 status prefill_gather(struct prefill *prefill, struct prefill_request *request);
+/* Another sequence of the same prompt is fetching it: what comes is for both. */
+bool prefill_waits_for_twin(const struct prefill *prefill, const struct prefill_request *request);
+/* One that has all of it, as long as that one is not computed; NULL: none. */
+const struct prefill_request *prefill_twin(const struct prefill *prefill,
+                                           const struct prefill_request *request);
 /* It is given up: its ranges end, each with its report. */
 void prefill_gather_cancel(struct prefill *prefill, struct prefill_request *request);
 /* Go on behind the blocks that landed where computing has come to. */

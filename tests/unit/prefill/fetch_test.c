@@ -405,9 +405,148 @@ static void room_is_not_kept_from_the_urgent(void **state)
     world_end(&w);
 }
 
+/* As above, and the urgent one has no source: those behind it, whose blocks could come while others
+ * run, take no room before it. */
+static void who_lacked_room_is_next(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask asks[3];
+    world_open(&w);
+    struct station *d = &w.pair.d;
+    assert_true(decode_expect(d->decode, d->decode_batch - 4)); /* 4 are left */
+    shelf.keeps_waiting = true;
+    for (uint32_t i = 0; i < 3; i++) {
+        bool large = i == 1;
+        asks[i] = (struct rig_ask){.id = 30 + i,
+                                   .epoch = 1,
+                                   .flags = WIRE_REQUEST_LOCAL,
+                                   .n = large ? 4 : 2,
+                                   .max_tokens = 5};
+        rig_fill_prompt(&asks[i], 21, 5 + i, 21);
+        struct wire_request *wire = rig_wire(&asks[i]);
+        struct sampling sampling = rig_sampling(&asks[i]);
+        wire->saved_blocks = large ? 0 : 5;
+        prefill_submit(d->prefill, wire, &sampling);
+        station_step(d);
+    }
+    assert_int_equal(shelf.errand_count, 1);
+    shelf.keeps_waiting = false;
+    shelf_turn();
+    shelf.keeps_waiting = true;
+    while (rig_entry(&w.pair.book, asks[0].id)->got.counts[0] < asks[0].max_tokens) {
+        station_step(d);
+        assert_int_equal(shelf.errand_count, 0);
+    }
+    station_step(d);
+    assert_int_equal(shelf.errand_count, 1); /* the large one's: nobody else has room now */
+    shelf.keeps_waiting = false;
+    while (rig_entry(&w.pair.book, asks[1].id)->got.counts[0] < asks[1].max_tokens)
+        world_turn(&w);
+    decode_expect_none(d->decode, d->decode_batch - 4);
+    world_run(&w);
+    for (uint32_t i = 0; i < 3; i++)
+        rig_assert_tokens(&w.pair.reference, &w.pair.book, &asks[i]);
+    world_end(&w);
+}
+
+/* Three sequences of a prompt that p has computed and the shelf has go on at d, each from its
+ * own first token; the shelf does not answer yet. */
+static void world_go_on(struct world *w, uint32_t tokens, struct rig_ask parts[3])
+{
+    struct rig_ask ask = {.id = 9, .epoch = 1, .max_tokens = 6, .handoff = WIRE_HANDOFF_STORE};
+    rig_fill_prompt(&ask, tokens, 5, tokens);
+    station_submit(&w->pair.p, &ask);
+    world_run(w);
+    shelf.asked = 0;
+    shelf.keeps_waiting = true;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint32_t first = 40 + i; /* as if drawn */
+        parts[i] =
+            (struct rig_ask){.id = 20 + i, .epoch = 1, .max_tokens = 5, .prompt_tokens = tokens};
+        memcpy(parts[i].prompt, ask.prompt, sizeof(ask.prompt));
+        parts[i] = rig_resume(&w->pair.book, &parts[i], &first, 0, 1);
+        parts[i].flags = WIRE_REQUEST_LOCAL;
+        station_submit(&w->pair.d, &parts[i]);
+        world_turn(w);
+    }
+}
+
+static void assert_went_on(struct world *w, const struct rig_ask *part)
+{
+    struct rig_tokens *whole = malloc(sizeof(*whole));
+    assert_non_null(whole);
+    rig_reference_run(&w->pair.reference, part, whole);
+    const struct rig_entry *entry = rig_entry(&w->pair.book, part->id);
+    assert_int_equal(entry->got.counts[0], part->max_tokens); /* with its first one */
+    assert_memory_equal(entry->got.tokens[0] + 1, whole->tokens[0],
+                        (part->max_tokens - 1) * sizeof(uint32_t));
+    free(whole);
+}
+
+/* What three sequences of one prompt go on from is fetched once, the last, partial block included,
+ * whatever fits into a batch; and when the one that fetches is cancelled, the next one does. */
+static void one_fetch_for_all_sequences(void **state)
+{
+    (void)state;
+    for (uint32_t way = 0; way < 8; way++) {
+        struct world w;
+        struct prefill_counters counters;
+        struct rig_ask parts[3];
+        bool cancels = way >= 4;
+        uint32_t tokens = 37 + way % 4, blocks = kv_blocks_for(tokens, RIG_BLOCK_TOKENS);
+        world_open(&w);
+        world_go_on(&w, tokens, parts);
+        assert_int_equal(shelf.asked, blocks);
+        if (cancels) {
+            prefill_cancel(w.pair.d.prefill, parts[0].id);
+            for (int i = 0; i < 4; i++)
+                world_turn(&w);
+        }
+        shelf.keeps_waiting = false;
+        world_run(&w);
+        assert_int_equal(shelf.asked, cancels ? 2 * blocks : blocks);
+        for (uint32_t i = cancels; i < 3; i++) {
+            assert_went_on(&w, &parts[i]);
+            assert_int_equal(rig_entry(&w.pair.book, parts[i].id)->first.cached_tokens, tokens);
+        }
+        prefill_count(w.pair.d.prefill, &counters);
+        assert_int_equal(counters.recomputed_tokens, 0);
+        world_end(&w);
+    }
+}
+
+/* The one fetch fails: the others do not wait for each other, one after the other. */
+static void none_waits_after_a_failed_fetch(void **state)
+{
+    (void)state;
+    for (uint32_t tokens = 17; tokens <= 20; tokens++) {
+        struct world w;
+        struct rig_ask parts[3];
+        uint32_t blocks = kv_blocks_for(tokens, RIG_BLOCK_TOKENS);
+        world_open(&w);
+        world_go_on(&w, tokens, parts);
+        assert_int_equal(shelf.asked, blocks);
+        shelf.fails = ERR_TIMEOUT;
+        shelf.keeps_waiting = false;
+        shelf_turn();
+        shelf.keeps_waiting = true;
+        station_step(&w.pair.d);
+        assert_int_equal(shelf.asked, 3 * blocks);
+        shelf.fails = OK;
+        shelf.keeps_waiting = false;
+        world_run(&w);
+        for (uint32_t i = 0; i < 3; i++)
+            assert_went_on(&w, &parts[i]);
+        world_end(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_fetch_for_all_sequences),
+        cmocka_unit_test(none_waits_after_a_failed_fetch),
         cmocka_unit_test(what_is_computed_is_told_of),
         cmocka_unit_test(peer_and_store_at_once),
         cmocka_unit_test(the_store_stands_in_for_a_peer),
@@ -416,6 +555,7 @@ int main(void)
         cmocka_unit_test(cancelled_while_it_waits),
         cmocka_unit_test(handed_over_by_the_store),
         cmocka_unit_test(room_is_not_kept_from_the_urgent),
+        cmocka_unit_test(who_lacked_room_is_next),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
