@@ -1,6 +1,7 @@
 /* Adds and gets: what moves between the memory tier and the workers.
  *
- *     add  take slots, receive -> sum each layer, publish, answer; then to disk in the background
+ *     add  take slots, receive -> publish under the sums that were checked as each layer landed,
+ *          answer; then to disk in the background
  *     get  pin the leading run, offer what is in memory at once and the rest as it is loaded;
  *          unpin when the receiver has acknowledged, or is gone
  */
@@ -156,7 +157,8 @@ static status add_receive(struct keeper *keeper, struct move *move)
                    .remote = client->has_tcp ? &client->transfer_tcp : NULL},
         .block_ids = ids,
         .block_count = move->count,
-        .deadline_ms = ADD_DEADLINE_MS};
+        .deadline_ms = ADD_DEADLINE_MS,
+        .keeps_sums = true};
     status st = transfer_receive(keeper->transfer, &wish);
     free(ids);
     return st;
@@ -233,12 +235,12 @@ static void add_to_disk(struct keeper *keeper, struct memory_entry *entry)
         memory_pin(keeper->memory, entry);
 }
 
-static void add_publish(struct keeper *keeper, struct memory_entry *entry)
+/* sums: of its layers, stride apart. */
+static void add_publish(struct keeper *keeper, struct memory_entry *entry,
+                        const struct checksum *sums, uint32_t stride)
 {
-    const uint8_t *block = keeper_block(keeper, entry->slot);
     for (uint32_t layer = 0; layer < keeper->shape.layer_count; layer++)
-        entry->checksums[layer] = checksum_of(block + keeper->shape.layers[layer].offset,
-                                              keeper->shape.layers[layer].bytes);
+        entry->checksums[layer] = sums[(size_t)layer * stride];
     if (memory_publish(keeper->memory, entry)) {
         keeper->counts.added_blocks++;
         add_to_disk(keeper, entry);
@@ -254,7 +256,7 @@ static void add_received(struct keeper *keeper, struct move *move,
     status result = report->status;
     const char *text = report->text;
     for (uint32_t i = 0; i < landed && i < move->count; i++)
-        add_publish(keeper, move->entries[i]);
+        add_publish(keeper, move->entries[i], report->sums + i, move->count);
     keeper->counts.received_bytes += report->bytes;
     uint32_t kept = move->first + landed;
     /* What follows the range was here before, if the range is whole. */

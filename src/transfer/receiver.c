@@ -342,6 +342,8 @@ bool receive_landed(struct fetch *fetch, uint32_t i, struct checksum sum)
     if (spoiled || !checksum_equal(sum, fetch->checksums[i]))
         return receive_mismatch(fetch, i);
     cell->landed = true;
+    if (receive->report->sums != NULL)
+        receive->report->sums[cell - receive->cells] = sum;
     receive->bytes += transfer->layers[fetch->layer].bytes;
     if (fetch->first_index + i - receive->first_index < receive->final_count)
         receive->missing--;

@@ -357,8 +357,11 @@ static status receive_make(struct transfer *transfer, const struct transfer_wish
     receive->block_ids = malloc(wish->block_count * sizeof(*receive->block_ids));
     receive->cells = calloc(cells, sizeof(*receive->cells));
     receive->report = calloc(1, sizeof(*receive->report));
-    if (receive->block_ids == NULL || receive->cells == NULL || receive->report == NULL) {
-        free(receive->report);
+    if (receive->report != NULL && wish->keeps_sums)
+        receive->report->sums = calloc(cells, sizeof(*receive->report->sums));
+    if (receive->block_ids == NULL || receive->cells == NULL || receive->report == NULL ||
+        (wish->keeps_sums && receive->report->sums == NULL)) {
+        transfer_report_free(receive->report);
         receive_free(receive);
         return error_set(ERR_NO_MEMORY, "no memory for a receive of %u blocks", wish->block_count);
     }
@@ -412,7 +415,7 @@ status transfer_receive(struct transfer *transfer, const struct transfer_wish *w
         receive->remote = *wish->source.remote;
     struct call *call = call_take(transfer, CALL_RECEIVE);
     if (call == NULL) {
-        free(receive->report);
+        transfer_report_free(receive->report);
         receive_free(receive);
         return ERR_NO_MEMORY;
     }
@@ -448,6 +451,7 @@ void transfer_report_free(struct transfer_report *report)
     if (report == NULL)
         return;
     free(report->payload);
+    free(report->sums);
     free(report);
 }
 

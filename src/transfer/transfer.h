@@ -168,6 +168,7 @@ struct transfer_wish {
     const uint32_t *block_ids; /* [block_count] own; nobody else writes them until the report */
     uint32_t block_count;      /* at most this many are fetched; fewer if the holder has fewer */
     uint32_t deadline_ms;      /* from now to the report */
+    bool keeps_sums;           /* the report is to say what landed (sums) */
     struct mailbox *reports;   /* where the report goes; NULL: options.reports */
 };
 
@@ -210,9 +211,11 @@ struct transfer_report {
                                        all that were offered, of what was lent the fetched ones */
     uint8_t *payload;               /* RECEIVED: the holder's, or NULL */
     uint32_t payload_bytes;
-    uint64_t bytes;                /* of KV moved */
-    double seconds;                /* first offer to the end */
-    double exposed_s;              /* complete to the end: what the overlap did not hide */
+    struct checksum *sums; /* [layer][block of the wish] RECEIVED, of the bytes that landed, each
+                              equal to the holder's; NULL unless the wish keeps them */
+    uint64_t bytes;        /* of KV moved */
+    double seconds;        /* first offer to the end */
+    double exposed_s;      /* complete to the end: what the overlap did not hide */
     enum transfer_carrier carrier; /* 0 when none was reached */
 };
 

@@ -99,6 +99,20 @@ static void many_leases_at_once(void **state)
     worker_close(&workers[1]);
 }
 
+/* They are those of the blocks as they lie here. */
+static void assert_sums(const struct worker *worker, const uint32_t *ids, uint32_t count,
+                        const struct checksum *sums)
+{
+    assert_non_null(sums);
+    for (uint32_t layer = 0; layer < worker->shape.layer_count; layer++) {
+        const struct transfer_slice *slice = &worker->shape.layers[layer];
+        for (uint32_t i = 0; i < count; i++)
+            assert_true(checksum_equal(
+                sums[layer * count + i],
+                checksum_of(block_at(worker, ids[i]) + slice->offset, slice->bytes)));
+    }
+}
+
 /* A block offered half full, then again: the later bytes are those that count. */
 static void the_later_offer_wins(void **state)
 {
@@ -118,6 +132,7 @@ static void the_later_offer_wins(void **state)
             lease_id_random(&lease);
             struct transfer_wish wish =
                 wish_of(&holder, &lease, (enum transfer_carrier)carrier, to_ids, 4);
+            wish.keeps_sums = true;
             transfer_lease_open(holder.transfer, &lease, 9, 3, 20000);
             assert_int_equal(transfer_receive(receiver.transfer, &wish), OK);
             blocks_fill(&holder, from_ids, 4);
@@ -129,9 +144,11 @@ static void the_later_offer_wins(void **state)
             for (uint32_t layer = 0; layer < 3; layer++)
                 transfer_offer(holder.transfer, &lease, layer, 3, from_ids + 3, 1, NULL);
             transfer_complete(holder.transfer, &lease, 4, NULL, 0);
-            worker_expect_free(&receiver, TRANSFER_RECEIVED, OK);
+            struct transfer_report *report = worker_expect(&receiver, TRANSFER_RECEIVED, OK);
             worker_expect_free(&holder, TRANSFER_HOLDER_DONE, OK);
             blocks_compare(&holder, from_ids, &receiver, to_ids, 0, 4);
+            assert_sums(&receiver, to_ids, 4, report->sums);
+            transfer_report_free(report);
         }
         worker_close(&receiver);
         worker_close(&holder);
