@@ -437,15 +437,24 @@ status segment_make_named(const struct disk_format *format, int folder_fd, const
         return error_set(ERR_IO, "cannot make %s: %s", name, strerror(errno));
     uint8_t *head = head_write(format);
     ssize_t put = head != NULL ? pwrite(fd, head, format->head_bytes, 0) : -1;
-    int cause = put < 0 ? errno : ENOSPC;
+    int cause = head == NULL ? ENOMEM : put < 0 ? errno : ENOSPC;
+    bool whole = put == (ssize_t)format->head_bytes;
     free(head);
-    if (put != (ssize_t)format->head_bytes || fsync(folder_fd) != 0) {
+    if (whole && fsync(folder_fd) != 0) {
+        cause = errno;
+        whole = false;
+    }
+    if (!whole) {
         close(fd);
         unlinkat(folder_fd, name, 0);
         return error_set(ERR_IO, "cannot write the head of %s: %s", name, strerror(cause));
     }
     *segment_out = segment_new(format, number, fd);
-    return *segment_out != NULL ? OK : ERR_NO_MEMORY;
+    if (*segment_out == NULL) {
+        unlinkat(folder_fd, name, 0);
+        return ERR_NO_MEMORY;
+    }
+    return OK;
 }
 
 /* Every record that is there in full; the last whole one ends the file. */

@@ -5,6 +5,9 @@
  *     ADD -> WANT -> lease open, offered -> ADDED and HOLDER_DONE -> end     (ADDED at once: end)
  *     GET -> GOT  -> receive                -> its report          -> end     (nothing there: end)
  *
+ * What is offered is summed here, a step at a time, while the transfer's thread sends what was
+ * offered before: one thread that did both would be what an add waits for.
+ *
  * A job ends only when its lease or receive has been reported: nothing is read or written then. */
 #include <assert.h>
 #include <stdio.h>
@@ -23,6 +26,7 @@
 #define RETRY_LAST_MS 2000
 #define PENDING_BYTES (16u << 20)
 #define LEASE_MARGIN_MS 1000 /* that a lease outlives the job's deadline */
+#define OFFER_BLOCKS 64      /* of one layer, summed and offered before the loop looks around */
 
 struct remote {
     struct store *store;
@@ -31,7 +35,7 @@ struct remote {
     bool has_unix, has_tcp, refused_before;
     uint64_t incarnation;
     struct link *link;
-    struct loop_timer *retry_timer;
+    struct loop_timer *retry_timer, *offer_timer;
     uint32_t retry_ms;
     struct mailbox *transfers;
     struct loop_watch *transfers_watch;
@@ -43,6 +47,8 @@ struct remote_job {
     struct lease_id lease;
     bool moving;   /* the lease is open, or the receive under way: its report will come */
     bool answered; /* nothing more will come from the store */
+    uint32_t wants_first, wants_count; /* of an add: what the store fetches */
+    uint32_t layer, offered;           /* offered: all layers before, and blocks of this one */
     status result;
     uint32_t count;
     uint64_t bytes;
@@ -175,27 +181,76 @@ static void remote_give_up(void *client, struct store_job *job, status cause, co
 
 /* ---- what the store says ---- */
 
+/* Offer some blocks of a layer, with their sums where the host can read them. */
+static void remote_offer_some(struct remote *remote, struct store_job *job)
+{
+    struct remote_job *own = job->own;
+    const struct store_options *options = &remote->store->options;
+    const struct transfer_pool *pool = &options->pool;
+    block_id ids[OFFER_BLOCKS];
+    struct checksum sums[OFFER_BLOCKS];
+    size_t offset, bytes;
+    uint32_t count = own->wants_count - own->offered;
+    count = count < OFFER_BLOCKS ? count : OFFER_BLOCKS;
+    kv_layout_layer(options->layout, own->layer, &offset, &bytes);
+    for (uint32_t i = 0; i < count; i++) {
+        ids[i] = job->blocks[own->wants_first + own->offered + i].id;
+        if (pool->device == NULL)
+            sums[i] = checksum_of(pool->host + (size_t)ids[i] * pool->block_bytes + offset, bytes);
+    }
+    transfer_offer(options->transfer, &own->lease, own->layer, own->offered, ids, count,
+                   pool->device == NULL ? sums : NULL);
+    own->offered += count;
+    if (own->offered == own->wants_count) {
+        own->offered = 0;
+        own->layer++;
+    }
+}
+
+static bool remote_offers(const struct remote *remote, const struct store_job *job)
+{
+    const struct remote_job *own = job->own;
+    return job->mail.kind == STORE_JOB_ADD && own->moving && !own->answered &&
+           own->layer < remote->store->options.layout->shape.layer_count;
+}
+
+/* A step of each job that is being offered. */
+static void remote_on_offer(void *ctx)
+{
+    struct remote *remote = ctx;
+    bool more = false;
+    for (struct store_job *job = remote->store->jobs, *next; job != NULL; job = next) {
+        next = job->next;
+        if (!remote_offers(remote, job))
+            continue;
+        struct remote_job *own = job->own;
+        remote_offer_some(remote, job);
+        if (remote_offers(remote, job)) {
+            more = true;
+            continue;
+        }
+        status st = transfer_complete(remote->store->options.transfer, &own->lease,
+                                      own->wants_count, NULL, 0);
+        if (st != OK)
+            remote_abandon(remote, job, st, error_text());
+    }
+    if (more)
+        loop_timer_start(remote->offer_timer, 0);
+}
+
 static status remote_offer(struct remote *remote, struct store_job *job,
                            const struct wire_store_want *want)
 {
     struct remote_job *own = job->own;
-    struct transfer *transfer = remote->store->options.transfer;
-    uint32_t layer_count = remote->store->options.layout->shape.layer_count;
-    uint32_t *ids = malloc((size_t)want->count * sizeof(*ids));
-    if (ids == NULL)
-        return error_set(ERR_NO_MEMORY, "no memory for an offer to the store");
-    for (uint32_t i = 0; i < want->count; i++)
-        ids[i] = job->blocks[want->first + i].id;
-    status st = transfer_lease_open_to(transfer, &own->lease, job->number, 0,
+    status st = transfer_lease_open_to(remote->store->options.transfer, &own->lease, job->number, 0,
                                        job_left_ms(job) + LEASE_MARGIN_MS, remote->transfers);
-    if (st == OK) {
-        own->moving = true;
-        for (uint32_t layer = 0; layer < layer_count; layer++)
-            transfer_offer(transfer, &own->lease, layer, 0, ids, want->count, NULL);
-        st = transfer_complete(transfer, &own->lease, want->count, NULL, 0);
-    }
-    free(ids);
-    return st;
+    if (st != OK)
+        return st;
+    own->moving = true;
+    own->wants_first = want->first;
+    own->wants_count = want->count;
+    loop_timer_start(remote->offer_timer, 0);
+    return OK;
 }
 
 static status remote_on_want(struct remote *remote, const uint8_t *payload, uint32_t bytes)
@@ -450,6 +505,7 @@ static void remote_close(void *client)
     struct remote *remote = client;
     link_close(remote->link);
     loop_timer_close(remote->retry_timer);
+    loop_timer_close(remote->offer_timer);
     loop_watch_close(remote->transfers_watch);
     if (remote->transfers != NULL)
         mailbox_close(remote->transfers);
@@ -474,6 +530,8 @@ static status remote_open(struct store *store, void **client_out)
                                &remote->transfers_watch);
     if (st == OK)
         st = loop_timer_open(store->loop, remote_connect, remote, &remote->retry_timer);
+    if (st == OK)
+        st = loop_timer_open(store->loop, remote_on_offer, remote, &remote->offer_timer);
     if (st != OK) {
         remote_close(remote);
         return st;

@@ -57,6 +57,31 @@ static void added_blocks_are_got_over_tcp(void **state)
     what_is_added_is_got(TRANSFER_TCP, "tcp");
 }
 
+/* More than is offered in a step, and a part of it is there already. */
+static void a_long_add_is_whole(void **state)
+{
+    (void)state;
+    for (int tcp = 0; tcp < 2; tcp++) {
+        struct user a;
+        uint32_t ids[150], to[150];
+        struct keeper_options options = small;
+        options.carrier = tcp ? "tcp" : "shm";
+        options.memory_bytes = 256 * 24576;
+        pid_t pid = rig_store(options);
+        user_open(&a, "a", 300, tcp ? TRANSFER_TCP : TRANSFER_SHM, 0);
+        assert_true(user_wait_up(&a, true));
+        fill_ids(ids, 0, 150);
+        fill_ids(to, 150, 150);
+        blocks_fill(&a.worker, ids, 150);
+        user_add(&a, 1, ids, 7, 0);
+        user_add(&a, 1, ids, 150, 0);
+        assert_int_equal(user_get(&a, 1, to, 150, OK), 150);
+        blocks_compare(&a.worker, ids, &a.worker, to, 0, 150);
+        user_close(&a);
+        rig_kill(pid, SIGTERM);
+    }
+}
+
 static void more_than_memory_evicts_the_oldest(void **state)
 {
     (void)state;
@@ -313,6 +338,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(added_blocks_are_got_over_shm),
         cmocka_unit_test(added_blocks_are_got_over_tcp),
+        cmocka_unit_test(a_long_add_is_whole),
         cmocka_unit_test(more_than_memory_evicts_the_oldest),
         cmocka_unit_test(a_short_life_ends),
         cmocka_unit_test(store_lost),
