@@ -10,9 +10,11 @@ import shutil
 import sys
 import tempfile
 
-from baton import MODEL, PATIENT, SMALL, SMALL_MODELS, Server, main
+from baton import MODEL, PATIENT, SLOW, SMALL, SMALL_MODELS, Server, main
 
 SIZE = ["--ctx", "2048", "--kv-bytes", "64M"]
+if SLOW > 1:  # a step of the default size takes longer than a live worker's step may
+    SIZE += ["--prefill-chunk", "64"]
 BODY = {"prompt": list(range(5, 300)), "max_tokens": 16, "ignore_eos": True, "temperature": 0}
 MIB = 1 << 20
 

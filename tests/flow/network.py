@@ -10,6 +10,7 @@ of the machine's own network is touched; names hold the process id, and all of i
 """
 import atexit
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -166,6 +167,11 @@ class Network:
             for v6, bits in ((False, 32), (True, 128)):
                 ip("-n", self.prefix + host, "-6" if v6 else "-4", "route", "add" if up else "del",
                    "blackhole", f"{self.address(other, link, v6)}/{bits}")
+
+    def sent(self, host, link="data"):
+        """Bytes that the host has sent over the link."""
+        shown = ip("-n", self.prefix + host, "-json", "-statistics", "link", "show", "dev", link)
+        return json.loads(shown)[0]["stats64"]["tx"]["bytes"]
 
     def throttle(self, host, bytes_per_s, link="data"):
         """What the host sends; None: no limit."""
