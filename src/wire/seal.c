@@ -12,6 +12,7 @@
 
 #define NONCE_BYTES 12
 #define CIPHER_BLOCK_BYTES 16
+#define OCB_PIECE_BYTES 16384 /* whole cipher blocks */
 #define RECORD_DOES_NOT_OPEN                                                                       \
     "a record does not open: somebody changed, repeated or left out bytes on the way"
 
@@ -83,18 +84,26 @@ static void ocb_begin(struct seal *seal, const uint8_t nonce[NONCE_BYTES])
     assert(error == 0);
 }
 
-/* The next bytes of it: of `last`, any number; before, whole blocks. libgcrypt takes "in place" as
- * no input. */
+/* The next bytes of it: of `last`, any number; before, whole blocks. OCB reads its plaintext twice,
+ * for the tag and to encrypt it, and a block of the pool may be filled while it is sent: both read
+ * a copy, made where the record will be, as much at a time as stays in the nearest cache. */
 static void ocb_encrypt(struct seal *seal, const uint8_t *from, size_t bytes, uint8_t *to,
                         bool last)
 {
-    gcry_error_t error = last ? gcry_cipher_final(seal->ocb) : 0;
-    if (error == 0)
-        error = from == to ? gcry_cipher_encrypt(seal->ocb, to, bytes, NULL, 0)
-                           : gcry_cipher_encrypt(seal->ocb, to, bytes, from, bytes);
-    assert(error == 0); /* what is not encrypted must not leave */
+    size_t at = 0, step;
+    do {
+        step = bytes - at < OCB_PIECE_BYTES ? bytes - at : OCB_PIECE_BYTES;
+        if (from != to)
+            memcpy(to + at, from + at, step);
+        gcry_error_t error = last && at + step == bytes ? gcry_cipher_final(seal->ocb) : 0;
+        if (error == 0)
+            error = gcry_cipher_encrypt(seal->ocb, to + at, step, NULL, 0);
+        assert(error == 0); /* what is not encrypted must not leave */
+        at += step;
+    } while (at < bytes);
 }
 
+/* libgcrypt takes "in place" as no input. */
 static void ocb_decrypt(struct seal *seal, const uint8_t *from, size_t bytes, uint8_t *to,
                         bool last)
 {

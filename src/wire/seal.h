@@ -40,7 +40,8 @@ status seal_open(enum seal_cipher cipher, const uint8_t key[SEAL_KEY_BYTES],
 void seal_close(struct seal *seal); /* NULL is allowed */
 
 /* One record of `bytes` plain bytes, with the tag behind it. A number must never come twice. to may
- * be from; else they must not overlap. */
+ * be from; else they must not overlap. from may change meanwhile: some of each byte's values are
+ * sealed, and the record opens. */
 void seal_record(struct seal *seal, uint64_t number, const uint8_t *from, size_t bytes,
                  uint8_t *to);
 
