@@ -408,9 +408,11 @@ static void giving_up_is_quiet(void **state)
         transfer_receive(receiver.worker.transfer, &wish);
         transfer_lease_open(holder.worker.transfer, &h.lease, 9, 3, 20000);
         offer_all(&holder.worker, &h.lease, h.from, h.count);
-        /* Cancelled before it is connected a receive leaves its lease to whoever opened that. */
-        if (!by_holder)
+        /* Cancelled before the pool is mapped a receive leaves its lease to whoever opened that. */
+        if (!by_holder) {
             wait_peers(&receiver.worker, round < 2 ? 1 : 2);
+            worker_wait_peer(&receiver.worker, true);
+        }
         usleep(random_below(1500));
         if (by_holder)
             transfer_lease_close(holder.worker.transfer, &h.lease);
