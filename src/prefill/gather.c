@@ -346,61 +346,14 @@ uint32_t prefill_hole_end(const struct prefill *prefill, const struct prefill_re
     return end;
 }
 
-/* ---- sequences of one prompt, handed over by the store ---- */
-
-/* Both go on from the same prompt, each with a first token of its own. */
-static bool gather_is_twin(const struct prefill_request *x, const struct prefill_request *y)
-{
-    const struct wire_request *a = x->wire, *b = y->wire;
-    return x != y && a->resumed_tokens == 1 && b->resumed_tokens == 1 &&
-           ((a->flags | b->flags) & WIRE_REQUEST_NO_PREFIX) == 0 &&
-           a->prompt_tokens == b->prompt_tokens && block_key_equal(&x->root, &y->root) &&
-           memcmp(a->prompt, b->prompt, (a->prompt_tokens - 1) * sizeof(a->prompt[0])) == 0;
-}
-
-/* It has all of what its twins go on from. */
-static bool gather_is_whole(const struct prefill_request *request)
-{
-    return request->gather == PREFILL_GATHERED &&
-           request->table.token_count >= request->wire->prompt_tokens - 1;
-}
-
-bool prefill_waits_for_twin(const struct prefill *prefill, const struct prefill_request *request)
-{
-    if (request->wire->resumed_tokens != 1 || request->goes_alone)
-        return false;
-    for (const struct prefill_request *r = prefill->waiting.head; r != NULL; r = r->next) {
-        if (r->gather == PREFILL_GATHERING && gather_is_twin(r, request))
-            return true;
-    }
-    return false;
-}
-
-const struct prefill_request *prefill_twin(const struct prefill *prefill,
-                                           const struct prefill_request *request)
-{
-    const struct prefill_list *lists[] = {&prefill->waiting, &prefill->batch};
-    for (int i = 0; request->wire->resumed_tokens == 1 && i < 2; i++) {
-        for (const struct prefill_request *r = lists[i]->head; r != NULL; r = r->next) {
-            if (gather_is_whole(r) && gather_is_twin(r, request))
-                return r;
-        }
-    }
-    return NULL;
-}
-
-/* Every range has ended: computing starts at the first block that is not there. What did not come
- * for one its twins wait for no more, each of them. */
+/* Every range has ended: computing starts at the first block that is not there. */
 static void gather_end(struct prefill *prefill, struct prefill_request *request)
 {
     prefill_skip(prefill, request);
     prefill_seal(prefill, request);
     request->gather_ns = clock_ns() - request->gather_started_ns;
     request->gather = PREFILL_GATHERED;
-    if (gather_is_whole(request))
-        return;
-    for (struct prefill_request *r = prefill->waiting.head; r != NULL; r = r->next)
-        r->goes_alone = r->goes_alone || gather_is_twin(r, request);
+    prefill_twins_release(prefill, request);
 }
 
 /* Leading blocks that are here, referenced: a twin's, with the partial one, else the tree's. */

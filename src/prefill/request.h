@@ -112,11 +112,6 @@ void prefill_request_fail(struct prefill *prefill, struct prefill_request *reque
  * fetch into these what its sources lend. It may run when it is PREFILL_GATHERED, which may be at
  * once. ERR_FULL: the blocks are not there now. */
 status prefill_gather(struct prefill *prefill, struct prefill_request *request);
-/* Another sequence of the same prompt is fetching it: what comes is for both. */
-bool prefill_waits_for_twin(const struct prefill *prefill, const struct prefill_request *request);
-/* One that has all of it, as long as that one is not computed; NULL: none. */
-const struct prefill_request *prefill_twin(const struct prefill *prefill,
-                                           const struct prefill_request *request);
 /* It is given up: its ranges end, each with its report. */
 void prefill_gather_cancel(struct prefill *prefill, struct prefill_request *request);
 /* Go on behind the blocks that landed where computing has come to. */
@@ -125,6 +120,16 @@ void prefill_skip(struct prefill *prefill, struct prefill_request *request);
 uint32_t prefill_hole_end(const struct prefill *prefill, const struct prefill_request *request);
 /* Enter the blocks that are full now into the prefix tree. */
 void prefill_seal(struct prefill *prefill, struct prefill_request *request);
+
+/* twin.c */
+
+/* Another sequence of the same prompt is fetching it: what comes is for both. */
+bool prefill_waits_for_twin(const struct prefill *prefill, const struct prefill_request *request);
+/* One that has all of it, as long as that one is not computed; NULL: none. */
+const struct prefill_request *prefill_twin(const struct prefill *prefill,
+                                           const struct prefill_request *request);
+/* Its ranges have ended. When something did not come its twins wait for it no more. */
+void prefill_twins_release(struct prefill *prefill, const struct prefill_request *request);
 
 /* batch.c */
 

@@ -385,6 +385,17 @@ static void wait_peers(const struct worker *worker, uint64_t count)
     fail_msg("no %d peers within 5 s", (int)count);
 }
 
+static void wait_lease(const struct worker *worker)
+{
+    struct transfer_counters counters;
+    for (int i = 0; i < 5000; i++, usleep(1000)) {
+        transfer_counters_read(worker->transfer, &counters);
+        if (counters.leases > 0)
+            return;
+    }
+    fail_msg("no lease within 5 s");
+}
+
 /* After a report of either side nothing of that lease is under way: the sample looks on unmap, the
  * poison around says the rest, and what follows must not be disturbed. */
 static void giving_up_is_quiet(void **state)
@@ -408,8 +419,10 @@ static void giving_up_is_quiet(void **state)
         transfer_receive(receiver.worker.transfer, &wish);
         transfer_lease_open(holder.worker.transfer, &h.lease, 9, 3, 20000);
         offer_all(&holder.worker, &h.lease, h.from, h.count);
-        /* Cancelled before the pool is mapped a receive leaves its lease to whoever opened that. */
+        /* Cancelled before the pool is mapped, or the lease is open, a receive leaves its lease to
+         * whoever opens that. */
         if (!by_holder) {
+            wait_lease(&holder.worker);
             wait_peers(&receiver.worker, round < 2 ? 1 : 2);
             worker_wait_peer(&receiver.worker, true);
         }
