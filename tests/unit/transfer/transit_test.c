@@ -15,7 +15,7 @@
 #define PAYLOAD_BYTES 1500u /* first tokens, with log-probabilities */
 
 /* Bytes from one flip to the next, at most: of what a holder says, and of what a receiver does. */
-static const uint32_t apart[2] = {256u << 10, 16u << 10};
+static const uint32_t apart[2] = {256u << 10, 32u << 10};
 
 /* ---- the wire ---- */
 
