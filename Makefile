@@ -78,11 +78,9 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS
 	@tools/setup serve check fuzz
 	@tools/fuzz
 
-chaos: build ## kill each process in each phase of a request, ROUNDS times (hours)
-	@BATON_CHAOS=$(ROUNDS) tools/flow-python tests/flow/fault_test.py build/release/baton
-	@BATON_CHAOS=$(ROUNDS) tools/flow-python tests/flow/store_fault_test.py build/release/baton \
-		prefill_killed_in_every_phase decode_killed_in_every_phase store_killed_in_every_phase \
-		store_stopped_in_every_phase
+chaos: build ## kill and stop each process in each phase of a request, ROUNDS times
+	@tools/make-venv
+	@tools/chaos $(ROUNDS)
 
 soak: build ## abort ABORTS requests at random moments; nothing may leak
 	@BATON_ABORTS=$(ABORTS) tools/flow-python tests/flow/soak_test.py build/release/baton aborts
