@@ -19,7 +19,10 @@ static void stat_print(const struct wire_store_stats *s)
 {
     const double mib = 1024.0 * 1024.0;
     uint64_t hits = s->hits_memory + s->hits_disk;
-    printf("keys      %" PRIu64 "\n", s->keys);
+    printf("model     ");
+    for (uint32_t i = 0; i < sizeof(s->fingerprint); i++)
+        printf("%02x", (unsigned)(s->fingerprint[i / 8] >> (8 * (i % 8)) & 0xff));
+    printf("%s\nkeys      %" PRIu64 "\n", s->block_bytes == 0 ? " (none yet)" : "", s->keys);
     printf("memory    %" PRIu64 " of %" PRIu64 " blocks, %.1f of %.1f MiB; %" PRIu64 " pinned\n",
            s->memory_used, s->memory_blocks, (double)(s->memory_used * s->block_bytes) / mib,
            (double)(s->memory_blocks * s->block_bytes) / mib, s->memory_pinned);

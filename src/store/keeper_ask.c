@@ -119,6 +119,8 @@ void keeper_stats(const struct keeper *keeper, struct wire_store_stats *stats_ou
     if (keeper->known) {
         struct memory_counts memory;
         memory_count(keeper->memory, &memory);
+        for (uint32_t i = 0; i < HELLO_HASH_BYTES / 8; i++)
+            stats.fingerprint[i] = load_u64(keeper->hello.fingerprint + 8 * i);
         stats.block_bytes = keeper->shape.block_bytes;
         stats.memory_blocks = memory.slots;
         stats.memory_used = memory.used;

@@ -116,6 +116,7 @@ struct wire_store_delete {
 /* STATS. All fields are uint64_t; they travel in this order. */
 struct wire_store_stats {
     uint64_t number;
+    uint64_t fingerprint[4]; /* of the model, its bytes in order; zeros: not known yet */
     uint64_t block_bytes, memory_blocks, memory_used, memory_pinned;
     uint64_t disk_bytes, disk_bytes_max, disk_blocks, disk_up;
     uint64_t keys, links, leases, adding;

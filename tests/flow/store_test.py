@@ -24,8 +24,9 @@ def run(binary, *args, timeout_s=30):
 class Store:
     def __init__(self, binary, *options):
         self.folder = tempfile.mkdtemp(prefix="baton-test-")
-        self.address = f"unix:{self.folder}/store.sock"
-        self.process = Process("store", [binary, "store", "--listen", self.address, *options])
+        self.address, self.metrics_port = f"unix:{self.folder}/store.sock", free_port()
+        self.process = Process("store", [binary, "store", "--listen", self.address, "--metrics-port",
+                                         str(self.metrics_port), *options])
         self.process.wait_for("store listens")
 
     def __enter__(self):
@@ -37,9 +38,15 @@ class Store:
         shutil.rmtree(self.folder)
 
 
+def metrics_of(store):
+    """{name: value}"""
+    with urllib.request.urlopen(f"http://127.0.0.1:{store.metrics_port}/metrics", timeout=10) as got:
+        return {line.split()[0]: float(line.split()[1]) for line in got.read().decode().splitlines()
+                if not line.startswith("#")}
+
+
 def operators_ask(binary):
-    port = free_port()
-    with Store(binary, "--memory-bytes", "16M", "--metrics-port", str(port)) as store:
+    with Store(binary, "--memory-bytes", "16M") as store:
         code, out, _ = run(binary, "kv", "stat", "--store", store.address)
         assert code == 0 and re.search(r"keys +0", out), out
         code, out, _ = run(binary, "kv", "query", "--store", store.address, "ab" * 16)
@@ -55,8 +62,7 @@ def operators_ask(binary):
         assert code == 1 and "no blocks yet" in err, err
         code, _, err = run(binary, "kv", "import", "--store", store.address, SMALL)
         assert code == 1 and "no segment of a store" in err, err
-        metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read()
-        assert b"baton_store_keys 0" in metrics, metrics
+        assert metrics_of(store)["baton_store_keys"] == 0
 
 
 def workers_of_serve_connect(binary):
@@ -68,6 +74,56 @@ def workers_of_serve_connect(binary):
             # The store dies: requests go on.
             os.kill(store.process.pid, signal.SIGKILL)
             assert server.complete(prompt=list(range(5, 70)), max_tokens=4, temperature=0)
+
+
+def operators_delete(binary):
+    """One block, a block and all that continues it, those of a model, all: just so many are gone, and
+    what is added again is there again."""
+    with Store(binary, "--memory-bytes", "16M") as store:
+        def kv(*words):
+            code, out, err = run(binary, "kv", words[0], "--store", store.address, *words[1:])
+            assert code == 0, err
+            return out
+
+        def keys():
+            return set(kv("query").split())
+
+        def deleted(*words):
+            before = keys()
+            count = int(re.match(r"(\d+) blocks deleted\n", kv("delete", *words))[1])
+            gone = before - keys()
+            assert len(gone) == count, (words, gone)
+            return gone
+
+        with Server(binary, SMALL, *SIZE, "--store", store.address, "--prefix-cache-bytes", "0") as server:
+            def add(blocks, seed):
+                """Of a prompt: two blocks that all prompts share, then its own. The new keys."""
+                before = keys()
+                prompt = conversation(1, 2 * BLOCK) + conversation(seed, (blocks - 2) * BLOCK)
+                server.complete(prompt=prompt, max_tokens=1, temperature=0)
+                new = blocks - (2 if before else 0)
+                server.wait_until(lambda: len(keys() - before) >= new, 10, "they are kept")
+                return keys() - before
+
+            server.wait_until(lambda: server.sum("baton_worker_store_up") == 2, 10, "the store")
+            shared = add(2, 2)
+            first, second = add(5, 3), add(7, 4)
+            assert (len(shared), len(first), len(second)) == (2, 3, 5)
+            one = next(iter(second))
+            assert deleted(one) == {one} and deleted(one) == set()
+            assert deleted("ab" * 16) == set() and deleted("--tree", "ab" * 16) == set()
+            second -= {one}
+            # Of the shared blocks one continues the other, and so does all else.
+            counts = [deleted("--tree", key) for key in sorted(shared)]
+            assert set.union(*counts) >= shared | first and keys() <= second, counts
+            kv("delete", "--all")
+            assert keys() == set()
+            again = add(5, 3)
+            assert again == shared | first
+            assert deleted("--model", "0" * 64) == set() and keys() == again
+            assert deleted("--model", re.search(r"[0-9a-f]{64}", kv("stat"))[0]) == again
+            assert len(add(5, 3)) == 5 and len(deleted("--all")) == 5
+            server.assert_all_free()
 
 
 def bad_input_is_named(binary):
@@ -245,6 +301,6 @@ def alive(server):
 
 
 if __name__ == "__main__":
-    main([operators_ask, workers_of_serve_connect, bad_input_is_named, no_store_at_the_other_end, benchmark_runs,
+    main([operators_ask, operators_delete, workers_of_serve_connect, bad_input_is_named, no_store_at_the_other_end, benchmark_runs,
           what_is_computed_outlives_the_workers, peer_and_store, store_dies_and_comes_back,
           another_incarnation_saves], sys.argv)
