@@ -355,7 +355,9 @@ static void remote_lost(struct remote *remote, status cause, const char *why)
     bool was_up = store_is_up(remote->store);
     store_set_up(remote->store, false);
     remote->link = NULL;
-    if (was_up || cause == ERR_REFUSED || cause == ERR_BAD_INPUT) {
+    /* One that is not there yet may be on its way; one that stays away is named, once. */
+    bool stays_away = remote->retry_ms >= RETRY_LAST_MS;
+    if (was_up || cause == ERR_REFUSED || cause == ERR_BAD_INPUT || stays_away) {
         if (!remote->refused_before)
             log_warn(was_up ? "store lost" : "store not usable", "address=\"%s\" cause=\"%s\"",
                      remote->address.text, text);

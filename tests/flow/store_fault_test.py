@@ -4,10 +4,11 @@ import signal
 import sys
 import time
 
-from baton import SLOW, SMALL, Redis, Server, main, together
+from baton import SLOW, SMALL, Redis, Server, free_port, main, together
 from failover_test import KINDS, STEPS, body_of, check_same, failovers, streamed, whole, workers_are_back
 from fault_test import BODIES, matrix
 from handoff_test import stores_are_up
+from store_test import Store
 
 BLOCK = 16
 
@@ -90,6 +91,46 @@ def redis_killed(binary):
         server.assert_all_free()
 
 
+def stores_of_no_use(binary):
+    """A Redis that asks for a password, is no cluster, is full, or does not answer; a store of another
+    block size; none at all: workers start, the log names it, and every request has its tokens, whatever
+    the way of handing over."""
+    def asked(address, way, name, stopped=None, full=False):
+        with Server(binary, SMALL, *STEPS, "--store", address, "--handoff", way) as server:
+            if stopped is not None:
+                stores_are_up(server)
+                os.kill(stopped, signal.SIGSTOP)
+            start = time.monotonic()
+            got = together([lambda b=dict(b, cache_salt=str(i)): whole(server, b)
+                            for i in range(2) for b in BODIES.values()])
+            assert time.monotonic() - start < 12 * SLOW, (address, way)
+            assert [a.said() for a in got] == want * 2, (address, way)
+            if stopped is not None:
+                os.kill(stopped, signal.SIGCONT)
+            server.process.wait_for(name, 10)
+            if full:
+                server.wait_until(lambda: server.sum("baton_worker_save_blocks_total",
+                                                     result="dropped") > 0, 5, "what it did not take")
+            server.assert_all_free(8)
+
+    with Server(binary, SMALL, *STEPS, "--colocated", "1") as server:
+        want = [whole(server, b).said() for b in BODIES.values()]
+    with Redis("--requirepass", "sesame") as redis:
+        asked(redis.address, "store", "NOAUTH|password|WRONGPASS")
+    with Redis("--maxmemory", "100kb", "--maxmemory-policy", "noeviction") as redis:
+        asked(redis.address.replace("redis:", "redis-cluster:"), "both", "cluster")
+        for way in ("both", "store"):
+            asked(redis.address, way, "has no memory left", full=True)
+    with Redis() as redis:
+        asked(redis.address, "store", "did not answer|deadline|silent|lost", stopped=redis.process.pid)
+    with Store(binary, "--memory-bytes", "4M") as store:
+        with Server(binary, SMALL, *STEPS, "--block-tokens", "32", "--store", store.address) as server:
+            stores_are_up(server)
+            assert whole(server, BODIES["greedy"]).error is None
+        asked(store.address, "store", "block")
+    asked(f"127.0.0.1:{free_port()}", "store", "refused")
+
+
 def recomputed(server):
     """By those who went on: a worker that is back has begun to count anew."""
     return server.sum("baton_recomputed_tokens_total")
@@ -132,4 +173,4 @@ def only_what_nobody_had_is_recomputed(binary):
 
 if __name__ == "__main__":
     main([prefill_killed_in_every_phase, decode_killed_in_every_phase, store_killed_in_every_phase,
-          store_stopped_in_every_phase, store_stopped, redis_killed, only_what_nobody_had_is_recomputed], sys.argv)
+          store_stopped_in_every_phase, store_stopped, redis_killed, stores_of_no_use, only_what_nobody_had_is_recomputed], sys.argv)
