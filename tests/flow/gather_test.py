@@ -7,6 +7,7 @@ import sys
 import threading
 
 from baton import SMALL, Failed, Server, main
+from hands import Hands
 
 # A step takes so long that fetching is sooner than computing, as with a model of real size.
 # Nobody falls silent here, and on a busy machine the living may for a second.
@@ -101,6 +102,26 @@ def prefill_pulls_from_prefill(binary):
         same(want, have, "p from p")
 
 
+def decode_pulls_from_decode(binary):
+    """The only prefill worker is gone: the decode worker that computes the second turn fetches what the
+    other one generated."""
+    with Hands(binary, decode=2, options=WIDE[4:8], router_options=("--silence", "10s", "--place",
+                                                                    "pull")) as hands:
+        door = hands.doors[0]
+        first = conversation(7, 200)
+        turn(door, first, 64, logit_bias={"17": 100})
+        known_everywhere(door, (200 + 63) // BLOCK)
+        hands.kill("prefill-a")
+        door.wait_until(lambda: door.sum("baton_worker_up") == 2, 10, "its loss")
+        second = first + [17] * 64 + conversation(8, 40)
+        have, usage = turn(door, second)
+        full = (200 + 63) // BLOCK * BLOCK
+        assert usage["prompt_tokens_details"]["cached_tokens"] == full, usage
+        assert door.sum("baton_prompt_tokens_reused_total", source="peer") == full
+        door.assert_all_free()
+    same(reference(binary, [{"prompt": second}])[0], have, "d from d")
+
+
 def a_holder_killed_costs_time_only(binary):
     """kill -9 of the decode worker just before, and while, it is asked for its blocks."""
     with Server(binary, SMALL, *WIDE, "--decode-workers", "2") as server:
@@ -148,5 +169,5 @@ def local_on_the_holder(binary):
 
 
 if __name__ == "__main__":
-    main([second_turn_pulls_from_decode, prefill_pulls_from_prefill,
+    main([second_turn_pulls_from_decode, prefill_pulls_from_prefill, decode_pulls_from_decode,
           a_holder_killed_costs_time_only, local_on_the_holder], sys.argv)

@@ -61,14 +61,15 @@ def only_loopback(binary):
     rdma = over_rdma(binary)
     for carrier in ("auto", "tcp", "rdma") if rdma else ("auto", "tcp"):
         how = rdma if carrier == "rdma" else ["--carrier", carrier]
-        with Server(binary, SMALL, *SMALL_SIZE, *how, "--prefill-workers", "2") as server:
+        with Server(binary, SMALL, *SMALL_SIZE, *how, "--prefill-workers", "2", "--store",
+                    "16M") as server:
             assert server.complete(prompt="hello", max_tokens=2)
             found = listening(processes_of(server.process.pid))
             assert all(is_loopback(address) for address, _ in found), found
             assert server.port in [port for _, port in found], found
-            # The HTTP port, and with tcp one of each worker.
-            # Over rdma each worker has one of UCX too.
-            assert len(found) == {"auto": 1, "tcp": 4, "rdma": 7}[carrier], found
+            # The HTTP port, and with tcp one of each worker and of the store.
+            # Over rdma each of them has one of UCX too.
+            assert len(found) == {"auto": 1, "tcp": 5, "rdma": 9}[carrier], found
     with tempfile.TemporaryDirectory() as folder:
         key, port = make_key(binary, folder), free_port()
         router = Process("router", [binary, "router", "--port", "0", "--workers", f"0.0.0.0:{port}",

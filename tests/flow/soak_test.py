@@ -12,6 +12,8 @@ import threading
 import time
 
 from baton import SLOW, SMALL, Failed, Server, main
+from handoff_test import stores_are_up
+from store_test import Store, metrics_of
 from failover_test import whole, workers_are_back
 
 ABORTS = int(os.environ.get("BATON_ABORTS", "1000"))
@@ -126,6 +128,30 @@ def aborts(binary):
         assert whole(server, PROBE).said() == want
 
 
+def aborts_by_store(binary):
+    """The same where the store hands over, and gives back what it has: it lets go of all blocks too."""
+    moving = ("baton_store_leases", "baton_store_adding_blocks", "baton_store_memory_pinned_blocks")
+    with Store(binary, "--memory-bytes", "384K") as store:
+        for way in ("store", "both"):
+            with Server(binary, SMALL, *SIZE, "--silence", "5s", "--step-delay", "1ms", "--store",
+                        store.address, "--handoff", way) as server:
+                stores_are_up(server)
+                want = whole(server, PROBE).said()
+                with Leavers(server, max(ABORTS // 4, 200)) as leavers:
+                    pass
+                assert_at_rest(server, 2)
+                end = time.monotonic() + REST_S * SLOW
+                while any(metrics_of(store)[name] != 0 for name in moving):
+                    assert time.monotonic() < end, metrics_of(store)
+                    time.sleep(0.05)
+                assert leavers.wrong == [], leavers.wrong[:3]
+                assert server.sum("baton_failovers_total") == 0
+                assert whole(server, PROBE).said() == want
+        totals = metrics_of(store)
+        assert totals["baton_store_sent_blocks_total"] > 0 < totals["baton_store_evicted_blocks_total"], totals
+        assert totals["baton_store_checksum_failures_total"] == 0, totals
+
+
 def aborts_and_deaths(binary):
     """The same while each kind of process is killed or stopped, one after the other."""
     with Server(binary, SMALL, *SIZE, "--step-delay", "3ms", "--silence", "1s", "--decode-workers",
@@ -156,4 +182,4 @@ def aborts_and_deaths(binary):
 
 
 if __name__ == "__main__":
-    main([aborts, aborts_and_deaths], sys.argv)
+    main([aborts, aborts_by_store, aborts_and_deaths], sys.argv)

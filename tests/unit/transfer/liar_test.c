@@ -2,6 +2,8 @@
  * peer is served. */
 #include "unit/transfer/worker_sample.h"
 
+#include <errno.h>
+
 #include "wire/link.h"
 
 #define BLOCKS 32
@@ -12,7 +14,8 @@ struct liar {
     struct link *link;
     struct link_listener *listener;
     struct hello hello;
-    bool ready, closed, timed_out;
+    bool ready, closed, timed_out, takes_pool;
+    int pool_fd; /* that came, when it takes_pool */
     uint32_t offers, gones, bulks, completes;
     status gone_status;
     struct subscribe_message subscription;
@@ -33,6 +36,10 @@ static void liar_on_frame(void *ctx, uint16_t type, const uint8_t *payload, uint
 {
     struct liar *liar = ctx;
     struct end_message end;
+    if (type == FRAME_POOL && liar->takes_pool) {
+        liar->pool_fd = link_take_fd(liar->link);
+        loop_stop(liar->loop);
+    }
     if (type == FRAME_PING || type == FRAME_POOL)
         return;
     liar->offers += type == FRAME_OFFER;
@@ -253,6 +260,36 @@ static void a_receiver_that_lies(void **state)
     worker_close(&holder);
 }
 
+/* What a peer of the same host gets of a pool can be read, and neither written nor resized. */
+static void a_pool_is_lent_to_be_read(void **state)
+{
+    (void)state;
+    struct shape shape = shape_even(2, BLOCKS, 4096);
+    struct worker holder;
+    uint32_t ids[1] = {3};
+    worker_open(&holder, "holder", &shape);
+    blocks_fill(&holder, ids, 1);
+    struct liar *liar = liar_open();
+    liar->takes_pool = true;
+    liar->pool_fd = -1;
+    liar_connect(liar, &holder.unix_address);
+    LIAR_UNTIL(liar, liar->pool_fd >= 0);
+    size_t bytes = shape.block_bytes * shape.block_count;
+    assert_int_equal(fcntl(liar->pool_fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+    assert_ptr_equal(mmap(NULL, bytes, PROT_WRITE, MAP_SHARED, liar->pool_fd, 0), MAP_FAILED);
+    assert_int_equal(errno, EACCES);
+    assert_int_equal(write(liar->pool_fd, "x", 1), -1);
+    assert_int_equal(ftruncate(liar->pool_fd, 0), -1);
+    uint8_t *map = mmap(NULL, bytes, PROT_READ, MAP_SHARED, liar->pool_fd, 0);
+    assert_ptr_not_equal(map, MAP_FAILED);
+    assert_memory_equal(map + 3 * shape.block_bytes, block_at(&holder, 3), shape.block_bytes);
+    assert_int_equal(mprotect(map, bytes, PROT_READ | PROT_WRITE), -1);
+    munmap(map, bytes);
+    close(liar->pool_fd);
+    liar_close(liar);
+    worker_close(&holder);
+}
+
 struct lie {
     bool tcp, unsealed, no_pool;
     uint32_t layer, block_id, number_second;
@@ -424,6 +461,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_receiver_that_lies),
+        cmocka_unit_test(a_pool_is_lent_to_be_read),
         cmocka_unit_test(a_holder_that_lies),
     };
     strcpy(folder, "/tmp/baton-liar-XXXXXX");
