@@ -416,7 +416,7 @@ static void test_int8_product(void **state)
 {
     (void)state;
     static _Alignas(64) uint8_t scratch[INT8_SCRATCH_BYTES];
-    enum { ROWS = 21, N = 53, PANELS = 4 };
+    enum { ROWS = 31, N = 53, PANELS = 4 };
     const char *name;
     const struct kernels *kernels;
     for (size_t t = 0; t < TYPE_COUNT; t++) {
