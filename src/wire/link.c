@@ -104,13 +104,15 @@ static void link_timer_update(struct link *link)
     uint64_t now = clock_ns();
     uint64_t deadline = link->handshake_deadline_ns;
     if (link->phase == LINK_OPEN) {
-        if (link->limits.idle_ms == 0) {
+        deadline = link->limits.idle_ms == 0 ? UINT64_MAX : link_silence_ns(link);
+        if (link->limits.idle_ms != 0 && deadline > link_payload_ns(link))
+            deadline = link_payload_ns(link);
+        if (link->in.mark > 1 && deadline > now + LINK_BULK_MARK_MS * UINT64_C(1000000))
+            deadline = now + LINK_BULK_MARK_MS * UINT64_C(1000000);
+        if (deadline == UINT64_MAX) {
             loop_timer_stop(link->timer);
             return;
         }
-        deadline = link_silence_ns(link);
-        if (deadline > link_payload_ns(link))
-            deadline = link_payload_ns(link);
     }
     loop_timer_start(link->timer, deadline > now ? (deadline - now) / 1000000u + 1 : 0);
 }
@@ -125,10 +127,18 @@ static bool link_has_unread(const struct link *link)
 static void link_on_timer(void *ctx)
 {
     struct link *link = ctx;
-    uint64_t now = clock_ns();
     link->depth++;
+    if (link->phase == LINK_OPEN && link->in.mark > 1) /* what came since, of less than the mark */
+        link_on_event(link, LOOP_READ);
+    uint64_t now = clock_ns();
+    if (link->phase == LINK_ENDED) {
+        link_leave(link);
+        return;
+    }
     if (link->phase == LINK_OPEN) {
-        bool silent = now >= link_silence_ns(link), slow = now >= link_payload_ns(link);
+        bool idle_ends = link->limits.idle_ms != 0;
+        bool silent = idle_ends && now >= link_silence_ns(link);
+        bool slow = idle_ends && now >= link_payload_ns(link);
         if ((silent || slow) && link_has_unread(link))
             loop_timer_start(link->timer, LINK_LATE_MS);
         else if (slow)
@@ -283,6 +293,8 @@ static void link_on_event(void *ctx, int events)
     /* What the peer said last counts, so reading comes before a failed write is told. */
     if (st == OK && (events & LOOP_READ) != 0)
         st = link_in_read(link);
+    if (st == OK && link_in_set_mark(link))
+        link_timer_update(link);
     if (st == OK && link->phase != LINK_ENDED && link->out.broken != OK)
         st = error_set(link->out.broken, "cannot write to \"%s\": it is gone", link->peer.name);
     bool had_pending = link->out.pending_bytes > 0;

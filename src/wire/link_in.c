@@ -15,6 +15,7 @@ void link_in_open(struct link_in *in)
 {
     in->frame_fd = -1;
     in->heard_ns = clock_ns();
+    in->mark = 1;
 }
 
 void link_in_close(struct link_in *in)
@@ -277,6 +278,20 @@ static void link_in_received(struct link_in *in, size_t got)
     }
     in->stage_at = 0;
     in->stage_end = got - direct;
+}
+
+bool link_in_set_mark(struct link *link)
+{
+    struct link_in *in = &link->in;
+    if (link->phase != LINK_OPEN || link->is_unix || in->seal != NULL)
+        return false;
+    int mark = 1, was = in->mark;
+    if (in->expect == EXPECT_BULK)
+        mark = (int)(in->bulk_left < LINK_BULK_MARK_BYTES ? in->bulk_left : LINK_BULK_MARK_BYTES);
+    if (mark == was || setsockopt(link->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark)) != 0)
+        return false;
+    in->mark = mark;
+    return was == 1;
 }
 
 status link_in_read(struct link *link)

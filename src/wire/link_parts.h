@@ -12,6 +12,10 @@
 #define LINK_STAGE_BYTES 8192           /* read ahead: headers and small payloads */
 #define LINK_TURN_BYTES (1024u * 1024u) /* read from one link in one turn of the loop */
 #define LINK_FDS_MAX 4
+/* A bulk over tcp that is not sealed: so many bytes wake its reader, or the rest of it; what came
+ * of less is read after a while, so that it is heard. */
+#define LINK_BULK_MARK_BYTES (256u * 1024u)
+#define LINK_BULK_MARK_MS 20
 #define LINK_SEALED_BYTES (4 * SEAL_RECORD_BYTES_MAX) /* of one direction, on their way */
 
 enum link_phase {
@@ -56,6 +60,7 @@ struct link_in {
     uint32_t fd_count;
     int frame_fd;                /* of the frame being given to its user; -1 */
     uint64_t heard_ns, begun_ns; /* begun: the payload that is expected */
+    int mark;                    /* bytes that make the socket readable (SO_RCVLOWAT) */
     /* Sealed: bytes come into `sealed` instead of the stage, and are opened from there. */
     struct seal *seal; /* NULL: plain */
     uint64_t record;
@@ -113,6 +118,9 @@ void link_in_open(struct link_in *in);
 void link_in_close(struct link_in *in);
 status link_in_read(struct link *link);
 status link_in_parse(struct link *link);
+/* Wake for as much of a bulk as can be expected, for any byte of all else. True when less than that
+ * has to be looked for from now on. */
+bool link_in_set_mark(struct link *link);
 /* bytes of the bulk are where they belong already. */
 void link_in_advance_bulk(struct link_in *in, size_t bytes);
 

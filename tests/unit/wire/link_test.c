@@ -269,14 +269,14 @@ static bool acceptor_ready(struct scene *scene)
     return scene->acceptor.ready;
 }
 
-static void a_frame_that_never_ends_meets_the_deadline(void **state)
+/* A connection whose connector the test plays by hand: the handshake is over. */
+static struct scene *scene_by_hand(uint32_t idle_ms)
 {
-    (void)state;
     uint8_t frame[FRAME_HEADER_BYTES + HELLO_PAYLOAD_BYTES_MAX];
     struct hello hello = hello_sample(HELLO_DECODE, "raw");
     struct frame_header header = {.type = FRAME_HELLO};
     struct scene *scene = scene_open(true, false);
-    scene->acceptor.limits.idle_ms = 200;
+    scene->acceptor.limits.idle_ms = idle_ms;
     scene->raw_fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(scene->raw_fd, (struct sockaddr *)&scene->address.socket_address,
                              scene->address.bytes),
@@ -289,7 +289,15 @@ static void a_frame_that_never_ends_meets_the_deadline(void **state)
     frame_header_write(&header, frame);
     assert_int_equal(write(scene->raw_fd, frame, FRAME_HEADER_BYTES), FRAME_HEADER_BYTES);
     assert_true(scene_run(scene, acceptor_ready));
-    header = (struct frame_header){.type = FRAME_TEXT, .payload_bytes = 65536, .number = 2};
+    return scene;
+}
+
+static void a_frame_that_never_ends_meets_the_deadline(void **state)
+{
+    (void)state;
+    uint8_t frame[FRAME_HEADER_BYTES];
+    struct scene *scene = scene_by_hand(200);
+    struct frame_header header = {.type = FRAME_TEXT, .payload_bytes = 65536, .number = 2};
     frame_header_write(&header, frame);
     assert_int_equal(write(scene->raw_fd, frame, FRAME_HEADER_BYTES), FRAME_HEADER_BYTES);
     uint64_t begin_ns = clock_ns();
@@ -297,6 +305,83 @@ static void a_frame_that_never_ends_meets_the_deadline(void **state)
     assert_int_equal(scene->acceptor.cause, ERR_TIMEOUT);
     assert_non_null(strstr(scene->acceptor.text, "\"raw\" announced a frame of 65536 bytes"));
     assert_true(clock_ns() - begin_ns > 1000000000u); /* and not while it might still come */
+    scene_close(scene);
+}
+
+enum { DRIBBLED = 290000, AT_ONCE = 100000, DRIBBLE = 90 };
+static uint8_t dribbled[FRAME_HEADER_BYTES + 4 + DRIBBLED];
+static size_t dribbled_bytes;
+
+/* A bulk of which so much comes at once. */
+static void dribble_begin(struct scene *scene)
+{
+    struct frame_header header = {
+        .type = FRAME_BULK, .payload_bytes = 4, .bulk_bytes = DRIBBLED, .number = 2};
+    frame_header_write(&header, dribbled);
+    for (size_t i = FRAME_HEADER_BYTES; i < sizeof(dribbled); i++)
+        dribbled[i] = (uint8_t)(i * 31 >> 3);
+    dribbled_bytes = AT_ONCE;
+    assert_int_equal(write(scene->raw_fd, dribbled, AT_ONCE), AT_ONCE);
+}
+
+static bool dribbles(struct scene *scene)
+{
+    size_t left = sizeof(dribbled) - dribbled_bytes, bytes = left < DRIBBLE ? left : DRIBBLE;
+    if (!scene->acceptor.closed && bytes > 0)
+        assert_int_equal(write(scene->raw_fd, dribbled + dribbled_bytes, bytes), (ssize_t)bytes);
+    dribbled_bytes += bytes;
+    return scene->acceptor.closed || scene->acceptor.landed > 0;
+}
+
+/* The rest of a bulk, little by little: the peer is heard all the time, and what follows is too. */
+static void a_bulk_whose_end_dribbles_lands(void **state)
+{
+    (void)state;
+    uint8_t frame[FRAME_HEADER_BYTES + 6];
+    struct scene *scene = scene_by_hand(300);
+    dribble_begin(scene);
+    uint64_t begin_ns = clock_ns();
+    assert_true(scene_run(scene, dribbles));
+    assert_false(scene->acceptor.closed);
+    assert_true(clock_ns() - begin_ns > 2 * UINT64_C(300000000));
+    const uint8_t *bulk = dribbled + FRAME_HEADER_BYTES + 4;
+    assert_memory_equal(scene->acceptor.place + 200, bulk, DRIBBLED - 100);
+    assert_memory_equal(scene->acceptor.place, bulk + DRIBBLED - 100, 100);
+    struct frame_header header = {.type = FRAME_TEXT, .payload_bytes = 6, .number = 3};
+    frame_header_write(&header, frame);
+    memcpy(frame + FRAME_HEADER_BYTES, "after", 6);
+    for (size_t i = 0; i < sizeof(frame); i++)
+        assert_int_equal(write(scene->raw_fd, frame + i, 1), 1);
+    scene->acceptor.frames += 2;
+    assert_true(scene_run(scene, acceptor_has_3));
+    assert_string_equal(scene->acceptor.last, "after");
+    scene_close(scene);
+}
+
+static uint64_t stalled_ns;
+
+/* A few bytes more once the reader has long waited, and then none. */
+static bool stalls(struct scene *scene)
+{
+    uint64_t now = clock_ns();
+    if (dribbled_bytes == AT_ONCE && now - stalled_ns > UINT64_C(400000000)) {
+        dribbles(scene);
+        stalled_ns = now;
+    }
+    return scene->acceptor.closed;
+}
+
+/* A bulk that stops for good is given up as long after its last byte as anything else. */
+static void a_bulk_that_stops_meets_the_deadline(void **state)
+{
+    (void)state;
+    struct scene *scene = scene_by_hand(600);
+    dribble_begin(scene);
+    stalled_ns = clock_ns();
+    assert_true(scene_run(scene, stalls));
+    assert_int_equal(scene->acceptor.cause, ERR_TIMEOUT);
+    assert_int_equal(dribbled_bytes, AT_ONCE + DRIBBLE);
+    assert_in_range((clock_ns() - stalled_ns) / 1000000u, 570, 950);
     scene_close(scene);
 }
 
@@ -337,6 +422,8 @@ int main(void)
         cmocka_unit_test(garbage_ends_the_link),
         cmocka_unit_test(a_stopped_peer_meets_the_deadline),
         cmocka_unit_test(a_frame_that_never_ends_meets_the_deadline),
+        cmocka_unit_test(a_bulk_whose_end_dribbles_lands),
+        cmocka_unit_test(a_bulk_that_stops_meets_the_deadline),
         cmocka_unit_test(nobody_listens),
     };
     const struct CMUnitTest sealed[] = {
