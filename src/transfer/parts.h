@@ -214,12 +214,15 @@ struct peer {
 
 /* ---- moves of the device ---- */
 
-/* One move, waiting or under way: what it is for. */
+/* A move, or a part of one, waiting or under way: what it is for. The parts of a move lie behind
+ * each other in the list. */
 struct moving {
     struct moving *next;
     struct transfer *transfer;
-    bool started;
-    uint32_t ticket;
+    bool started, is_over;
+    uint32_t parts;  /* of the first part of a move that was started: how many; else 0 */
+    uint32_t ticket; /* of the first part */
+    status result;   /* once it is over */
     enum move_kind kind;
     const struct pool_map *map;
     void *owner; /* the lease or receive that must not go before */
@@ -228,7 +231,10 @@ struct moving {
     uint32_t number; /* of the offer */
     uint32_t first, count;
     size_t bytes;
-    struct move_span spans[];
+    union {
+        struct move_span of; /* until it is over */
+        struct move_sum sum;
+    } spans[];
 };
 
 /* Slices of one layer, between blocks of two places. */
@@ -263,6 +269,7 @@ struct transfer {
     uint64_t deadline_ns; /* what deadline_timer is set to; 0: nothing */
     struct work *work_head, *work_tail;
     struct moving *moving, **moving_tail; /* in the order in which they were asked for */
+    uint32_t moves_open;                  /* the device was given and has not ended */
     struct work moving_work;
     uint64_t moved_ns; /* when the last one was over */
     uint64_t awake_ns; /* until then the thread does not sleep */

@@ -6,6 +6,7 @@
 #define DEVICE_SAMPLE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "backend/backend.h"
 #include "unit/transfer/worker_sample.h"
@@ -23,9 +24,10 @@ struct sample_device {
     struct backend backend;
     uint8_t *memory, *host;
     size_t bytes;
-    bool refuses; /* pool_map says no */
+    bool refuses;     /* pool_map says no */
+    atomic_bool held; /* nothing is over */
     uint32_t maps, slow_polls;
-    uint64_t number;
+    uint64_t number; /* of moves, since the start */
     pthread_t caller;
     bool called;
     struct sample_slot slots[MOVES_MAX];
@@ -142,9 +144,11 @@ static inline status sample_poll(struct backend *backend, uint32_t ticket, bool 
     struct sample_slot *slot = &device->slots[ticket];
     sample_one_thread(device);
     assert_true(slot->used);
-    *over_out = slot->polls == 0;
-    if (slot->polls-- > 0)
+    *over_out = !device->held && slot->polls == 0;
+    if (*over_out == false) {
+        slot->polls -= slot->polls > 0;
         return OK;
+    }
     for (;;) { /* between host and pool: first what was started before it */
         struct sample_slot *next = slot;
         for (uint32_t i = 0; i < MOVES_MAX; i++) {

@@ -254,6 +254,58 @@ static void by_way_of_the_host(void **state)
     everything_arrives(false, true, false, TRANSFER_TCP);
 }
 
+/* What is offered while the device is busy goes together: of 24 offers of 8 slices four are begun
+ * at once, twelve when they are a large move, and eight when there is room; each slice has its own
+ * sums. */
+static void small_moves_that_wait_go_together(void **state)
+{
+    (void)state;
+    enum { PART = 8, LAYERS = 8, PARTS = 3 };
+    static struct handoff handoffs[1];
+    struct handoff *h = &handoffs[0];
+    struct shape shape = shape_even(LAYERS, BLOCKS, 16 * (1 + random_below(60)));
+    struct side holder, receiver;
+    struct transfer_counters counters;
+    if (plugin != NULL)
+        skip();
+    side_open(&holder, "holder", &shape, true, true, (struct transfer_options){0});
+    side_open(&receiver, "receiver", &shape, true, false, (struct transfer_options){0});
+    *h = (struct handoff){.count = PARTS * PART};
+    blocks_pick(h->from, h->count, BLOCKS);
+    blocks_pick(h->to, h->count, BLOCKS);
+    lease_id_random(&h->lease);
+    uint64_t before = holder.sample->number;
+    holder.sample->held = true;
+    assert_int_equal(transfer_lease_open(holder.worker.transfer, &h->lease, 9, 3, 20000), OK);
+    for (uint32_t first = 0; first < h->count; first += PART) {
+        for (uint32_t layer = 0; layer < LAYERS; layer++)
+            transfer_offer(holder.worker.transfer, &h->lease, layer, first, h->from + first, PART,
+                           NULL);
+    }
+    assert_int_equal(transfer_complete(holder.worker.transfer, &h->lease, h->count, "x", 1), OK);
+    /* Calls are taken in order: behind this one, all offers are there. */
+    struct lease_id behind;
+    lease_id_random(&behind);
+    assert_int_equal(transfer_lease_open(holder.worker.transfer, &behind, 9, 3, 20000), OK);
+    do
+        transfer_counters_read(holder.worker.transfer, &counters);
+    while (counters.leases < 2);
+    holder.sample->held = false;
+    struct transfer_wish wish = wish_local(&holder, h, true);
+    assert_int_equal(transfer_receive(receiver.worker.transfer, &wish), OK);
+    worker_expect_free(&receiver.worker, TRANSFER_RECEIVED, OK);
+    worker_expect_free(&holder.worker, TRANSFER_HOLDER_DONE, OK);
+    transfer_lease_close(holder.worker.transfer, &behind);
+    worker_expect_free(&holder.worker, TRANSFER_HOLDER_DONE, ERR_CANCELLED);
+    transfer_counters_read(receiver.worker.transfer, &counters);
+    assert_int_equal(counters.checksum_failures, 0);
+    uint64_t moves = holder.sample->number - before;
+    assert_int_equal(moves, 4 + 1 + 1);
+    handoffs_compare(&holder, &receiver, handoffs, 1);
+    side_close(&receiver);
+    side_close(&holder);
+}
+
 /* ---- a mapping that cannot be had ---- */
 
 static void what_cannot_be_mapped_goes_by_the_host(void **state)
@@ -607,6 +659,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(from_gpu_to_gpu),
         cmocka_unit_test(by_way_of_the_host),
+        cmocka_unit_test(small_moves_that_wait_go_together),
         cmocka_unit_test(what_cannot_be_mapped_goes_by_the_host),
         cmocka_unit_test(without_memory_of_the_host),
         cmocka_unit_test(a_carrier_that_the_pool_has_not),
