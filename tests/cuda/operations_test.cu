@@ -164,7 +164,9 @@ static void rig_close(struct rig *rig)
     rig->kept.clear();
 }
 
-static void step_make(struct rig *rig, const std::vector<struct sequence> &sequences)
+/* recordable: what becomes a graph when it comes again, which is another one's first time. */
+static void step_make(struct rig *rig, const std::vector<struct sequence> &sequences,
+                      bool recordable = false)
 {
     uint32_t tokens = rig->shape.block_tokens, next = random_below(7);
     rig->sequences.clear();
@@ -187,6 +189,8 @@ static void step_make(struct rig *rig, const std::vector<struct sequence> &seque
     }
     for (uint32_t i = 0; i + 1 < rig->tokens.size(); i += 1 + random_below(3))
         rig->outputs.push_back(i);
+    if (recordable)
+        rig->outputs = {0};
     rig->step = {};
     rig->step.row_count = (uint32_t)rig->tokens.size();
     rig->step.token_ids = rig->tokens.data();
@@ -195,7 +199,7 @@ static void step_make(struct rig *rig, const std::vector<struct sequence> &seque
     rig->step.output_count = (uint32_t)rig->outputs.size(); /* not all: so it is not recorded */
     rig->step.output_rows = rig->outputs.data();
     rig->calls->step_begin(rig->backend, &rig->step);
-    if (rig->cuda->mode != STEP_EAGER)
+    if (rig->cuda->mode != STEP_EAGER && !recordable)
         exit((printf("a step that is recorded\n"), 1));
 }
 
@@ -431,6 +435,137 @@ static void products_check(struct rig *rig)
     }
 }
 
+/* ---- a line: what one row goes through from one attention to the next ---- */
+
+struct line_case {
+    enum dtype types[7]; /* o, gate, up, down, q, k, v */
+    uint32_t width, ffn;
+    bool bias;
+};
+
+struct line_weight {
+    struct backend_weight weight, bias;
+    struct backend_projection projection;
+};
+
+static struct line_weight line_weight_make(struct rig *rig, enum dtype type, uint32_t rows,
+                                           uint32_t columns, bool bias, bool accumulate)
+{
+    struct line_weight made;
+    made.weight = weight_make(rig, type, rows, columns);
+    made.bias = weight_make(rig, DTYPE_F32, 1, rows);
+    made.projection = {tensor_make(rig, &made.weight), bias ? tensor_make(rig, &made.bias) : NULL,
+                       NULL, accumulate};
+    return made;
+}
+
+static std::vector<double> line_multiplied(const struct line_weight &by,
+                                           const std::vector<double> &x)
+{
+    std::vector<double> y;
+    std::vector<float> bias = weight_row(&by.bias, 0);
+    for (uint32_t n = 0; n < by.weight.rows; n++) {
+        std::vector<float> w = weight_row(&by.weight, n);
+        double sum = by.projection.bias != NULL ? (double)bias[n] : 0;
+        for (uint32_t k = 0; k < by.weight.columns; k++)
+            sum += (double)w[k] * x[k];
+        y.push_back(sum);
+    }
+    return y;
+}
+
+static std::vector<double> line_normed(const struct rig *rig, const struct backend_weight *weight,
+                                       std::vector<double> x)
+{
+    std::vector<float> w = weight_row(weight, 0);
+    double squares = 0;
+    for (double value : x)
+        squares += value * value;
+    double scale = 1 / sqrt(squares / (double)x.size() + (double)rig->shape.norm_epsilon);
+    for (size_t i = 0; i < x.size(); i++)
+        x[i] *= scale * (double)w[i];
+    return x;
+}
+
+/* Twice: as it is, and recorded. */
+static void line_check(bool bf16, const struct line_case &c)
+{
+    struct rig rig;
+    rig_open(&rig, bf16, false, 4, 2, 64, 16, false);
+    const uint32_t rows[7] = {c.width, c.ffn, c.ffn, c.width, c.width, c.width / 4, c.width / 4};
+    struct line_weight by[7];
+    struct backend_buffer *ys[7];
+    for (int i = 0; i < 7; i++)
+        by[i] = line_weight_make(&rig, c.types[i], rows[i], i == 3 ? c.ffn : c.width,
+                                 c.bias && i != 0 && i != 3, i == 0 || i == 3);
+    struct backend_weight norms[2] = {weight_make(&rig, DTYPE_F32, 1, c.width),
+                                      weight_make(&rig, DTYPE_F32, 1, c.width)};
+    struct backend_tensor *norm_tensors[2] = {tensor_make(&rig, &norms[0]),
+                                              tensor_make(&rig, &norms[1])};
+    struct backend_buffer *x = buffer_make(&rig, c.width, false);
+    struct backend_buffer *o = buffer_make(&rig, c.width, false);
+    struct backend_buffer *h = buffer_make(&rig, c.width, false);
+    for (int i = 0; i < 7; i++)
+        ys[i] = i == 0 || i == 3 ? x : buffer_make(&rig, rows[i], false);
+    for (int i = 0; i < 7; i++)
+        by[i].projection.y = ys[i];
+    for (int round = 0; round < 2; round++) {
+        std::vector<double> expected = buffer_fill(&rig, x, 1, false), worst;
+        std::vector<double> attended = buffer_fill(&rig, o, 1, true);
+        for (int i = 1; i < 7; i++)
+            if (i != 3)
+                (void)buffer_fill(&rig, ys[i], 1, true);
+        step_make(&rig, {{5, 1}}, true);
+        const struct backend_calls *calls = rig.calls;
+        const struct backend_projection in[] = {by[1].projection, by[2].projection};
+        const struct backend_projection qkv[] = {by[4].projection, by[5].projection,
+                                                 by[6].projection};
+        calls->project(rig.backend, o, &by[0].projection, 1);
+        calls->norm(rig.backend, x, norm_tensors[0], h);
+        calls->project(rig.backend, h, in, 2);
+        calls->gate(rig.backend, ys[1], ys[2], ys[1]);
+        calls->project(rig.backend, ys[1], &by[3].projection, 1);
+        calls->norm(rig.backend, x, norm_tensors[1], h);
+        calls->project(rig.backend, h, qkv, 3);
+        if (calls->step_submit(rig.backend) != OK || calls->step_wait(rig.backend) != OK)
+            exit(1);
+        std::vector<double> y = line_multiplied(by[0], attended);
+        for (uint32_t i = 0; i < c.width; i++)
+            expected[i] += y[i];
+        std::vector<double> row = line_normed(&rig, &norms[0], expected);
+        std::vector<double> gate = line_multiplied(by[1], row), up = line_multiplied(by[2], row);
+        for (uint32_t i = 0; i < c.ffn; i++)
+            gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
+        y = line_multiplied(by[3], gate);
+        for (uint32_t i = 0; i < c.width; i++)
+            expected[i] += y[i];
+        double off = buffer_off(&rig, x, expected);
+        row = line_normed(&rig, &norms[1], expected);
+        for (int i = 4; i < 7; i++)
+            off = fmax(off, buffer_off(&rig, ys[i], line_multiplied(by[i], row)));
+        told(&rig,
+             std::string("line of ") + dtype_name(c.types[0]) + ", " + dtype_name(c.types[1]) +
+                 ", " + dtype_name(c.types[6]) + ", " + std::to_string(c.width) + " and " +
+                 std::to_string(c.ffn) + (round == 0 ? "" : ", recorded"),
+             off, 3 * rounding(&rig));
+    }
+    rig_close(&rig);
+}
+
+static void lines_check(void)
+{
+    static const uint32_t shapes[][2] = {{512, 1536}, {2048, 5120}, {576, 1544}, {512, 1540}};
+    static const enum dtype types[] = {DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_K};
+    for (enum dtype type : types)
+        for (int i = 0; i < (type == DTYPE_F16 || type == DTYPE_BF16 ? 4 : 2); i++)
+            line_check(type == DTYPE_BF16, {{type, type, type, type, type, type, type},
+                                            shapes[i][0], shapes[i][1], i % 2 == 1});
+    line_check(false, {{DTYPE_Q4_K, DTYPE_Q8_0, DTYPE_Q8_0, DTYPE_Q6_K, DTYPE_Q4_K, DTYPE_Q4_K,
+                        DTYPE_Q6_K}, 1024, 2816, false});
+    line_check(false, {{DTYPE_Q4_K, DTYPE_Q8_0, DTYPE_Q4_K, DTYPE_Q4_K, DTYPE_Q8_0, DTYPE_Q4_K,
+                        DTYPE_Q6_K}, 1024, 2816, true});
+}
+
 /* ---- rotation and the pool, decode attention ---- */
 
 static size_t pool_at(const struct rig *rig, uint32_t sequence, uint32_t position, uint32_t plane,
@@ -639,6 +774,7 @@ int main(void)
         large_products_check(&rig);
         rig_close(&rig);
     }
+    lines_check();
     for (int bf16 = 0; bf16 < 2; bf16++) {
         heads_check(bf16 == 1, 8, 2, 128, 16, false);
         heads_check(bf16 == 1, 16, 4, 128, 16, false);

@@ -1,6 +1,7 @@
 /* The CUDA backend against the CPU's float class, model by model: the small ones of the tree and
  * those that BATON_CUDA_MODELS names (paths with : between), teacher-forced on random tokens, as
- * one chunk, as chunks of unequal length and token by token (what graphs replay).
+ * one chunk, as chunks of unequal length and token by token (what graphs replay), three at once and
+ * alone.
  *
  * Needs a device: without one, or without the plug-in, it says so and is skipped. */
 #include <math.h>
@@ -22,7 +23,8 @@ static uint32_t path_count;
 static const struct {
     const char *name;
     uint32_t chunk; /* 0: all at once */
-} cuts[] = {{"whole", 0}, {"chunks", 37}, {"singles", 1}};
+    bool together;  /* a step has a part of every sequence */
+} cuts[] = {{"whole", 0, false}, {"chunks", 37, false}, {"singles", 1, true}, {"alone", 1, false}};
 #define CUTS (sizeof(cuts) / sizeof(cuts[0]))
 
 static uint32_t random_below(uint32_t limit)
@@ -34,7 +36,7 @@ static uint32_t random_below(uint32_t limit)
 
 /* Logits [count][vocabulary] of RUNS sequences side by side, cut as asked for. */
 static float *logits_of(struct fixture *fixture, uint32_t *const tokens[RUNS], uint32_t count,
-                        uint32_t chunk)
+                        uint32_t chunk, bool side_by_side)
 {
     uint32_t vocabulary = engine_vocabulary(fixture->engine);
     float *logits = malloc((size_t)RUNS * count * vocabulary * sizeof(float));
@@ -46,7 +48,7 @@ static float *logits_of(struct fixture *fixture, uint32_t *const tokens[RUNS], u
         uint32_t take = chunk == 0 || chunk > count - at ? count - at : chunk;
         struct part parts[RUNS];
         struct run *of[RUNS];
-        uint32_t together = chunk == 1 ? RUNS : 1; /* a batch of single tokens */
+        uint32_t together = side_by_side ? RUNS : 1; /* a batch of single tokens */
         for (uint32_t first = 0; first < RUNS; first += together) {
             for (uint32_t i = 0; i < together; i++) {
                 of[i] = &runs[first + i];
@@ -114,11 +116,11 @@ static void near_the_cpu(void **state)
         fixture_open(&cuda, &config);
         uint32_t count = length_of(&cpu), vocabulary = engine_vocabulary(cpu.engine);
         tokens_make(tokens, count, vocabulary);
-        float *expected = logits_of(&cpu, tokens, count, 0);
+        float *expected = logits_of(&cpu, tokens, count, 0, false);
         const char *class = engine_numerics_class(cuda.engine);
         double bound = strncmp(class, "cuda-bf16", 9) == 0 ? BOUND_BF16 : BOUND_F16;
         for (uint32_t c = 0; c < CUTS; c++) {
-            float *found = logits_of(&cuda, tokens, count, cuts[c].chunk);
+            float *found = logits_of(&cuda, tokens, count, cuts[c].chunk, cuts[c].together);
             double off = difference(found, expected, (size_t)RUNS * count * vocabulary);
             print_message("%-40s %-10s %-8s off by %.5f of root mean square\n",
                           strrchr(paths[m], '/') + 1, class, cuts[c].name, off);
@@ -144,9 +146,9 @@ static void deterministic_bits_do_not_depend_on_the_cut(void **state)
         uint32_t count = length_of(&cuda), vocabulary = engine_vocabulary(cuda.engine);
         size_t values = (size_t)RUNS * count * vocabulary;
         tokens_make(tokens, count, vocabulary);
-        float *expected = logits_of(&cuda, tokens, count, 0);
+        float *expected = logits_of(&cuda, tokens, count, 0, false);
         for (uint32_t c = 1; c < CUTS; c++) {
-            float *found = logits_of(&cuda, tokens, count, cuts[c].chunk);
+            float *found = logits_of(&cuda, tokens, count, cuts[c].chunk, cuts[c].together);
             if (memcmp(found, expected, values * sizeof(float)) != 0)
                 fail_msg("%s: %s differ from the whole by %.3g", paths[m], cuts[c].name,
                          difference(found, expected, values));

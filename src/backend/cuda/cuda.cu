@@ -97,6 +97,7 @@ static void cuda_step_begin(struct backend *backend, const struct step *step)
 
 static status cuda_step_submit(struct backend *backend)
 {
+    line_flush(cuda_of(backend));
     return step_submit(cuda_of(backend));
 }
 
@@ -134,7 +135,8 @@ static void cuda_embed(struct backend *backend, const struct backend_tensor *tab
 static void cuda_norm(struct backend *backend, const struct backend_buffer *x,
                       const struct backend_tensor *weight, struct backend_buffer *y)
 {
-    rows_norm(cuda_of(backend), x, weight, y);
+    if (!line_norm(cuda_of(backend), x, weight, y))
+        rows_norm(cuda_of(backend), x, weight, y);
 }
 
 /* Columns of the first one's storage for all of them when they fit, so that one product can write
@@ -198,6 +200,8 @@ static void cuda_project(struct backend *backend, const struct backend_buffer *x
             one.biases[0] = product.biases[i];
             one.ys[0] = product.ys[i];
         }
+        if (line_product(cuda, &one))
+            continue;
         if (streams(cuda, &one))
             stream_product(cuda, &one);
         else if (batch_can(cuda, &one))
@@ -212,6 +216,7 @@ static void cuda_rope_store(struct backend *backend, uint32_t layer, struct back
                             const struct backend_tensor *q_norm,
                             const struct backend_tensor *k_norm)
 {
+    line_flush(cuda_of(backend));
     rows_rope_store(cuda_of(backend), layer, q, k, v, q_norm, k_norm);
 }
 
@@ -224,6 +229,7 @@ static void cuda_attend(struct backend *backend, uint32_t layer, const struct ba
     o->stride = o->width;
     if (!launches(cuda))
         return;
+    line_flush(cuda);
     if (cuda->tile_count > 0)
         attend_tiles(cuda, layer, q, o);
     if (cuda->single_count > 0)
@@ -233,7 +239,8 @@ static void cuda_attend(struct backend *backend, uint32_t layer, const struct ba
 static void cuda_gate(struct backend *backend, const struct backend_buffer *gate,
                       const struct backend_buffer *up, struct backend_buffer *h)
 {
-    rows_gate(cuda_of(backend), gate, up, h);
+    if (!line_gate(cuda_of(backend), gate, up, h))
+        rows_gate(cuda_of(backend), gate, up, h);
 }
 
 static void cuda_layer_done(struct backend *backend, uint32_t layer)
@@ -244,11 +251,13 @@ static void cuda_layer_done(struct backend *backend, uint32_t layer)
 static void cuda_take_outputs(struct backend *backend, const struct backend_buffer *x,
                               struct backend_buffer *y)
 {
+    line_flush(cuda_of(backend));
     rows_take_outputs(cuda_of(backend), x, y);
 }
 
 static void cuda_pick(struct backend *backend, const struct backend_buffer *logits)
 {
+    line_flush(cuda_of(backend));
     pick_tokens(cuda_of(backend), logits);
 }
 
@@ -260,6 +269,7 @@ static void cuda_close(struct backend *backend)
     (void)cudaDeviceSynchronize();
     moves_close(cuda);
     step_close(cuda);
+    line_close(cuda);
     load_close(cuda);
     pool_close(cuda);
     memory_close(cuda);
@@ -393,7 +403,7 @@ static status plugin_open(const struct backend_shape *shape, const struct backen
                 cuda_good(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking),
                           "stream") &&
                 lt_good(cuda, cublasLtCreate(&cuda->lt), "cuBLASLt") && step_open(cuda) &&
-                rope_open(cuda);
+                line_open(cuda) && rope_open(cuda);
     cuda->shape.rope_factors = NULL;
     if (!good) {
         result = cuda_failure(cuda);

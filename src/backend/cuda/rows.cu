@@ -198,12 +198,6 @@ void rows_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
 
 /* ---- gate ---- */
 
-template <typename T> __device__ inline T gated(T gate, T up)
-{
-    float x = to_float(gate);
-    return from_float<T>(x / (1.0f + __expf(-x)) * to_float(up));
-}
-
 /* 16 bytes a thread. */
 template <typename T>
 __global__ void gate_kernel(const T *gate, uint32_t gate_stride, const T *up, uint32_t up_stride,

@@ -16,6 +16,7 @@
  *     kernel files     rows.cu      embed, norm, gate, rope_store: a row at a time
  *                      stream.cu    y = W x for few rows: reads each weight once;
  *                                   stream_hopper.cu on sm_90
+ *                      line_hopper.cu   of one row: several, norms and gates too, on sm_90
  *                      batch_hopper.cu  for 9 to 32 rows, on sm_90
  *                      gemm.cu      y = W x for many rows: cuBLASLt
  *                      decode.cu    attention of single rows: splits the keys;
@@ -143,6 +144,7 @@ struct cuda_backend {
     cudaEvent_t *layer_events;
     uint32_t layers_done;
 
+    struct cuda_line *line; /* line_hopper.cu; or NULL */
     float *partials; /* decode.cu */
     uint32_t *arrivals;
     struct backend_picked *picked_host, *picked_device;
@@ -259,6 +261,17 @@ void gemm_product(struct cuda_backend *cuda, const struct product *product);
 bool product_joint(const struct product *product);
 bool batch_can(const struct cuda_backend *cuda, const struct product *product);
 void batch_product(struct cuda_backend *cuda, const struct product *product);
+/* line_hopper.cu: true when the operation is kept back for a line; then it has happened for those
+ * that are kept back too, and for all others after line_flush. A normed row is stored only if
+ * somebody else than products of the line reads it next. */
+bool line_open(struct cuda_backend *cuda);
+void line_close(struct cuda_backend *cuda);
+bool line_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
+               const struct backend_tensor *weight, struct backend_buffer *y);
+bool line_product(struct cuda_backend *cuda, const struct product *product);
+bool line_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
+               const struct backend_buffer *up, struct backend_buffer *h);
+void line_flush(struct cuda_backend *cuda);
 /* A quantised matrix as activations are stored, in cuda->scratch. */
 void tensor_unpack(struct cuda_backend *cuda, const struct backend_tensor *tensor, void *to);
 
@@ -287,6 +300,12 @@ template <> __device__ inline __half from_float(float value)
 template <> __device__ inline __nv_bfloat16 from_float(float value)
 {
     return __float2bfloat16_rn(value);
+}
+
+template <typename T> __device__ inline T gated(T gate, T up)
+{
+    float x = to_float(gate);
+    return from_float<T>(x / (1.0f + __expf(-x)) * to_float(up));
 }
 
 /* ---- chains: a kernel may begin while the one before it ends ----

@@ -183,28 +183,34 @@ uint32_t stream_rows(const struct cuda_backend *cuda, const struct product *prod
     return shape_fits(product) && stream_hopper_can(cuda, product) ? 8 : 16;
 }
 
-void stream_product(struct cuda_backend *cuda, const struct product *product)
+void stream_describe(const struct product *product, struct stream_args *args)
 {
-    struct stream_args args = {};
-    args.part_count = product->count;
-    args.x = product->x->data;
-    args.x_stride = product->x->stride;
-    args.x_rows = product->rows;
-    args.columns = product->weights[0]->columns;
-    args.accumulate = product->accumulate;
-    args.halves = product->ys[0]->halves;
+    *args = {};
+    args->part_count = product->count;
+    args->x = product->x->data;
+    args->x_stride = product->x->stride;
+    args->x_rows = product->rows;
+    args->columns = product->weights[0]->columns;
+    args->accumulate = product->accumulate;
+    args->halves = product->ys[0]->halves;
     for (uint32_t i = 0; i < product->count; i++) {
         struct backend_buffer *y = product->ys[i];
-        struct stream_part *part = &args.parts[i];
+        struct stream_part *part = &args->parts[i];
         part->data = product->weights[i]->data;
         part->scales = product->weights[i]->scales;
         part->bias = product->biases[i] != NULL ? (const float *)product->biases[i]->data : NULL;
         part->y = y->data;
         part->rows = product->weights[i]->rows;
         part->y_stride = y->stride;
-        part->tiles_before = args.tiles;
-        args.tiles += (part->rows + MMA_ROWS - 1) / MMA_ROWS;
+        part->tiles_before = args->tiles;
+        args->tiles += (part->rows + MMA_ROWS - 1) / MMA_ROWS;
     }
+}
+
+void stream_product(struct cuda_backend *cuda, const struct product *product)
+{
+    struct stream_args args;
+    stream_describe(product, &args);
     enum dtype type = product->weights[0]->type;
     if (!shape_fits(product))
         BY_TYPE(cuda, plain_run, cuda, &args);

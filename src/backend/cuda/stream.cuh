@@ -39,6 +39,9 @@ struct stream_args {
     bool accumulate, halves;
 };
 
+/* All of a product but who makes it. */
+void stream_describe(const struct product *product, struct stream_args *args);
+
 /* stream_hopper.cu: it has a kernel for this product; run it. */
 bool stream_hopper_can(const struct cuda_backend *cuda, const struct product *product);
 void stream_hopper(struct cuda_backend *cuda, const struct stream_args *args);
@@ -90,12 +93,17 @@ __device__ inline void bytes_to_halves(uint32_t bytes, uint32_t *low, uint32_t *
 /* Eight nibbles (load.cu: nibble i and i + 4 are columns 2i and 2i + 1) as f16 pairs, exact. */
 __device__ inline void nibbles_to_halves(uint32_t nibbles, uint32_t out[4])
 {
-    const __half2 off = __half2half2(__ushort_as_half(0x6400)); /* 1024 */
+    const __half2 off = __half2half2(__ushort_as_half(0x6400));      /* 1024 */
+    const __half2 sixteenth = __half2half2(__ushort_as_half(0x2c00)); /* 1 / 16 */
+    const __half2 off_16 = __half2half2(__ushort_as_half(0xd400));    /* -64 */
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        uint32_t pair = (nibbles >> (4 * i) & 0x000f000fu) | 0x64006400u;
-        __half2 v = __hsub2(*(__half2 *)&pair, off);
-        out[i] = *(uint32_t *)&v;
+    for (int i = 0; i < 4; i += 2, nibbles >>= 8) {
+        uint32_t even = (nibbles & 0x000f000fu) | 0x64006400u; /* 1024 + n */
+        uint32_t odd = (nibbles & 0x00f000f0u) | 0x64006400u;  /* 1024 + 16 n */
+        __half2 a = __hsub2(*(__half2 *)&even, off);
+        __half2 b = __hfma2(*(__half2 *)&odd, sixteenth, off_16);
+        out[i] = *(uint32_t *)&a;
+        out[i + 1] = *(uint32_t *)&b;
     }
 }
 

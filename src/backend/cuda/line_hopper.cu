@@ -1,0 +1,649 @@
+/* backend/cuda/line_hopper.cu - the products of one row, one behind another, in one kernel on
+ * sm_90: memory is asked for the next product's weights while the row for it is made.
+ *
+ *     line       what lies between two layers' attentions: o, then norm, gate and up, then down,
+ *                then norm, q and k and v; each product is a phase of it
+ *     block      one a multiprocessor, all at once
+ *       warps 16 .. 18    ask for W, by turns: stage, tile, phase after another
+ *       warps 0 .. 15     each takes a unit of every stage and adds its own sum
+ *     end of a tile       one of the sixteen adds their sums; the others go on
+ *     end of a phase      all blocks meet: the row is whole. Each then has it, normed if so wished,
+ *                         in its shared memory
+ *     tile       16 outputs; with a gate 8 of it and the 8 of up that belong to them
+ *     stage      16 units of a tile's rows (stream.cuh), each row copied by one bulk copy to rows
+ *                that are 64 bytes longer; scales behind them
+ *
+ * A backend keeps norm, product and gate back when a step has one row, until an operation comes
+ * that is none of them: line_flush. A step's bits are others than those of the operations one by
+ * one (a norm's and a product's sums have another order), so --deterministic has no lines. */
+#include <type_traits>
+
+#include "backend/cuda/hopper.cuh"
+#include "backend/cuda/stream.cuh"
+
+#define CONSUMERS 16u /* warps */
+/* One warp cannot ask in time for what comes in small copies, as scales do. */
+#define FETCHERS 3u
+#define THREADS ((CONSUMERS + FETCHERS) * 32)
+#define PHASES 6u
+#define SLOTS_MAX 12u
+#define SLOTS_LEAST 4u
+#define ROW_PITCH (CONSUMERS * UNIT_BYTES + 64)
+#define NORM_PIECES 4u /* times four values a thread */
+#define ROW_BYTES_MAX 40960u
+#define SHARED_MOST 231424u
+
+struct line_phase {
+    stream_args product;
+    const float *norm; /* of x, which is float then; or NULL */
+    void *h;           /* where the gate goes, or NULL */
+    uint32_t form, first; /* block of tile 0 */
+    bool fresh;           /* x is not the phase's before */
+};
+
+struct line_args {
+    line_phase phases[PHASES];
+    uint32_t count, fetchers, slots, slot_bytes, row_at, groups_at, slots_at;
+    float epsilon;
+    unsigned long long *met; /* arrivals of blocks, ever: whole rounds when no line runs */
+};
+
+struct line_shared {
+    uint64_t full[SLOTS_MAX], empty[SLOTS_MAX];
+    float sums[2][CONSUMERS][MMA_ROWS];
+    float squares[CONSUMERS];
+};
+
+/* Bytes of a unit's scales of one row, and from row to row in a stage: no two rows share a bank. */
+__host__ __device__ constexpr uint32_t scale_bytes(uint32_t form)
+{
+    return form == FORM_Q8 ? 4 : form == FORM_Q4K ? 16 : 0;
+}
+__host__ __device__ constexpr uint32_t scale_pitch(uint32_t form)
+{
+    return form == FORM_HALVES ? 0 : CONSUMERS * scale_bytes(form) + 16;
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+__device__ inline void row_fetch(void *to, const void *from, uint32_t bytes, uint64_t *full,
+                                 uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(address_of(to)),
+                 "l"(from), "r"(bytes), "r"(address_of(full)), "l"(policy)
+                 : "memory");
+}
+
+__device__ inline uint32_t tile_first(const line_phase &phase)
+{
+    return (blockIdx.x + gridDim.x - phase.first) % gridDim.x;
+}
+
+struct slot_turn { /* which slot comes next, and in which round */
+    uint32_t slot, parity;
+
+    __device__ inline void next(uint32_t slots)
+    {
+        if (++slot == slots) {
+            slot = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+/* ---- warps 16 .. 18 ---- */
+
+/* One stage in args.fetchers is this warp's. */
+__device__ inline void phase_fetch(const line_args &args, const line_phase &phase, char *slots,
+                                   line_shared &shared, uint64_t policy, slot_turn &turn,
+                                   uint32_t &mine)
+{
+    const stream_args &product = phase.product;
+    uint32_t lane = threadIdx.x % 32, in = lane % MMA_ROWS, each = scale_bytes(phase.form);
+    uint32_t units = product.columns / unit_columns(phase.form);
+    bool scales = lane >= MMA_ROWS;
+    for (uint32_t tile = tile_first(phase); tile < product.tiles; tile += gridDim.x) {
+        const stream_part &p = phase.h != nullptr ? product.parts[in / 8] : part_of(product, tile);
+        uint32_t row = phase.h != nullptr ? tile * 8 + in % 8
+                                          : (tile - p.tiles_before) * MMA_ROWS + in;
+        bool there = row < p.rows && !(scales && each == 0);
+        uint32_t of_unit = scales ? each : UNIT_BYTES;
+        const char *from = (scales ? (const char *)p.scales : (const char *)p.data) +
+                           (size_t)row * units * of_unit;
+        uint32_t rows = (uint32_t)__popc(__ballot_sync(0xffffffffu, row < p.rows)) / 2;
+        uint32_t to = scales ? MMA_ROWS * ROW_PITCH + in * scale_pitch(phase.form) : in * ROW_PITCH;
+        for (uint32_t unit = 0; unit < units; unit += CONSUMERS) {
+            uint32_t count = min(CONSUMERS, units - unit);
+            if (mine++ % args.fetchers != 0) {
+                turn.next(args.slots);
+                continue;
+            }
+            uint64_t *full = &shared.full[turn.slot];
+            barrier_wait(&shared.empty[turn.slot], turn.parity ^ 1);
+            if (lane == 0)
+                barrier_expect(full, rows * count * (UNIT_BYTES + each));
+            __syncwarp();
+            if (there)
+                row_fetch(slots + turn.slot * args.slot_bytes + to, from + unit * of_unit,
+                          count * of_unit, full, policy);
+            turn.next(args.slots);
+        }
+    }
+}
+
+/* ---- warps 0 .. 15 ---- */
+
+__device__ inline void consumers_meet(void)
+{
+    asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * 32) : "memory");
+}
+
+/* All blocks' consumers: what any of them wrote before, all of them see after. */
+__device__ inline void blocks_meet(unsigned long long *met)
+{
+    consumers_meet();
+    if (threadIdx.x == 0) {
+        unsigned long long before, now;
+        __threadfence();
+        asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;"
+                     : "=l"(before)
+                     : "l"(met)
+                     : "memory");
+        unsigned long long wanted = (before / gridDim.x + 1) * gridDim.x;
+        do
+            asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(now) : "l"(met) : "memory");
+        while (now < wanted);
+        __threadfence();
+    }
+    consumers_meet();
+}
+
+struct norm_weights {
+    float4 piece[NORM_PIECES];
+
+    __device__ inline void load(const line_phase &phase)
+    {
+        uint32_t last = phase.product.columns / 4 - 1;
+#pragma unroll
+        for (uint32_t n = 0; n < NORM_PIECES; n++)
+            piece[n] = __ldg((const float4 *)phase.norm +
+                             min(threadIdx.x + n * CONSUMERS * 32, last));
+    }
+};
+
+template <typename T> __device__ inline uint2 four_of(float a, float b, float c, float d)
+{
+    __align__(8) T values[4] = {from_float<T>(a), from_float<T>(b), from_float<T>(c),
+                                from_float<T>(d)};
+    return *(uint2 *)values;
+}
+
+/* x, normed, to shared memory. */
+template <typename T>
+__device__ inline void row_norm(const line_phase &phase, const norm_weights &weights, float epsilon,
+                                T *row, line_shared &shared)
+{
+    const float4 *from = (const float4 *)phase.product.x;
+    uint32_t pieces = phase.product.columns / 4;
+    float4 values[NORM_PIECES];
+    float squares = 0;
+#pragma unroll
+    for (uint32_t n = 0; n < NORM_PIECES; n++) {
+        uint32_t i = threadIdx.x + n * CONSUMERS * 32;
+        values[n] = i < pieces ? __ldcg(from + i) : make_float4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (uint32_t n = 0; n < NORM_PIECES; n++)
+        squares += values[n].x * values[n].x + values[n].y * values[n].y +
+                   values[n].z * values[n].z + values[n].w * values[n].w;
+    for (int step = 16; step > 0; step /= 2)
+        squares += __shfl_xor_sync(0xffffffffu, squares, step);
+    if (threadIdx.x % 32 == 0)
+        shared.squares[threadIdx.x / 32] = squares;
+    consumers_meet();
+    squares = 0;
+#pragma unroll
+    for (uint32_t warp = 0; warp < CONSUMERS; warp++)
+        squares += shared.squares[warp];
+    float scale = 1.0f / sqrtf(squares / (float)phase.product.columns + epsilon);
+#pragma unroll
+    for (uint32_t n = 0; n < NORM_PIECES; n++) {
+        uint32_t i = threadIdx.x + n * CONSUMERS * 32;
+        float4 v = values[n], w = weights.piece[n];
+        if (i < pieces)
+            ((uint2 *)row)[i] = four_of<T>(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z,
+                                           v.w * scale * w.w);
+    }
+}
+
+/* The sums of 32 columns each, for minima to be taken off with. */
+template <typename T>
+__device__ inline void groups_sum(const T *row, uint32_t columns, float *groups)
+{
+    for (uint32_t i = threadIdx.x; i < columns / 32; i += CONSUMERS * 32) {
+        float sum = 0;
+        for (uint32_t k = 0; k < 4; k++) {
+            uint4 piece = *(const uint4 *)(row + i * 32 + (k + i) % 4 * 8); /* by turns: banks */
+            const T *values = (const T *)&piece;
+#pragma unroll
+            for (int n = 0; n < 8; n++)
+                sum += to_float(values[n]);
+        }
+        groups[i] = sum;
+    }
+}
+
+template <typename T>
+__device__ inline void row_place(const line_args &args, const line_phase &phase,
+                                 const norm_weights &weights, T *row, float *groups,
+                                 line_shared &shared)
+{
+    uint32_t columns = phase.product.columns;
+    if (phase.norm != nullptr)
+        row_norm<T>(phase, weights, args.epsilon, row, shared);
+    else
+        for (uint32_t i = threadIdx.x; i < columns / 8; i += CONSUMERS * 32)
+            ((uint4 *)row)[i] = __ldcg((const uint4 *)phase.product.x + i);
+    consumers_meet();
+    if (groups != nullptr) {
+        groups_sum<T>(row, columns, groups);
+        consumers_meet();
+    }
+}
+
+/* Eight columns of a row that are this thread's, as integers of f16, times x. */
+__device__ inline void eight_add(float c[4], const uint32_t low[4], const uint32_t high[4],
+                                 const uint4 &x)
+{
+    mma<__half>(c, low[0], high[0], low[1], high[1], x.x, x.y);
+    mma<__half>(c, low[2], high[2], low[3], high[3], x.z, x.w);
+}
+
+/* One unit of rows g and g + 8 of a stage: sums of both. All columns of an mma are the same x. */
+template <typename T, int FORM> struct unit_held {
+    uint4 low, high, low_scales, high_scales;
+
+    __device__ inline void load(const char *slot, uint32_t warp, uint32_t g, uint32_t t)
+    {
+        const char *at = slot + g * ROW_PITCH + warp * UNIT_BYTES + t * 16;
+        low = *(const uint4 *)at;
+        high = *(const uint4 *)(at + 8 * ROW_PITCH);
+        const char *scales = slot + MMA_ROWS * ROW_PITCH + g * scale_pitch(FORM) +
+                             warp * scale_bytes(FORM);
+        if (FORM == FORM_Q8) {
+            low_scales.x = *(const uint32_t *)scales;
+            high_scales.x = *(const uint32_t *)(scales + 8 * scale_pitch(FORM));
+        } else if (FORM == FORM_Q4K) {
+            low_scales = *(const uint4 *)scales;
+            high_scales = *(const uint4 *)(scales + 8 * scale_pitch(FORM));
+        }
+    }
+
+    __device__ inline void add(const uint4 x[unit_pieces(FORM)], const float4 &sums_of_x,
+                               float sums[4]) const
+    {
+        if constexpr (FORM == FORM_HALVES) {
+            mma<T>(sums, low.x, high.x, low.y, high.y, x[0].x, x[0].y);
+            mma<T>(sums, low.z, high.z, low.w, high.w, x[0].z, x[0].w);
+        } else if constexpr (FORM == FORM_Q8) {
+            float2 a = __half22float2(*(const __half2 *)&low_scales.x);
+            float2 b = __half22float2(*(const __half2 *)&high_scales.x);
+            bytes_add(low.x, low.y, high.x, high.y, a.x, b.x, x[0], sums);
+            bytes_add(low.z, low.w, high.z, high.w, a.y, b.y, x[1], sums);
+        } else {
+            nibbles_add(low.x, high.x, low_scales.x, high_scales.x, sums_of_x.x, x[0], sums);
+            nibbles_add(low.y, high.y, low_scales.y, high_scales.y, sums_of_x.y, x[1], sums);
+            nibbles_add(low.z, high.z, low_scales.z, high_scales.z, sums_of_x.z, x[2], sums);
+            nibbles_add(low.w, high.w, low_scales.w, high_scales.w, sums_of_x.w, x[3], sums);
+        }
+    }
+
+    __device__ static inline void bytes_add(uint32_t low0, uint32_t low1, uint32_t high0,
+                                            uint32_t high1, float low_scale, float high_scale,
+                                            const uint4 &x, float sums[4])
+    {
+        uint32_t a[4], b[4];
+        float c[4] = {0, 0, 0, 0};
+        bytes_to_halves(low0, &a[0], &a[1]);
+        bytes_to_halves(low1, &a[2], &a[3]);
+        bytes_to_halves(high0, &b[0], &b[1]);
+        bytes_to_halves(high1, &b[2], &b[3]);
+        eight_add(c, a, b, x);
+        sums[0] = fmaf(c[0], low_scale, sums[0]);
+        sums[2] = fmaf(c[2], high_scale, sums[2]);
+    }
+
+    __device__ static inline void nibbles_add(uint32_t low, uint32_t high, uint32_t low_scale,
+                                              uint32_t high_scale, float sum_of_x, const uint4 &x,
+                                              float sums[4])
+    {
+        uint32_t a[4], b[4];
+        float c[4] = {0, 0, 0, 0};
+        nibbles_to_halves(low, a);
+        nibbles_to_halves(high, b);
+        eight_add(c, a, b, x);
+        float2 by = __half22float2(*(const __half2 *)&low_scale);
+        sums[0] = fmaf(-sum_of_x, by.y, fmaf(c[0], by.x, sums[0]));
+        by = __half22float2(*(const __half2 *)&high_scale);
+        sums[2] = fmaf(-sum_of_x, by.y, fmaf(c[2], by.x, sums[2]));
+    }
+};
+
+/* By one warp: a tile's sums into their places. */
+template <typename T>
+__device__ inline void tile_store(const line_phase &phase, uint32_t tile,
+                                  const float (*sums)[MMA_ROWS])
+{
+    uint32_t lane = threadIdx.x % 32, out = lane % MMA_ROWS;
+    float sum = 0;
+#pragma unroll
+    for (uint32_t warp = 0; warp < CONSUMERS / 2; warp++)
+        sum += sums[lane / MMA_ROWS * (CONSUMERS / 2) + warp][out];
+    sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+    if (phase.h == nullptr) {
+        const stream_part &p = part_of(phase.product, tile);
+        if (lane < MMA_ROWS)
+            sum_store<T>(phase.product, p, 0, (tile - p.tiles_before) * MMA_ROWS + out, sum);
+        return;
+    }
+    const stream_part &p = phase.product.parts[out / 8];
+    uint32_t row = tile * 8 + out % 8;
+    if (p.bias != nullptr)
+        sum += p.bias[row];
+    float up = __shfl_sync(0xffffffffu, sum, out + 8);
+    if (lane < 8)
+        ((T *)phase.h)[row] = gated(from_float<T>(sum), from_float<T>(up));
+}
+
+template <typename T, int FORM>
+__device__ inline void phase_take(const line_args &args, const line_phase &phase, const char *slots,
+                                  const T *row, const float *groups, line_shared &shared,
+                                  slot_turn &turn, uint32_t &tiles_done)
+{
+    constexpr uint32_t PIECES = unit_pieces(FORM);
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t units = phase.product.columns / unit_columns(FORM);
+    for (uint32_t tile = tile_first(phase); tile < phase.product.tiles; tile += gridDim.x) {
+        float sums[4] = {0, 0, 0, 0};
+        for (uint32_t unit = warp; unit < units + warp; unit += CONSUMERS) {
+            uint32_t mine = min(unit, units - 1);
+            uint4 x[PIECES];
+            float4 of_x = make_float4(0, 0, 0, 0);
+#pragma unroll
+            for (uint32_t k = 0; k < PIECES; k++)
+                x[k] = *(const uint4 *)(row + mine * unit_columns(FORM) + k * 32 + t * 8);
+            if (FORM == FORM_Q4K)
+                of_x = *(const float4 *)(groups + mine * 4);
+            unit_held<T, FORM> w;
+            barrier_wait(&shared.full[turn.slot], turn.parity);
+            w.load(slots + turn.slot * args.slot_bytes, warp, g, t);
+            __syncwarp();
+            if (lane == 0)
+                barrier_arrive(&shared.empty[turn.slot]);
+            turn.next(args.slots);
+            if (unit < units)
+                w.add(x, of_x, sums);
+        }
+        float (*to)[MMA_ROWS] = shared.sums[tiles_done % 2];
+        if (t == 0) {
+            to[warp][g] = sums[0];
+            to[warp][g + 8] = sums[2];
+        }
+        consumers_meet();
+        if (warp == tiles_done % CONSUMERS)
+            tile_store<T>(phase, tile, to);
+        tiles_done++;
+    }
+}
+
+template <typename T>
+__device__ inline void line_take(const line_args &args, char *memory, line_shared &shared)
+{
+    T *row = (T *)(memory + args.row_at);
+    float *groups = args.groups_at != 0 ? (float *)(memory + args.groups_at) : nullptr;
+    const char *slots = memory + args.slots_at;
+    slot_turn turn = {0, 0};
+    uint32_t tiles_done = 0;
+    for (uint32_t n = 0; n < args.count; n++) {
+        const line_phase &phase = args.phases[n];
+        if (phase.fresh) {
+            norm_weights weights;
+            if (phase.norm != nullptr)
+                weights.load(phase);
+            if (n == 0)
+                chain_wait();
+            else
+                blocks_meet(args.met);
+            row_place<T>(args, phase, weights, row, groups, shared);
+        }
+        if (phase.form == FORM_HALVES)
+            phase_take<T, FORM_HALVES>(args, phase, slots, row, groups, shared, turn, tiles_done);
+        if constexpr (std::is_same<T, __half>::value) { /* quantised weights' activations */
+            if (phase.form == FORM_Q8)
+                phase_take<T, FORM_Q8>(args, phase, slots, row, groups, shared, turn, tiles_done);
+            if (phase.form == FORM_Q4K)
+                phase_take<T, FORM_Q4K>(args, phase, slots, row, groups, shared, turn, tiles_done);
+        }
+    }
+}
+
+#endif
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS, 1) line_kernel(const __grid_constant__ line_args args)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    extern __shared__ __align__(128) char memory[];
+    line_shared &shared = *(line_shared *)memory;
+    if (threadIdx.x == 0) {
+        for (uint32_t i = 0; i < args.slots; i++) {
+            barrier_open(&shared.full[i], 1);
+            barrier_open(&shared.empty[i], CONSUMERS);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    chain_next();
+    if (threadIdx.x < CONSUMERS * 32) {
+        line_take<T>(args, memory, shared);
+        return;
+    }
+    uint64_t policy;
+    slot_turn turn = {0, 0};
+    uint32_t fetcher = threadIdx.x / 32 - CONSUMERS;
+    if (fetcher >= args.fetchers)
+        return;
+    uint32_t mine = args.fetchers - fetcher; /* a multiple of fetchers: its stage */
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    for (uint32_t n = 0; n < args.count; n++)
+        phase_fetch(args, args.phases[n], memory + args.slots_at, shared, policy, turn,
+                    mine);
+#else
+    __trap(); /* hopper_has_code said otherwise */
+#endif
+}
+
+/* ---- the host's side ---- */
+
+struct cuda_line {
+    line_args args;
+    unsigned long long *met;
+    /* the last norm: of products that follow, who read y; else of rows_norm */
+    const struct backend_buffer *norm_x;
+    const struct backend_tensor *norm_weight;
+    struct backend_buffer *norm_y;
+    bool norm_taken;
+    const struct backend_buffer *last_x; /* of the last phase */
+};
+
+bool line_open(struct cuda_backend *cuda)
+{
+    if (!cuda->hopper || cuda->options.deterministic)
+        return true;
+    cuda->line = (struct cuda_line *)calloc(1, sizeof(*cuda->line));
+    void *met = device_take(cuda, sizeof(unsigned long long));
+    if (cuda->line == NULL || met == NULL)
+        return cuda_good(cuda, cudaErrorMemoryAllocation, "memory for steps");
+    cuda->line->met = (unsigned long long *)met;
+    return cuda_good(cuda, cudaMemset(met, 0, sizeof(unsigned long long)), "memory for steps");
+}
+
+void line_close(struct cuda_backend *cuda)
+{
+    free(cuda->line);
+}
+
+/* Steps that become graphs. */
+static bool line_can(const struct cuda_backend *cuda)
+{
+    return cuda->line != NULL && launches(cuda) && cuda->graph != NULL && cuda->rows == 1 &&
+           cuda->outputs == 1;
+}
+
+template <typename T> static void line_run(struct cuda_backend *cuda, const struct line_args *args)
+{
+    size_t bytes = args->slots_at + (size_t)args->slots * args->slot_bytes;
+    cuda_good(cuda,
+              cudaFuncSetAttribute(line_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   (int)bytes),
+              "shared memory of products");
+    chain(cuda, line_kernel<T>, dim3((uint32_t)cuda->processors), THREADS, bytes, *args);
+}
+
+/* What shared memory holds: line_shared, the longest row, its sums, and slots. */
+static void places_choose(struct line_args *args)
+{
+    uint32_t columns = 0, scales = 0, groups = 0;
+    for (uint32_t i = 0; i < args->count; i++) {
+        const struct line_phase *phase = &args->phases[i];
+        columns = phase->product.columns > columns ? phase->product.columns : columns;
+        scales = scale_pitch(phase->form) > scales ? scale_pitch(phase->form) : scales;
+        groups |= phase->form == FORM_Q4K;
+    }
+    args->fetchers = scales != 0 ? FETCHERS : FETCHERS - 1;
+    args->row_at = (sizeof(struct line_shared) + 127) / 128 * 128;
+    args->slots_at = args->row_at + (columns * 2 + 127) / 128 * 128;
+    args->groups_at = groups ? args->slots_at : 0;
+    args->slots_at += groups ? (columns / 32 * 4 + 127) / 128 * 128 : 0;
+    args->slot_bytes = (MMA_ROWS * (ROW_PITCH + scales) + 127) / 128 * 128;
+    args->slots = (SHARED_MOST - args->slots_at) / args->slot_bytes;
+    if (args->slots > SLOTS_MAX)
+        args->slots = SLOTS_MAX;
+}
+
+static void line_launch(struct cuda_backend *cuda)
+{
+    struct line_args *args = &cuda->line->args;
+    if (args->count == 0)
+        return;
+    uint32_t first = 0, blocks = (uint32_t)cuda->processors;
+    for (uint32_t i = 0; i < args->count; i++) { /* a phase begins where the one before ended */
+        args->phases[i].first = first;
+        first = (first + args->phases[i].product.tiles) % blocks;
+    }
+    places_choose(args);
+    args->epsilon = cuda->shape.norm_epsilon;
+    args->met = cuda->line->met;
+    BY_TYPE(cuda, line_run, cuda, args);
+    args->count = 0;
+}
+
+void line_flush(struct cuda_backend *cuda)
+{
+    struct cuda_line *line = cuda->line;
+    if (line == NULL)
+        return;
+    if (cuda->failed == OK)
+        line_launch(cuda);
+    if (cuda->failed == OK && line->norm_y != NULL && !line->norm_taken)
+        rows_norm(cuda, line->norm_x, line->norm_weight, line->norm_y);
+    line->args.count = 0;
+    line->norm_y = NULL;
+}
+
+bool line_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
+               const struct backend_tensor *weight, struct backend_buffer *y)
+{
+    struct cuda_line *line = cuda->line;
+    if (!line_can(cuda))
+        return false;
+    if (line->norm_y != NULL && !line->norm_taken)
+        line_flush(cuda);
+    if (x->width % 4 != 0 || x->width > CONSUMERS * 32 * 4 * NORM_PIECES ||
+        (uintptr_t)x->data % 16 != 0) {
+        line_flush(cuda);
+        return false;
+    }
+    y->halves = true;
+    y->data = y->storage;
+    y->stride = y->width;
+    line->norm_x = x;
+    line->norm_weight = weight;
+    line->norm_y = y;
+    line->norm_taken = false;
+    return true;
+}
+
+static bool product_fits(const struct product *product, bool normed, int form)
+{
+    uint32_t columns = product->weights[0]->columns;
+    return product->rows == 1 && columns * 2 <= ROW_BYTES_MAX &&
+           columns % (form == FORM_HALVES ? 32 : 256) == 0 &&
+           (normed || (uintptr_t)product->x->data % 16 == 0);
+}
+
+bool line_product(struct cuda_backend *cuda, const struct product *product)
+{
+    struct cuda_line *line = cuda->line;
+    if (!line_can(cuda))
+        return false;
+    struct line_args *args = &line->args;
+    bool normed = product->x == line->norm_y;
+    enum dtype type = product->weights[0]->type;
+    int form = type == DTYPE_Q8_0 ? FORM_Q8 : type == DTYPE_Q4_K ? FORM_Q4K : FORM_HALVES;
+    if (!product_fits(product, normed, form)) {
+        line->norm_taken = false; /* it reads y */
+        line_flush(cuda);
+        return false;
+    }
+    if (args->count == PHASES)
+        line_launch(cuda);
+    struct line_phase *phase = &args->phases[args->count];
+    *phase = {};
+    stream_describe(product, &phase->product);
+    phase->form = (uint32_t)form;
+    phase->fresh = args->count == 0 || product->x != line->last_x || (normed && !line->norm_taken);
+    if (normed) {
+        phase->product.x = line->norm_x->data;
+        phase->norm = (const float *)line->norm_weight->data;
+        line->norm_taken = true;
+    }
+    line->last_x = product->x;
+    args->count++;
+    return true;
+}
+
+bool line_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
+               const struct backend_buffer *up, struct backend_buffer *h)
+{
+    if (!line_can(cuda))
+        return false;
+    struct line_args *args = &cuda->line->args;
+    struct line_phase *phase = args->count > 0 ? &args->phases[args->count - 1] : NULL;
+    struct stream_args *product = phase != NULL ? &phase->product : NULL;
+    if (phase == NULL || phase->h != NULL || product->part_count != 2 || product->accumulate ||
+        !product->halves || product->parts[0].y != gate->data || product->parts[1].y != up->data ||
+        product->parts[0].rows != product->parts[1].rows || product->parts[0].rows % 8 != 0) {
+        line_flush(cuda);
+        return false;
+    }
+    if (h != gate) {
+        h->halves = true;
+        h->data = h->storage;
+        h->stride = h->width;
+    }
+    phase->h = h->data;
+    product->tiles = product->parts[0].rows / 8;
+    return true;
+}
