@@ -162,12 +162,13 @@ def second_turn(setup, row):
             times[name].append(1e3 * setup.complete(own + [token] * said + [5 + i] * 64, 2, 17))
     with urllib.request.urlopen(f"http://127.0.0.1:{setup.port}/metrics", timeout=5) as answer:
         reused = re.findall(r'reused_total\{[^}]*source="peer"[^}]*\} (\S+)', answer.read().decode())
-    pulls = [(size, us) for name, size, us, _ in landings(setup.text(since)) if name.startswith("decode")]
+    pulls = [(size, us, exposed) for name, size, us, exposed in landings(setup.text(since)) if name.startswith("decode")]
     row("second turn", tokens=first + said, answer=said, pulled_ttft_ms=percentile(times["pulled"], 50),
         computed_ttft_ms=percentile(times["computed"], 50), all_pulled=times["pulled"], all_computed=times["computed"],
         tokens_from_peers=sum(map(float, reused)), pulls=len(pulls),
-        pull_us=percentile([us for _, us in pulls], 50),
-        pull_gb_s=percentile([size / us * 1e-3 for size, us in pulls], 50))
+        pull_us=percentile([us for _, us, _ in pulls], 50),
+        pull_exposed_us=percentile([exposed for _, _, exposed in pulls], 50),
+        pull_gb_s=percentile([size / us * 1e-3 for size, us, _ in pulls], 50))
 
 
 def killed(setup, row):

@@ -39,7 +39,7 @@ struct cuda_moves {
     unsigned long long *sums;      /* [MOVES_MAX][MOVE_SPANS_MAX][2]; 0 between moves */
     uint32_t *arrivals;            /* [MOVES_MAX]; 0 between moves */
     struct moves_slot slots[MOVES_MAX];
-    uint32_t number;
+    uint32_t number, open; /* open: under way */
     cudaError_t failed;
 };
 
@@ -123,6 +123,14 @@ static uint32_t job_blocks(const struct cuda_backend *cuda, const struct pool_mo
     return all < most ? all : most;
 }
 
+/* A step waits for the slowest multiprocessor, so beside one a fetch takes few of them. */
+static enum move_pace pace_now(const struct cuda_backend *cuda)
+{
+    if (__atomic_load_n(&cuda->step, __ATOMIC_RELAXED) != NULL)
+        return PACE_CALM;
+    return cuda->moving->open < 2 ? PACE_ALONE : PACE_BESIDE;
+}
+
 static status moves_start(struct backend *backend, const struct pool_move *move,
                           uint32_t *ticket_out)
 {
@@ -146,14 +154,16 @@ static status moves_start(struct backend *backend, const struct pool_move *move,
     job.chunks = (job.vectors + WARP_VECTORS - 1) / WARP_VECTORS;
     job_place(cuda, move, &job);
     memcpy(job.spans, move->spans, move->span_count * sizeof(*move->spans));
-    slot->stream = move->kind == MOVE_OUT || move->kind == MOVE_IN
-                       ? moves->host_stream
-                       : moves->near_streams[job.number % NEAR_STREAMS];
+    bool bulk = move->kind == MOVE_FETCH && move->map->far && cuda->hopper;
+    enum move_pace pace = pace_now(cuda);
+    slot->stream = moves->near_streams[bulk && pace == PACE_CALM ? 0 : job.number % NEAR_STREAMS];
+    if (move->kind == MOVE_OUT || move->kind == MOVE_IN)
+        slot->stream = moves->host_stream;
     moves->failed = cudaSetDevice((int)cuda->options.device);
     if (moves->failed == cudaSuccess) {
         uint32_t blocks = job_blocks(cuda, move, &job);
-        if (move->kind == MOVE_FETCH && move->map->far && cuda->hopper)
-            moves_hopper_start(job, slot->stream);
+        if (bulk)
+            moves_hopper_start(job, pace, slot->stream);
         else if (move->kind == MOVE_SUM)
             move_kernel<false><<<blocks, MOVE_THREADS, 0, slot->stream>>>(job);
         else
@@ -162,6 +172,7 @@ static status moves_start(struct backend *backend, const struct pool_move *move,
     }
     if (moves->failed != cudaSuccess)
         return moves_failure(cuda);
+    moves->open++;
     slot->used = true;
     slot->number = job.number;
     slot->span_count = move->span_count;
@@ -210,6 +221,7 @@ static status moves_poll(struct backend *backend, uint32_t ticket, bool *over_ou
     if (!*over_out)
         return OK;
     slot->used = false;
+    moves->open--;
     if (!answered)
         return moves_failure(cuda);
     memcpy(sums_out, moves->answers[ticket].sums, slot->span_count * sizeof(*sums_out));

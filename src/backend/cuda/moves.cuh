@@ -29,9 +29,12 @@ struct move_job {
     struct move_span spans[MOVE_SPANS_MAX];
 };
 
+/* What goes on beside a fetch: a step, other moves, nothing. */
+enum move_pace { PACE_CALM, PACE_BESIDE, PACE_ALONE };
+
 /* moves_hopper.cu, on sm_90. Errors: as cudaFuncSetAttribute. */
 cudaError_t moves_hopper_open(void);
-void moves_hopper_start(const struct move_job &job, cudaStream_t stream);
+void moves_hopper_start(const struct move_job &job, enum move_pace pace, cudaStream_t stream);
 
 __device__ inline void sum_vector(uint4 v, uint64_t position, uint64_t *a, uint64_t *b)
 {

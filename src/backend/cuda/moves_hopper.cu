@@ -5,15 +5,27 @@
  *       all     add what came to the sums, from shared memory
  *
  * Loads to registers get 0.89 of what the driver's copy does over NVLink, whatever there is under
- * way; bulk copies 0.94. */
+ * way; bulk copies of 8 KiB 0.92.
+ *
+ * Beside a step the blocks are small, so that they lie beside one of attention (decode_hopper.cu
+ * leaves 34 KiB of a multiprocessor), on so few multiprocessors that products keep room for all of
+ * their blocks at once, and one move is under way after the other. */
 #include "backend/cuda/hopper.cuh"
 #include "backend/cuda/moves.cuh"
 
 #define BULK_WARPS 4
-#define BULK_STAGES 4
-#define BULK_BLOCKS 16 /* 64 KiB under way each; of four moves at once: 4 MiB */
-#define STAGE_BYTES (WARP_VECTORS * 16)
-#define BULK_SHARED (BULK_WARPS * BULK_STAGES * STAGE_BYTES)
+#define FULL_STAGES 2
+#define FULL_DEEP 16 /* 8 KiB a stage: 64 KiB under way, of a block */
+#define BESIDE_BLOCKS 16
+#define ALONE_BLOCKS 32
+#define CALM_STAGES 2
+#define CALM_DEEP 8 /* 32 KiB under way */
+#define CALM_BLOCKS 32
+
+template <int STAGES, int DEEP> struct bulk {
+    static constexpr uint32_t VECTORS = 32 * DEEP; /* of a chunk */
+    static constexpr uint32_t SHARED = BULK_WARPS * STAGES * VECTORS * 16;
+};
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
@@ -22,27 +34,32 @@ struct chunk {
     uint32_t span, at, count;
 };
 
+template <int STAGES, int DEEP>
 __device__ inline bool chunk_of(const struct move_job &job, uint32_t n, struct chunk *chunk)
 {
+    constexpr uint32_t VECTORS = bulk<STAGES, DEEP>::VECTORS;
+    uint32_t chunks = (job.vectors + VECTORS - 1) / VECTORS;
     uint32_t warp = blockIdx.x * BULK_WARPS + threadIdx.x / 32;
     uint32_t number = warp + n * gridDim.x * BULK_WARPS;
-    chunk->span = number / job.chunks;
-    chunk->at = (number - chunk->span * job.chunks) * WARP_VECTORS;
-    chunk->count = min(job.vectors - chunk->at, (uint32_t)WARP_VECTORS);
+    chunk->span = number / chunks;
+    chunk->at = (number - chunk->span * chunks) * VECTORS;
+    chunk->count = min(job.vectors - chunk->at, VECTORS);
     return chunk->span < job.span_count;
 }
 
 /* Lane 0. */
+template <int STAGES, int DEEP>
 __device__ inline void chunk_ask(const struct move_job &job, uint32_t n, uint4 *ring,
                                  uint64_t *full)
 {
     struct chunk chunk;
-    uint32_t slot = n % BULK_STAGES;
-    if (!chunk_of(job, n, &chunk))
+    uint32_t slot = n % STAGES;
+    if (!chunk_of<STAGES, DEEP>(job, n, &chunk))
         return;
     barrier_expect(&full[slot], chunk.count * 16);
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1], %2, [%3];" ::"r"(address_of(ring + slot * WARP_VECTORS)),
+                 "[%0], [%1], %2, [%3];" ::
+                 "r"(address_of(ring + slot * bulk<STAGES, DEEP>::VECTORS)),
                  "l"(job.from + job.spans[chunk.span].from + (size_t)chunk.at * 16),
                  "r"(chunk.count * 16), "r"(address_of(&full[slot]))
                  : "memory");
@@ -62,34 +79,35 @@ __device__ inline void chunk_store(const struct move_job &job, const struct chun
 
 #endif
 
+template <int STAGES, int DEEP>
 __global__ void __launch_bounds__(BULK_WARPS * 32)
     moves_hopper_kernel(const __grid_constant__ struct move_job job)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     extern __shared__ __align__(128) uint4 rings[];
-    __shared__ uint64_t barriers[BULK_WARPS][BULK_STAGES];
+    __shared__ uint64_t barriers[BULK_WARPS][STAGES];
     uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint4 *ring = rings + warp * BULK_STAGES * WARP_VECTORS;
+    uint4 *ring = rings + warp * STAGES * bulk<STAGES, DEEP>::VECTORS;
     uint64_t *full = barriers[warp];
     struct chunk chunk;
-    for (int i = 0; lane == 0 && i < BULK_STAGES; i++)
+    for (int i = 0; lane == 0 && i < STAGES; i++)
         barrier_open(&full[i], 1);
     if (lane == 0)
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     __syncwarp();
-    for (uint32_t n = 0; lane == 0 && n < BULK_STAGES; n++)
-        chunk_ask(job, n, ring, full);
-    for (uint32_t n = 0; chunk_of(job, n, &chunk); n++) {
-        const uint4 *stage = ring + n % BULK_STAGES * WARP_VECTORS;
+    for (uint32_t n = 0; lane == 0 && n < STAGES; n++)
+        chunk_ask<STAGES, DEEP>(job, n, ring, full);
+    for (uint32_t n = 0; chunk_of<STAGES, DEEP>(job, n, &chunk); n++) {
+        const uint4 *stage = ring + n % STAGES * bulk<STAGES, DEEP>::VECTORS;
         uint64_t a = 0, b = 0;
-        barrier_wait(&full[n % BULK_STAGES], n / BULK_STAGES & 1);
+        barrier_wait(&full[n % STAGES], n / STAGES & 1);
         if (lane == 0) {
             chunk_store(job, chunk, stage);
             if (n > 0)
-                chunk_ask(job, n - 1 + BULK_STAGES, ring, full);
+                chunk_ask<STAGES, DEEP>(job, n - 1 + STAGES, ring, full);
         }
 #pragma unroll
-        for (uint32_t i = 0; i < MOVE_DEEP; i++)
+        for (uint32_t i = 0; i < DEEP; i++)
             if (i * 32 + lane < chunk.count)
                 sum_vector(stage[i * 32 + lane], 2ull * (chunk.at + i * 32 + lane), &a, &b);
         sums_add(job, chunk.span, a, b);
@@ -102,15 +120,34 @@ __global__ void __launch_bounds__(BULK_WARPS * 32)
 #endif
 }
 
-cudaError_t moves_hopper_open(void)
+template <int STAGES, int DEEP>
+static void bulk_start(const struct move_job &job, uint32_t most, cudaStream_t stream)
 {
-    return cudaFuncSetAttribute(moves_hopper_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                BULK_SHARED);
+    typedef bulk<STAGES, DEEP> of;
+    uint32_t chunks = job.span_count * ((job.vectors + of::VECTORS - 1) / of::VECTORS);
+    uint32_t all = (chunks + BULK_WARPS - 1) / BULK_WARPS;
+    moves_hopper_kernel<STAGES, DEEP>
+        <<<all < most ? all : most, BULK_WARPS * 32, of::SHARED, stream>>>(job);
 }
 
-void moves_hopper_start(const struct move_job &job, cudaStream_t stream)
+template <int STAGES, int DEEP> static cudaError_t bulk_open(void)
 {
-    uint32_t all = (job.span_count * job.chunks + BULK_WARPS - 1) / BULK_WARPS;
-    moves_hopper_kernel<<<all < BULK_BLOCKS ? all : BULK_BLOCKS, BULK_WARPS * 32, BULK_SHARED,
-                          stream>>>(job);
+    return cudaFuncSetAttribute(moves_hopper_kernel<STAGES, DEEP>,
+                                cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                (int)bulk<STAGES, DEEP>::SHARED);
+}
+
+cudaError_t moves_hopper_open(void)
+{
+    cudaError_t code = bulk_open<FULL_STAGES, FULL_DEEP>();
+    return code == cudaSuccess ? bulk_open<CALM_STAGES, CALM_DEEP>() : code;
+}
+
+void moves_hopper_start(const struct move_job &job, enum move_pace pace, cudaStream_t stream)
+{
+    if (pace == PACE_CALM)
+        bulk_start<CALM_STAGES, CALM_DEEP>(job, CALM_BLOCKS, stream);
+    else
+        bulk_start<FULL_STAGES, FULL_DEEP>(job, pace == PACE_ALONE ? ALONE_BLOCKS : BESIDE_BLOCKS,
+                                           stream);
 }
