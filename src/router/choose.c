@@ -35,6 +35,7 @@ int route_choose_prefill(const struct route_view *views, uint32_t count, bool *l
 #define ROUTE_PULL_RATE 5e8     /* bytes/s, while that pair is not known */
 #define ROUTE_PULL_S 0.001      /* lending, subscribing, and the last acknowledgement */
 #define ROUTE_STORE_S 0.002     /* the same of the store, which is asked first */
+#define ROUTE_MOVE_GAIN 0.75    /* what has its place in a queue leaves it for no less */
 #define ROUTE_LOCAL_GAIN 0.9    /* those who decode there are slowed: it must be worth it */
 #define ROUTE_STEP_TOKENS 512.0 /* of a prompt in one step, as a rule */
 #define ROUTE_FADE_S 60.0 /* what was measured so long ago is no longer held against anybody */
@@ -220,6 +221,19 @@ bool route_choose(const struct route_ask *ask, const struct route_view *views, u
         way == ROUTE_LOCAL || !scene.decode_exists || (views[worker].roles & WIRE_ROLE_DECODE) != 0;
     choice_out->compute_tokens = ask->prompt_tokens - own * ask->block_tokens;
     return true;
+}
+
+bool route_gains(const struct route_ask *ask, const struct route_view *views, uint32_t count,
+                 uint32_t at)
+{
+    const struct route_scene scene = route_scene_of(ask, views, count);
+    struct route_choice choice;
+    if (!route_choose(ask, views, count, &choice))
+        return false;
+    const struct route_option *best = &choice.ways[choice.way];
+    double stays_s = route_compute_s(&scene, at, route_run(ask, &views[at]));
+    return best->worker != (int)at && views[best->worker].queued_tokens == 0 &&
+           best->seconds < ROUTE_MOVE_GAIN * stays_s;
 }
 
 /* fetches: of those that get blocks from the store, and have room now. */

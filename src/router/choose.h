@@ -76,6 +76,11 @@ int route_choose_prefill(const struct route_view *views, uint32_t count, bool *l
 bool route_choose(const struct route_ask *ask, const struct route_view *views, uint32_t count,
                   struct route_choice *choice_out);
 
+/* Whether a prompt that waits at views[at], whose queued_tokens are those before it, has its first
+ * token sooner, by a quarter at least, with a worker that has nothing to do. */
+bool route_gains(const struct route_ask *ask, const struct route_view *views, uint32_t count,
+                 uint32_t at);
+
 /* Bytes/s between two workers of these numerics classes, before any were measured; 0: unknown. Two
  * GPUs of one host move blocks past its processor. */
 float route_pull_guess(const char *one_class, const char *other_class, bool one_host);

@@ -62,11 +62,9 @@ void failover_let_off(struct router *router, struct request *request)
 
 static bool failover_was_computing(const struct request *request, const struct worker *lost)
 {
-    const struct wire_request *wire = &request->wire;
-    /* Who asks for a place says so; where none is asked for, it may be computed at any time. */
-    bool asks = (wire->flags & WIRE_REQUEST_LOCAL) == 0 && wire->handoff != WIRE_HANDOFF_STORE &&
-                wire->sampling.max_tokens > wire->resumed_tokens + 1;
-    return (lost == request->prefill && !request->handed && (request->started || !asks)) ||
+    /* Where no place is asked for, it may be computed at any time. */
+    bool begun = request->started || !route_asks(request);
+    return (lost == request->prefill && !request->handed && begun) ||
            (lost == request->decode && (request->handed || request->state == REQUEST_RUNNING));
 }
 
@@ -303,6 +301,22 @@ void failover_hand_over(struct router *router, struct request *request)
     /* What it may be suspected of has not happened: its turn goes on where it is decoded. */
     if (failover_split(router, request, true) != OK)
         request_fail(request, 503, NULL, error_text());
+}
+
+void failover_move(struct router *router, struct request *request)
+{
+    struct worker *from = request->prefill;
+    uint64_t was = request->id, progress_ns = request->progress_ns;
+    route_take_back(router, request, NULL);
+    request->moves++;
+    request->tries = 0;
+    failover_send(router, request, false);
+    request->progress_ns = progress_ns; /* its deadline is as it was */
+    router->moved_count++;
+    prometheus_add(router->metrics.all,
+                   prometheus_series(router->metrics.all, router->metrics.moved), 1);
+    log_line(LOG_DEBUG, was, "moved", "from=%s to=%s", from->registration.name,
+             request->prefill != NULL ? request->prefill->registration.name : "nobody yet");
 }
 
 void failover_tick(struct router *router, uint64_t now_ns)

@@ -85,6 +85,8 @@ static void metrics_open_requests(struct router_metrics *m)
         p, "baton_failovers_total",
         "Times that a sequence, or a request without a token yet, went on on another worker.",
         "phase");
+    m->moved = prometheus_counter(p, "baton_prompts_moved_total",
+                                  "Prompts taken from a worker's queue for one that was idle.", "");
     m->running = prometheus_gauge(p, "baton_num_requests_running",
                                   "Requests that have their first token.", "");
     m->waiting = prometheus_gauge(p, "baton_num_requests_waiting",

@@ -134,6 +134,7 @@ struct request {
     uint32_t tries;    /* of these since its last token */
     uint32_t corrupts; /* of these, ended with ERR_CORRUPT */
     uint32_t deaths;   /* of these, ended with the death of the worker that was computing it */
+    uint32_t moves;    /* from a worker that had not begun with it to one with nothing to do */
     bool started;      /* its worker has begun with it, as far as is known */
     uint64_t retry_ns; /* parked: not before */
     uint32_t sequences_left;
@@ -183,7 +184,7 @@ struct answer {
 struct router_metrics {
     struct prometheus *all;
     uint32_t ttft, itl, tpot, e2e, queue, prefill, decode, place, handoff, exposed;
-    uint32_t failovers;
+    uint32_t failovers, moved;
     uint32_t prompt_tokens, generation_tokens, cached_tokens, success, failed;
     uint32_t reused_tokens, gather, ranges, directory;
     uint32_t running, waiting, handoffs, handoff_bytes, rejected;
@@ -224,7 +225,7 @@ struct router {
     struct request *buckets[ROUTER_BUCKETS];
     uint32_t tracked_count; /* requests in these */
     uint64_t next_request_id;
-    uint64_t failover_count;
+    uint64_t failover_count, moved_count;
     uint32_t
         suspects_doubled;    /* 2 to this: how many whose workers keep dying are tried at a time */
     uint64_t suspects_ns;    /* when that was last one, because a worker died */
@@ -275,6 +276,8 @@ void route_release(struct request *request);
 void route_worker_lost(struct router *router, struct worker *worker);
 /* What time does: workers that hang, requests that wait or come no further. Every 100 ms. */
 void route_tick(struct router *router);
+/* Whether its worker says so before it begins with it: it asks for a place then. */
+bool route_asks(const struct request *request);
 void route_send(struct worker *worker, uint16_t type, const struct wire_frame *frame);
 
 /* failover.c */
@@ -287,6 +290,8 @@ void failover_request(struct router *router, struct request *request, const stru
 uint32_t failover_count_marked(const struct router *router, const struct worker *lost);
 /* A token came that another worker than a lost one made: it does not take workers down. */
 void failover_let_off(struct router *router, struct request *request);
+/* A prompt that waits in a worker's queue, given to one as chosen now, under a new id. */
+void failover_move(struct router *router, struct request *request);
 /* Those that wait for a worker, or for their next attempt. */
 void failover_tick(struct router *router, uint64_t now_ns);
 void failover_close(struct answer *answer); /* its pieces */

@@ -8,6 +8,9 @@
 #include "router/choose.h"
 #include "router/request.h"
 
+#define ROUTE_QUEUE_MAX 64 /* prompts of a worker's queue that are looked at */
+#define ROUTE_MOVES_MAX 3  /* of one prompt */
+
 /* ---- requests by id ---- */
 
 struct request *request_find(struct router *router, uint64_t id)
@@ -237,6 +240,25 @@ static double route_block_bytes(const struct router *router, uint32_t block_toke
     return 2.0 * 2.0 * m->layer_count * m->kv_head_count * m->head_dim * block_tokens;
 }
 
+/* What the directory knows of the prompt goes into runs and views. */
+static struct route_ask route_ask_of(struct router *router, struct request *request,
+                                     struct route_view *views, struct worker *const *workers,
+                                     uint32_t count, uint32_t *runs)
+{
+    uint32_t key_count;
+    const struct block_key *keys = sources_keys_of(request, &key_count);
+    directory_find(router->directory, keys, key_count, runs, &request->wire.saved_blocks);
+    for (uint32_t i = 0; i < count; i++)
+        views[i].run_blocks = workers[i]->slot >= 0 ? runs[workers[i]->slot] : 0;
+    return (struct route_ask){.prompt_tokens = request->wire.prompt_tokens,
+                              .block_tokens = request->block_tokens,
+                              .block_bytes = route_block_bytes(router, request->block_tokens),
+                              .local_tokens_max = router->options->local_tokens,
+                              .saved_blocks = request->wire.saved_blocks,
+                              .apart = router->handoff == ROUTER_HANDOFF_STORE,
+                              .place = router->options->place};
+}
+
 status route_prefill(struct router *router, struct request *request)
 {
     struct route_view views[ROUTE_WORKERS_MAX];
@@ -244,18 +266,7 @@ status route_prefill(struct router *router, struct request *request)
     uint32_t runs[DIRECTORY_WORKERS_MAX];
     struct route_choice choice;
     uint32_t count = route_views(router, views, workers);
-    uint32_t key_count;
-    const struct block_key *keys = sources_keys_of(request, &key_count);
-    directory_find(router->directory, keys, key_count, runs, &request->wire.saved_blocks);
-    for (uint32_t i = 0; i < count; i++)
-        views[i].run_blocks = workers[i]->slot >= 0 ? runs[workers[i]->slot] : 0;
-    const struct route_ask ask = {.prompt_tokens = request->wire.prompt_tokens,
-                                  .block_tokens = request->block_tokens,
-                                  .block_bytes = route_block_bytes(router, request->block_tokens),
-                                  .local_tokens_max = router->options->local_tokens,
-                                  .saved_blocks = request->wire.saved_blocks,
-                                  .apart = router->handoff == ROUTER_HANDOFF_STORE,
-                                  .place = router->options->place};
+    const struct route_ask ask = route_ask_of(router, request, views, workers, count, runs);
     if (!route_choose(&ask, views, count, &choice))
         return error_set(ERR_CLOSED, "no worker is connected; try again");
     const struct route_option *option = &choice.ways[choice.way];
@@ -385,10 +396,86 @@ static void route_expire(struct router *router, uint64_t now_ns)
     }
 }
 
+/* ---- from a queue to a worker that has nothing to do ---- */
+
+bool route_asks(const struct request *request)
+{
+    const struct wire_request *wire = &request->wire;
+    return (wire->flags & WIRE_REQUEST_LOCAL) == 0 && wire->handoff != WIRE_HANDOFF_STORE &&
+           wire->sampling.max_tokens > wire->resumed_tokens + 1;
+}
+
+/* In the order in which the worker comes to them: what it has not begun with. */
+static uint32_t route_queue(const struct router *router, const struct worker *worker,
+                            struct request *queue[ROUTE_QUEUE_MAX])
+{
+    uint32_t count = 0;
+    for (uint32_t b = 0; b < ROUTER_BUCKETS; b++) {
+        for (struct request *r = router->buckets[b]; r != NULL; r = r->next_in_bucket) {
+            if (r->prefill != worker || r->state != REQUEST_WAITING || r->started ||
+                !route_asks(r) || count == ROUTE_QUEUE_MAX)
+                continue;
+            uint32_t at = count++;
+            for (; at > 0 && (queue[at - 1]->wire.priority > r->wire.priority ||
+                              (queue[at - 1]->wire.priority == r->wire.priority &&
+                               queue[at - 1]->sent_ns > r->sent_ns));
+                 at--)
+                queue[at] = queue[at - 1];
+            queue[at] = r;
+        }
+    }
+    return count;
+}
+
+/* The first of the queue that gains by it is taken back and given to another worker. Should the one
+ * that had it begin meanwhile: it is told to cancel, and what it says of the old id is dropped. */
+static bool route_move_from(struct router *router, struct route_view *views,
+                            struct worker *const *workers, uint32_t count, uint32_t at)
+{
+    struct request *queue[ROUTE_QUEUE_MAX];
+    uint32_t runs[DIRECTORY_WORKERS_MAX];
+    uint32_t waiting = route_queue(router, workers[at], queue);
+    uint64_t behind = 0;
+    for (uint32_t i = 0; i < waiting; i++)
+        behind += queue[i]->ahead_tokens;
+    views[at].queued_tokens -= behind < views[at].queued_tokens ? behind : views[at].queued_tokens;
+    for (uint32_t i = 0; i < waiting; i++) {
+        struct request *r = queue[i];
+        if (r->tries == 1 && r->deaths == 0 && !r->broken && r->moves < ROUTE_MOVES_MAX) {
+            const struct route_ask ask = route_ask_of(router, r, views, workers, count, runs);
+            if (route_gains(&ask, views, count, at)) {
+                failover_move(router, r);
+                return true;
+            }
+        }
+        views[at].queued_tokens += r->ahead_tokens;
+    }
+    return false;
+}
+
+static void route_balance(struct router *router)
+{
+    struct route_view views[ROUTE_WORKERS_MAX];
+    struct worker *workers[ROUTE_WORKERS_MAX];
+    uint32_t count = 1;
+    for (uint32_t moved = 0; moved < count; moved++) {
+        count = route_views(router, views, workers);
+        bool idle = false, any = false;
+        for (uint32_t i = 0; i < count; i++)
+            idle = idle || (views[i].usable && views[i].queued_tokens == 0 &&
+                            (views[i].roles & WIRE_ROLE_PREFILL) != 0);
+        for (uint32_t i = 0; idle && !any && i < count; i++)
+            any = workers[i]->ahead_count > 1 && route_move_from(router, views, workers, count, i);
+        if (!any)
+            return;
+    }
+}
+
 void route_tick(struct router *router)
 {
     /* Each by its own clock: what one has done just now is not in the future of the next. */
     health_tick(router, clock_ns());
     failover_tick(router, clock_ns());
     route_expire(router, clock_ns());
+    route_balance(router);
 }

@@ -41,7 +41,8 @@
 #define LEND_MS 30000          /* router/sources.c: unfetched, it ends by itself */
 
 static struct {
-    uint64_t kills, stops, hangs, leaves, breaks, holes, roles, routers, failovers, repairs, lossy;
+    uint64_t kills, stops, hangs, leaves, breaks, holes, roles, routers, failovers, moved, repairs,
+        lossy;
     uint64_t stores, store_stops, evicted;
 } harms;
 
@@ -81,6 +82,7 @@ static void router_close(struct sim_router *s)
     directory_count(router->directory, &counts);
     harms.repairs += counts.repairs;
     harms.failovers += router->failover_count;
+    harms.moved += router->moved_count;
     s->router = NULL;
     health_close(router);
     metrics_close(router);
@@ -614,6 +616,7 @@ static void tell(void)
         {"other roles", harms.roles},
         {"dead routers", harms.routers},
         {"failovers", harms.failovers},
+        {"moved to idle workers", harms.moved},
         {"handoffs", sim.handoffs},
         {"failed handoffs", sim.failed_handoffs},
         {"pulls", sim.pulls},
@@ -650,6 +653,7 @@ static void every_world_comes_to_its_end(void **state)
         return;
     /* The worlds are as eventful as they are meant to be. */
     assert_true(world.answers > 5 * seed_count && harms.failovers > seed_count);
+    assert_true(harms.moved > 0);
     assert_true(sim.handoffs > seed_count && sim.failed_handoffs > 0 && sim.pulls > 0);
     assert_true(sim.saves > seed_count && sim.failed_saves > 0 && sim.gets > seed_count);
     assert_true(harms.stores > 0 && harms.evicted > 0);

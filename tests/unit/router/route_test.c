@@ -35,6 +35,35 @@ static void the_shortest_queue_is_taken(void **state)
     assert_int_equal(route_choose_prefill(views, 4, &local), 0);
 }
 
+/* From a queue to a worker with nothing to do, when that is sooner by a quarter. */
+static void a_queue_is_left_for_an_idle_worker(void **state)
+{
+    (void)state;
+    struct route_view views[] = {view(P, 1000, 0), view(P, 0, 0), view(D, 0, 0)};
+    struct route_ask ask = {.prompt_tokens = 1000, .block_tokens = 16};
+    assert_true(route_gains(&ask, views, 3, 0));
+    views[0].queued_tokens = 400; /* 1.4 s here, 1 s there: 0.71 */
+    assert_true(route_gains(&ask, views, 3, 0));
+    views[0].queued_tokens = 300; /* 0.77 */
+    assert_false(route_gains(&ask, views, 3, 0));
+    /* Nor to one that is not idle, leaves, or does not compute prompts. */
+    views[0].queued_tokens = 5000;
+    views[1].queued_tokens = 1;
+    assert_false(route_gains(&ask, views, 3, 0));
+    views[1].queued_tokens = 0;
+    views[1].usable = false;
+    assert_false(route_gains(&ask, views, 3, 0));
+    views[1] = view(D, 0, 0);
+    assert_false(route_gains(&ask, views, 3, 0));
+    /* What the one that has it holds of it is lost: 60 of 62 blocks are worth the wait. */
+    views[1] = view(P, 0, 0);
+    views[0].queued_tokens = 500;
+    assert_true(route_gains(&ask, views, 3, 0));
+    views[0].run_blocks = 60;
+    views[0].slot = views[1].slot = views[2].slot = -1;
+    assert_false(route_gains(&ask, views, 3, 0));
+}
+
 static void equal_queues_go_by_what_they_decode(void **state)
 {
     (void)state;
@@ -456,6 +485,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_shortest_queue_is_taken),
+        cmocka_unit_test(a_queue_is_left_for_an_idle_worker),
         cmocka_unit_test(equal_queues_go_by_what_they_decode),
         cmocka_unit_test(the_emptiest_batch_is_taken),
         cmocka_unit_test(who_leaves_gets_nothing_new),
