@@ -109,75 +109,59 @@ static ALWAYS_INLINE uint32_t vnni_block(enum dtype type, const struct int8_plac
 
 /* ---- many rows ------------------------------------------------------------------------------- */
 
-/* Rows first .. first + rows - 1 of the block against one panel or two. With two, activations are
- * broadcast once for both: a core loads a vector a cycle, as many as it multiplies, and a panel
- * alone needs nine loads for eight products. Sums and dot products fill the registers.
- *
- * Q6_K has two scales a group: half of it is summed at a time. */
-static ALWAYS_INLINE void vnni_wide(enum dtype type, const struct wide_block *b, uint32_t first,
-                                    const uint32_t rows, const uint32_t panels)
+/* A dot-accumulate whose activations are broadcast by the instruction itself. The compilers load
+ * them into registers of their own first, an instruction more for each: it cost a quarter. */
+#define VNNI_DOT(sum, weights, four)                                                               \
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"                                                         \
+            : "+v"(sum)                                                                            \
+            : "v"(weights), "m"(*(const int32_t(*)[1])(const void *)(four)))
+
+/* Rows first .. first + 7 of the block. Eight dot products (Q6_K: 4 x 2) run side by side: each
+ * step of one waits for the step before it, and what waits takes room from what could begin. */
+#define VNNI_WIDE_ROWS 8u
+static ALWAYS_INLINE void vnni_wide(enum dtype type, const struct wide_block *b, uint32_t first)
 {
-    const uint32_t halves = type == DTYPE_Q6_K ? 2 : 1, quads = 8 / halves;
+    const uint32_t together = type == DTYPE_Q6_K ? 4 : 8;
     const struct wide_weights *w = b->weights;
     const struct wide_rows *x = b->rows;
     float *c = b->c + first * b->c_stride;
     uint32_t live = b->live - first;
-    __m512 sum[12];
+    __m512 sum[VNNI_WIDE_ROWS];
     UNROLL
-    for (uint32_t i = 0; i < rows * panels; i++)
-        sum[i] = b->add && i / panels < live
-                     ? _mm512_loadu_ps(c + i / panels * b->c_stride + i % panels * PANEL_COLUMNS)
-                     : _mm512_setzero_ps();
-    for (uint32_t group = 0; group < b->groups; group++, w++, x++) {
+    for (uint32_t r = 0; r < VNNI_WIDE_ROWS; r++)
+        sum[r] = b->add && r < live ? _mm512_loadu_ps(c + r * b->c_stride) : _mm512_setzero_ps();
+    for (uint32_t i = 0; i < b->groups; i++, w++, x++) {
+        const struct wide_scale *scales = x->scales + first;
+        __m512 d = _mm512_load_ps(w->d), m = _mm512_load_ps(w->m);
         UNROLL
-        for (uint32_t half = 0; half < halves; half++) {
-            __m512i dot[12];
+        for (uint32_t r0 = 0; r0 < VNNI_WIDE_ROWS; r0 += together) {
+            __m512i dot[8], high[8];
             UNROLL
-            for (uint32_t i = 0; i < rows * panels; i++) {
-                const struct wide_scale *s = &x->scales[first + i / panels];
-                dot[i] = _mm512_set1_epi32(half == 0 ? s->less : s->less_high);
+            for (uint32_t r = 0; r < together; r++) {
+                dot[r] = _mm512_set1_epi32(scales[r0 + r].less);
+                high[r] = _mm512_set1_epi32(scales[r0 + r].less_high);
             }
             UNROLL
-            for (uint32_t quad = half * quads; quad < (half + 1) * quads; quad++) {
-                __m512i weights[2];
+            for (uint32_t quad = 0; quad < 8; quad++) {
+                __m512i weights = _mm512_load_si512(w->values[quad]);
                 UNROLL
-                for (uint32_t i = 0; i < panels; i++)
-                    weights[i] = _mm512_load_si512(w[i * WIDE_GROUPS].values[quad]);
-                UNROLL
-                for (uint32_t r = 0; r < rows; r++) {
-                    const int8_t *four = x->values[first + r] + 4 * quad;
-                    __m512i same = _mm512_set1_epi32(int8_four(four));
-                    UNROLL
-                    for (uint32_t i = 0; i < panels; i++)
-                        dot[r * panels + i] =
-                            _mm512_dpbusd_epi32(dot[r * panels + i], weights[i], same);
+                for (uint32_t r = 0; r < together; r++) {
+                    const int8_t *four = x->values[first + r0 + r] + 4 * quad;
+                    if (type == DTYPE_Q6_K && quad >= 4)
+                        VNNI_DOT(high[r], weights, four);
+                    else
+                        VNNI_DOT(dot[r], weights, four);
                 }
             }
             UNROLL
-            for (uint32_t i = 0; i < rows * panels; i++)
-                sum[i] = wide_add(type, sum[i], dot[i], half, &w[i % panels * WIDE_GROUPS],
-                                  &x->scales[first + i / panels]);
+            for (uint32_t r = 0; r < together; r++)
+                sum[r0 + r] = wide_add(type, sum[r0 + r], dot[r], high[r], d, m, &scales[r0 + r]);
         }
     }
     UNROLL
-    for (uint32_t i = 0; i < rows * panels; i++)
-        if (i / panels < live)
-            _mm512_storeu_ps(c + i / panels * b->c_stride + i % panels * PANEL_COLUMNS, sum[i]);
-}
-
-/* All rows of the block: six at a time, and four where that leaves fewer. */
-static ALWAYS_INLINE void vnni_wide_rows(enum dtype type, const struct wide_block *b,
-                                         const uint32_t panels)
-{
-    for (uint32_t first = 0; first < b->live;) {
-        uint32_t left = b->live - first;
-        bool four = left <= 4 || left == 7 || left == 8;
-        if (four)
-            vnni_wide(type, b, first, 4, panels);
-        else
-            vnni_wide(type, b, first, 6, panels);
-        first += four ? 4 : 6;
-    }
+    for (uint32_t r = 0; r < VNNI_WIDE_ROWS; r++)
+        if (r < live)
+            _mm512_storeu_ps(c + r * b->c_stride, sum[r]);
 }
 
 #define VNNI_MANY_ROWS 16u
@@ -190,10 +174,8 @@ static ALWAYS_INLINE void vnni_wide_rows(enum dtype type, const struct wide_bloc
     INT8_PRODUCT(name##_few, name##_block)                                                         \
     static void name##_wide(const struct wide_block *block)                                        \
     {                                                                                              \
-        if (block->panels == 2)                                                                    \
-            vnni_wide_rows(type, block, 2);                                                        \
-        else                                                                                       \
-            vnni_wide_rows(type, block, 1);                                                        \
+        for (uint32_t first = 0; first < block->live; first += VNNI_WIDE_ROWS)                     \
+            vnni_wide(type, block, first);                                                         \
     }                                                                                              \
     static void name(const struct int8_product *p)                                                 \
     {                                                                                              \

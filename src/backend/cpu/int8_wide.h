@@ -13,7 +13,7 @@
  */
 
 #define WIDE_GROUPS 16u
-#define WIDE_PANELS 8u
+#define WIDE_PANELS 4u
 #define WIDE_ROWS 16u
 
 struct wide_weights {
@@ -39,11 +39,10 @@ struct wide_scratch {
 
 _Static_assert(sizeof(struct wide_scratch) <= INT8_SCRATCH_BYTES, "it is the scratch's place");
 
-/* Up to 16 rows against a part of one panel, or of two side by side. */
+/* Up to 16 rows against a part of one panel. */
 struct wide_block {
-    const struct wide_weights *weights; /* [panels][WIDE_GROUPS] */
-    uint32_t panels;
-    const struct wide_rows *rows; /* [groups] */
+    const struct wide_weights *weights; /* [groups] */
+    const struct wide_rows *rows;       /* [groups] */
     uint32_t groups;
     uint32_t live; /* rows that are not only there to fill the block */
     float *c;
@@ -130,14 +129,16 @@ static ALWAYS_INLINE void wide_prefetch(enum dtype type, const struct int8_place
         _mm_prefetch(next + at, _MM_HINT_T1);
 }
 
-/* A row's dot product of a group to its sum; of Q6_K, of its lower or upper half. */
-static ALWAYS_INLINE __m512 wide_add(enum dtype type, __m512 sum, __m512i dot, uint32_t half,
-                                     const struct wide_weights *w, const struct wide_scale *s)
+/* A row's dot products of one group to its sum. */
+static ALWAYS_INLINE __m512 wide_add(enum dtype type, __m512 sum, __m512i dot, __m512i dot_high,
+                                     __m512 d, __m512 m, const struct wide_scale *s)
 {
-    __m512 d = _mm512_mul_ps(_mm512_load_ps(half == 0 ? w->d : w->m), _mm512_set1_ps(s->scale));
-    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), d, sum);
+    __m512 x_scale = _mm512_set1_ps(s->scale);
+    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, x_scale), sum);
+    if (type == DTYPE_Q6_K)
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot_high), _mm512_mul_ps(m, x_scale), sum);
     if (INT8_HAS_MINIMUM(type))
-        sum = _mm512_fmadd_ps(_mm512_load_ps(w->m), _mm512_set1_ps(s->scaled_sum), sum);
+        sum = _mm512_fmadd_ps(m, _mm512_set1_ps(s->scaled_sum), sum);
     return sum;
 }
 
@@ -156,17 +157,11 @@ static ALWAYS_INLINE void wide_panels(enum dtype type, const struct int8_product
         for (uint32_t row = 0; row < p->rows; row += WIDE_ROWS) {
             uint32_t live = p->rows - row < WIDE_ROWS ? p->rows - row : WIDE_ROWS;
             wide_take_rows(type, p, row, live, group0, groups, scratch->rows);
-            for (uint32_t i = 0; i < panels; i += 2) {
-                uint32_t count = panels - i < 2 ? 1 : 2;
+            for (uint32_t i = 0; i < panels; i++) {
                 struct int8_place place = int8_place_of(p, row, panel + i);
                 wide_prefetch(type, &place, group0, row / WIDE_ROWS, pieces);
-                if (count == 2) {
-                    struct int8_place beside = int8_place_of(p, row, panel + i + 1);
-                    wide_prefetch(type, &beside, group0, row / WIDE_ROWS, pieces);
-                }
                 struct wide_block block = {.weights = scratch->weights[i],
                                            .rows = scratch->rows,
-                                           .panels = count,
                                            .groups = groups,
                                            .live = live,
                                            .c = place.c,

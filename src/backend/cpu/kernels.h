@@ -96,7 +96,7 @@ struct int8_product {
 };
 
 #define INT8_PLANE_BYTES 16384u
-#define INT8_SCRATCH_BYTES 131072u /* int8_wide.h takes most */
+#define INT8_SCRATCH_BYTES 65536u /* int8_wide.h takes most */
 
 /* A group of Q8_0: an f16 scale and 32 int8. */
 #define Q8_0_BYTES 34u

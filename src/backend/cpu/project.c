@@ -13,7 +13,7 @@
 
 #include "backend/cpu/cpu_state.h"
 
-#define CHUNK_PANELS 8u
+#define CHUNK_PANELS 4u
 #define CHUNK_ROWS 256u
 #define CHUNKS_MIN 12u
 #define PART_MANY 256u
