@@ -89,7 +89,7 @@ def decode_killed_in_every_phase(binary):
 def router_killed_in_every_phase(binary):
     """Connections break; workers cancel, come back to the new one, and nothing leaks."""
     phases = list(PHASES)
-    for part in [phases[i:i + 2] for i in range(0, 8, 2)] * ROUNDS:
+    for part in [phases[i:i + 2] for i in range(0, 8, 2)] * max(2, ROUNDS):
         with Server(binary, SMALL, *PHASED) as server:
             want = whole(server, BODIES["greedy"])
             for phase in part:
