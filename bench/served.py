@@ -73,8 +73,9 @@ class Served:
                 return int(pid)
         raise LookupError(name)
 
-    def ask(self, tokens, max_tokens, **more):
-        """One stream: (seconds to the first token, times of all chunks with text, cached tokens)."""
+    def ask(self, tokens, max_tokens, heard=None, **more):
+        """One stream: (seconds to the first token, times of all chunks with text, cached tokens).
+        heard(chunks so far) is called with each of them."""
         body = dict({"prompt": tokens, "max_tokens": max_tokens, "temperature": 0,
                      "ignore_eos": True, "stream": True,
                      "stream_options": {"include_usage": True}}, **more)
@@ -90,6 +91,8 @@ class Served:
                     raise RuntimeError(chunk["error"]["message"])
                 if chunk["choices"] and not chunk["choices"][0].get("finish_reason"):
                     times.append(time.monotonic())
+                    if heard:
+                        heard(len(times))
                 usage = chunk.get("usage") or usage
         if not times:
             times = [time.monotonic()]
