@@ -1,5 +1,5 @@
 /* backend/cuda/hopper.cuh - what sm_90 adds: barriers in shared memory that copies complete, copies
- * of boxes by tensor maps.
+ * of bytes on end, and of boxes by tensor maps.
  *
  *     pool as a matrix    a row for each (block, layer, k or v, head, token): head_dim values
  *     box                 CHUNK values of some rows on end; 128 bytes a row in shared memory, where
@@ -79,6 +79,16 @@ __device__ inline void box_fetch_once(void *to, const CUtensorMap *map, uint32_t
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(address_of(to)),
                  "l"(map), "r"(column), "r"(row), "r"(address_of(full)), "l"(policy)
+                 : "memory");
+}
+
+/* Bytes on end, which are read once. */
+__device__ inline void row_fetch(void *to, const void *from, uint32_t bytes, uint64_t *full,
+                                 uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(address_of(to)),
+                 "l"(from), "r"(bytes), "r"(address_of(full)), "l"(policy)
                  : "memory");
 }
 

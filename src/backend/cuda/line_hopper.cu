@@ -11,69 +11,13 @@
  *                         in its shared memory
  *     tile       16 outputs; with a gate 8 of it and the 8 of up that belong to them
  *     stage      16 units of a tile's rows (stream.cuh), each row copied by one bulk copy to rows
- *                that are 64 bytes longer; scales behind them
- *
- * A backend keeps norm, product and gate back when a step has one row, until an operation comes
- * that is none of them: line_flush. A step's bits are others than those of the operations one by
- * one (a norm's and a product's sums have another order), so --deterministic has no lines. */
+ *                that are 64 bytes longer; scales behind them */
 #include <type_traits>
 
 #include "backend/cuda/hopper.cuh"
-#include "backend/cuda/stream.cuh"
-
-#define CONSUMERS 16u /* warps */
-/* One warp cannot ask in time for what comes in small copies, as scales do. */
-#define FETCHERS 3u
-#define THREADS ((CONSUMERS + FETCHERS) * 32)
-#define PHASES 6u
-#define SLOTS_MAX 12u
-#define SLOTS_LEAST 4u
-#define ROW_PITCH (CONSUMERS * UNIT_BYTES + 64)
-#define NORM_PIECES 4u /* times four values a thread */
-#define ROW_BYTES_MAX 40960u
-#define SHARED_MOST 231424u
-
-struct line_phase {
-    stream_args product;
-    const float *norm; /* of x, which is float then; or NULL */
-    void *h;           /* where the gate goes, or NULL */
-    uint32_t form, first; /* block of tile 0 */
-    bool fresh;           /* x is not the phase's before */
-};
-
-struct line_args {
-    line_phase phases[PHASES];
-    uint32_t count, fetchers, slots, slot_bytes, row_at, groups_at, slots_at;
-    float epsilon;
-    unsigned long long *met; /* arrivals of blocks, ever: whole rounds when no line runs */
-};
-
-struct line_shared {
-    uint64_t full[SLOTS_MAX], empty[SLOTS_MAX];
-    float sums[2][CONSUMERS][MMA_ROWS];
-    float squares[CONSUMERS];
-};
-
-/* Bytes of a unit's scales of one row, and from row to row in a stage: no two rows share a bank. */
-__host__ __device__ constexpr uint32_t scale_bytes(uint32_t form)
-{
-    return form == FORM_Q8 ? 4 : form == FORM_Q4K ? 16 : 0;
-}
-__host__ __device__ constexpr uint32_t scale_pitch(uint32_t form)
-{
-    return form == FORM_HALVES ? 0 : CONSUMERS * scale_bytes(form) + 16;
-}
+#include "backend/cuda/line.cuh"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-
-__device__ inline void row_fetch(void *to, const void *from, uint32_t bytes, uint64_t *full,
-                                 uint64_t policy)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(address_of(to)),
-                 "l"(from), "r"(bytes), "r"(address_of(full)), "l"(policy)
-                 : "memory");
-}
 
 __device__ inline uint32_t tile_first(const line_phase &phase)
 {
@@ -464,43 +408,6 @@ __global__ void __launch_bounds__(THREADS, 1) line_kernel(const __grid_constant_
 #endif
 }
 
-/* ---- the host's side ---- */
-
-struct cuda_line {
-    line_args args;
-    unsigned long long *met;
-    /* the last norm: of products that follow, who read y; else of rows_norm */
-    const struct backend_buffer *norm_x;
-    const struct backend_tensor *norm_weight;
-    struct backend_buffer *norm_y;
-    bool norm_taken;
-    const struct backend_buffer *last_x; /* of the last phase */
-};
-
-bool line_open(struct cuda_backend *cuda)
-{
-    if (!cuda->hopper || cuda->options.deterministic)
-        return true;
-    cuda->line = (struct cuda_line *)calloc(1, sizeof(*cuda->line));
-    void *met = device_take(cuda, sizeof(unsigned long long));
-    if (cuda->line == NULL || met == NULL)
-        return cuda_good(cuda, cudaErrorMemoryAllocation, "memory for steps");
-    cuda->line->met = (unsigned long long *)met;
-    return cuda_good(cuda, cudaMemset(met, 0, sizeof(unsigned long long)), "memory for steps");
-}
-
-void line_close(struct cuda_backend *cuda)
-{
-    free(cuda->line);
-}
-
-/* Steps that become graphs. */
-static bool line_can(const struct cuda_backend *cuda)
-{
-    return cuda->line != NULL && launches(cuda) && cuda->graph != NULL && cuda->rows == 1 &&
-           cuda->outputs == 1;
-}
-
 template <typename T> static void line_run(struct cuda_backend *cuda, const struct line_args *args)
 {
     size_t bytes = args->slots_at + (size_t)args->slots * args->slot_bytes;
@@ -511,139 +418,7 @@ template <typename T> static void line_run(struct cuda_backend *cuda, const stru
     chain(cuda, line_kernel<T>, dim3((uint32_t)cuda->processors), THREADS, bytes, *args);
 }
 
-/* What shared memory holds: line_shared, the longest row, its sums, and slots. */
-static void places_choose(struct line_args *args)
+void line_hopper(struct cuda_backend *cuda, const struct line_args *args)
 {
-    uint32_t columns = 0, scales = 0, groups = 0;
-    for (uint32_t i = 0; i < args->count; i++) {
-        const struct line_phase *phase = &args->phases[i];
-        columns = phase->product.columns > columns ? phase->product.columns : columns;
-        scales = scale_pitch(phase->form) > scales ? scale_pitch(phase->form) : scales;
-        groups |= phase->form == FORM_Q4K;
-    }
-    args->fetchers = scales != 0 ? FETCHERS : FETCHERS - 1;
-    args->row_at = (sizeof(struct line_shared) + 127) / 128 * 128;
-    args->slots_at = args->row_at + (columns * 2 + 127) / 128 * 128;
-    args->groups_at = groups ? args->slots_at : 0;
-    args->slots_at += groups ? (columns / 32 * 4 + 127) / 128 * 128 : 0;
-    args->slot_bytes = (MMA_ROWS * (ROW_PITCH + scales) + 127) / 128 * 128;
-    args->slots = (SHARED_MOST - args->slots_at) / args->slot_bytes;
-    if (args->slots > SLOTS_MAX)
-        args->slots = SLOTS_MAX;
-}
-
-static void line_launch(struct cuda_backend *cuda)
-{
-    struct line_args *args = &cuda->line->args;
-    if (args->count == 0)
-        return;
-    uint32_t first = 0, blocks = (uint32_t)cuda->processors;
-    for (uint32_t i = 0; i < args->count; i++) { /* a phase begins where the one before ended */
-        args->phases[i].first = first;
-        first = (first + args->phases[i].product.tiles) % blocks;
-    }
-    places_choose(args);
-    args->epsilon = cuda->shape.norm_epsilon;
-    args->met = cuda->line->met;
     BY_TYPE(cuda, line_run, cuda, args);
-    args->count = 0;
-}
-
-void line_flush(struct cuda_backend *cuda)
-{
-    struct cuda_line *line = cuda->line;
-    if (line == NULL)
-        return;
-    if (cuda->failed == OK)
-        line_launch(cuda);
-    if (cuda->failed == OK && line->norm_y != NULL && !line->norm_taken)
-        rows_norm(cuda, line->norm_x, line->norm_weight, line->norm_y);
-    line->args.count = 0;
-    line->norm_y = NULL;
-}
-
-bool line_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
-               const struct backend_tensor *weight, struct backend_buffer *y)
-{
-    struct cuda_line *line = cuda->line;
-    if (!line_can(cuda))
-        return false;
-    if (line->norm_y != NULL && !line->norm_taken)
-        line_flush(cuda);
-    if (x->width % 4 != 0 || x->width > CONSUMERS * 32 * 4 * NORM_PIECES ||
-        (uintptr_t)x->data % 16 != 0) {
-        line_flush(cuda);
-        return false;
-    }
-    y->halves = true;
-    y->data = y->storage;
-    y->stride = y->width;
-    line->norm_x = x;
-    line->norm_weight = weight;
-    line->norm_y = y;
-    line->norm_taken = false;
-    return true;
-}
-
-static bool product_fits(const struct product *product, bool normed, int form)
-{
-    uint32_t columns = product->weights[0]->columns;
-    return product->rows == 1 && columns * 2 <= ROW_BYTES_MAX &&
-           columns % (form == FORM_HALVES ? 32 : 256) == 0 &&
-           (normed || (uintptr_t)product->x->data % 16 == 0);
-}
-
-bool line_product(struct cuda_backend *cuda, const struct product *product)
-{
-    struct cuda_line *line = cuda->line;
-    if (!line_can(cuda))
-        return false;
-    struct line_args *args = &line->args;
-    bool normed = product->x == line->norm_y;
-    enum dtype type = product->weights[0]->type;
-    int form = type == DTYPE_Q8_0 ? FORM_Q8 : type == DTYPE_Q4_K ? FORM_Q4K : FORM_HALVES;
-    if (!product_fits(product, normed, form)) {
-        line->norm_taken = false; /* it reads y */
-        line_flush(cuda);
-        return false;
-    }
-    if (args->count == PHASES)
-        line_launch(cuda);
-    struct line_phase *phase = &args->phases[args->count];
-    *phase = {};
-    stream_describe(product, &phase->product);
-    phase->form = (uint32_t)form;
-    phase->fresh = args->count == 0 || product->x != line->last_x || (normed && !line->norm_taken);
-    if (normed) {
-        phase->product.x = line->norm_x->data;
-        phase->norm = (const float *)line->norm_weight->data;
-        line->norm_taken = true;
-    }
-    line->last_x = product->x;
-    args->count++;
-    return true;
-}
-
-bool line_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
-               const struct backend_buffer *up, struct backend_buffer *h)
-{
-    if (!line_can(cuda))
-        return false;
-    struct line_args *args = &cuda->line->args;
-    struct line_phase *phase = args->count > 0 ? &args->phases[args->count - 1] : NULL;
-    struct stream_args *product = phase != NULL ? &phase->product : NULL;
-    if (phase == NULL || phase->h != NULL || product->part_count != 2 || product->accumulate ||
-        !product->halves || product->parts[0].y != gate->data || product->parts[1].y != up->data ||
-        product->parts[0].rows != product->parts[1].rows || product->parts[0].rows % 8 != 0) {
-        line_flush(cuda);
-        return false;
-    }
-    if (h != gate) {
-        h->halves = true;
-        h->data = h->storage;
-        h->stride = h->width;
-    }
-    phase->h = h->data;
-    product->tiles = product->parts[0].rows / 8;
-    return true;
 }

@@ -16,7 +16,8 @@
  *     kernel files     rows.cu      embed, norm, gate, rope_store: a row at a time
  *                      stream.cu    y = W x for few rows: reads each weight once;
  *                                   stream_hopper.cu on sm_90
- *                      line_hopper.cu   of one row: several, norms and gates too, on sm_90
+ *                      line.cu      of one row: several, norms and gates too, on sm_90
+ *                                   as one kernel (line_hopper.cu)
  *                      batch_hopper.cu  for 9 to 32 rows, on sm_90
  *                      gemm.cu      y = W x for many rows: cuBLASLt
  *                      decode.cu    attention of single rows: splits the keys;
@@ -132,7 +133,7 @@ struct cuda_backend {
     bool swap_pinned;
     double *frequencies;
 
-    const struct step *step;
+    const struct step *step; /* under way; moves.cu asks from another thread whether one is */
     size_t descriptor_bytes, tables_at;
     char *descriptor_host, *descriptor_device;
     struct device_step host, device;
@@ -144,7 +145,7 @@ struct cuda_backend {
     cudaEvent_t *layer_events;
     uint32_t layers_done;
 
-    struct cuda_line *line; /* line_hopper.cu; or NULL */
+    struct cuda_line *line; /* line.cu; or NULL */
     float *partials; /* decode.cu */
     uint32_t *arrivals;
     struct backend_picked *picked_host, *picked_device;
@@ -261,7 +262,7 @@ void gemm_product(struct cuda_backend *cuda, const struct product *product);
 bool product_joint(const struct product *product);
 bool batch_can(const struct cuda_backend *cuda, const struct product *product);
 void batch_product(struct cuda_backend *cuda, const struct product *product);
-/* line_hopper.cu: true when the operation is kept back for a line; then it has happened for those
+/* line.cu: true when the operation is kept back for a line; then it has happened for those
  * that are kept back too, and for all others after line_flush. A normed row is stored only if
  * somebody else than products of the line reads it next. */
 bool line_open(struct cuda_backend *cuda);

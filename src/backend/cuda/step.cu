@@ -165,10 +165,15 @@ static void kv_count(struct cuda_backend *cuda)
     }
 }
 
+static void step_set(struct cuda_backend *cuda, const struct step *step)
+{
+    __atomic_store_n(&cuda->step, step, __ATOMIC_RELAXED);
+}
+
 void step_begin(struct cuda_backend *cuda, const struct step *step)
 {
     uint32_t table_end;
-    cuda->step = step;
+    step_set(cuda, step);
     cuda->layers_done = 0;
     cuda->row_host_index = UINT32_MAX;
     descriptor_fill(cuda, &table_end);
@@ -212,7 +217,7 @@ status step_submit(struct cuda_backend *cuda)
     if (cuda->mode != STEP_EAGER && cuda->failed == OK)
         cuda_good(cuda, cudaGraphLaunch(cuda->graph->exec, cuda->stream), "launch of a step");
     if (cuda->failed != OK)
-        cuda->step = NULL;
+        step_set(cuda, NULL);
     return cuda_failure(cuda);
 }
 
@@ -229,7 +234,7 @@ status step_wait(struct cuda_backend *cuda)
     if (cuda->mode != STEP_EAGER && step->layer_ready != NULL && cuda->failed == OK)
         for (uint32_t i = 0; i < cuda->layers_done; i++)
             step->layer_ready(step->layer_ready_ctx, i);
-    cuda->step = NULL;
+    step_set(cuda, NULL);
     return cuda_failure(cuda);
 }
 

@@ -40,15 +40,6 @@ template <int NT> struct stream_shared {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
-__device__ inline void row_fetch(void *to, const void *from, uint32_t bytes, uint64_t *full,
-                                 uint64_t policy)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(address_of(to)),
-                 "l"(from), "r"(bytes), "r"(address_of(full)), "l"(policy)
-                 : "memory");
-}
-
 /* Warp 8: all stages of all tiles. */
 template <int NT>
 __device__ inline void stages_fetch(const stream_args &args, stream_shared<NT> &shared)

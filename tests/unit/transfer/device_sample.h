@@ -145,7 +145,7 @@ static inline status sample_poll(struct backend *backend, uint32_t ticket, bool 
     sample_one_thread(device);
     assert_true(slot->used);
     *over_out = !device->held && slot->polls == 0;
-    if (*over_out == false) {
+    if (!*over_out) {
         slot->polls -= slot->polls > 0;
         return OK;
     }

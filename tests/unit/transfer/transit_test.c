@@ -201,6 +201,7 @@ static void flipped_bits_on_the_way_are_caught(void **state)
                   atomic_load(&wire.flips[0]), atomic_load(&wire.flips[1]),
                   (unsigned long long)caught, bad_ends, arrived + failed, arrived);
     assert_true(caught > FLIPS / 2 && bad_ends > 0 && failed > 0 && arrived > failed);
+    assert_true(atomic_load(&wire.flips[1]) > 50);
     wire_close(&wire);
     worker_close(&receiver);
     worker_close(&holder);
