@@ -15,8 +15,9 @@ URL =
 prefix = /usr/local
 DESTDIR =
 
-# Through the environment and without another expansion, so that a prompt may hold any character.
+# Without another expansion, so that a prompt, through the environment, and a pattern may hold any character.
 override PROMPT := $(value PROMPT)
+override TESTS := $(value TESTS)
 export PROMPT FUZZ_SECONDS DESTDIR MODEL ARGS URL
 
 .DEFAULT_GOAL := help
