@@ -36,27 +36,49 @@ static bool cpus_number(const char **at, uint32_t *number_out)
     return true;
 }
 
-status cpus_parse(const char *text, struct cpus *cpus_out)
+/* The numbers of a list, as flags. */
+static bool cpus_flags(const char *text, bool wanted[CPUS_MAX])
 {
-    bool wanted[CPUS_MAX] = {false};
     const char *at = text;
     for (;;) {
         uint32_t first, last;
         if (!cpus_number(&at, &first))
-            goto malformed;
+            return false;
         last = first;
         if (*at == '-') {
             at++;
             if (!cpus_number(&at, &last) || last < first)
-                goto malformed;
+                return false;
         }
         for (uint32_t id = first; id <= last; id++)
             wanted[id] = true;
         if (*at == '\0')
-            break;
+            return true;
         if (*at++ != ',')
-            goto malformed;
+            return false;
     }
+}
+
+status cpus_list(const char *text, struct cpus *cpus_out)
+{
+    bool wanted[CPUS_MAX] = {false};
+    if (text[0] != '\0' && !cpus_flags(text, wanted))
+        return error_set(ERR_BAD_INPUT, "expected a list of numbers such as 0-3,8, found \"%s\"",
+                         text);
+    cpus_out->count = 0;
+    for (uint32_t id = 0; id < CPUS_MAX; id++) {
+        if (wanted[id])
+            cpus_out->ids[cpus_out->count++] = id;
+    }
+    return OK;
+}
+
+status cpus_parse(const char *text, struct cpus *cpus_out)
+{
+    bool wanted[CPUS_MAX] = {false};
+    if (!cpus_flags(text, wanted))
+        return error_set(ERR_BAD_INPUT, "expected a list of cores such as 0-3,8, found \"%s\"",
+                         text);
 
     struct cpus allowed;
     cpus_allowed(&allowed);
@@ -76,9 +98,6 @@ status cpus_parse(const char *text, struct cpus *cpus_out)
     }
     *cpus_out = cpus;
     return OK;
-
-malformed:
-    return error_set(ERR_BAD_INPUT, "expected a list of cores such as 0-3,8, found \"%s\"", text);
 }
 
 void cpus_format(const struct cpus *cpus, char *text, size_t bytes)

@@ -17,6 +17,10 @@ struct cpus {
 /* "0-3,8,10-11". Errors: ERR_BAD_INPUT (not such a list, or a core this process may not use). */
 status cpus_parse(const char *text, struct cpus *cpus_out);
 
+/* The same list without that question, as the kernel writes it; "" is no core. Errors:
+ * ERR_BAD_INPUT. */
+status cpus_list(const char *text, struct cpus *cpus_out);
+
 /* What this process may use now. */
 void cpus_allowed(struct cpus *cpus_out);
 

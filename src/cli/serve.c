@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "backend/device.h"
-#include "base/cpus.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -22,6 +21,7 @@
 #include "cli/model_options.h"
 #include "cli/router_options.h"
 #include "cli/serve_folder.h"
+#include "cli/serve_nodes.h"
 #include "cli/supervisor.h"
 #include "cli/worker_options.h"
 #include "engine/engine.h"
@@ -47,7 +47,7 @@ struct serve_options {
     const char *kernels, *kv_dtype, *packed_weights, *carrier, *rdma_transports, *offer, *log_level;
     const char *device, *cuda_plugin;
     bool deterministic;
-    uint32_t ctx, block_tokens, threads, prefill_batch_tokens, prefill_chunk, decode_batch;
+    uint32_t numa, ctx, block_tokens, threads, prefill_batch_tokens, prefill_chunk, decode_batch;
     uint64_t kv_bytes, swap_bytes, prefix_cache_bytes, step_delay_ms;
 };
 
@@ -83,7 +83,7 @@ struct serve {
     struct loop_watch *term_watch, *int_watch, *ready_watch;
     int ready_fd; /* the router says that everything is there */
     struct serve_folder folder;
-    struct cpus cpus;
+    struct serve_nodes nodes;
     uint32_t worker_count;
     bool failed;
 };
@@ -265,7 +265,7 @@ static status serve_add_worker(struct serve *serve, const char *command, const c
     if (args == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for a worker's arguments");
     snprintf(name, sizeof(name), "%s-%u", role, number);
-    cpus_share(&serve->cpus, part, serve->worker_count, &share);
+    serve_nodes_share(&serve->nodes, serve->options->numa, part, &share);
     cpus_format(&share, cpus_text, sizeof(cpus_text));
     args_add(args, "baton");
     args_add(args, "%s", command);
@@ -409,8 +409,8 @@ static const char *serve_sum_text(const struct engine_plan *plan, uint32_t worke
 /* Each worker checks what it takes against what is there, but not what the others on its device
  * will take. The weights are mapped once for all on the CPU. Pools of a size that nobody chose
  * shrink to half of what is left. */
-static status serve_check_device(const struct serve_options *options, const char *word,
-                                 uint32_t workers, const struct model *model,
+static status serve_check_device(struct serve_options *options, const struct serve_nodes *nodes,
+                                 const char *word, uint32_t workers, const struct model *model,
                                  struct serve_sizes *least)
 {
     struct worker_options sizes = {.ctx = options->ctx,
@@ -436,13 +436,17 @@ static status serve_check_device(const struct serve_options *options, const char
     uint64_t block_bytes = plan.layout->block_bytes;
     engine_plan_close(&plan);
     uint64_t store_bytes = device.plugin == NULL ? options->memory_bytes : 0;
-    if (device.plugin != NULL) /* every worker has weights of its own there */
-        plan.weight_bytes *= workers;
+    uint64_t other_bytes = store_bytes + workers * (plan.activation_bytes + options->kv_bytes);
+    uint32_t copies = workers; /* every worker has weights of its own on a GPU */
+    if (device.plugin == NULL)
+        copies = serve_nodes_choose(nodes, plan.weight_bytes, other_bytes, plan.available_bytes,
+                                    &options->numa);
+    plan.weight_bytes *= copies;
     if (plan.weight_bytes + plan.activation_bytes > plan.available_bytes)
         return error_set(ERR_NO_MEMORY,
-                         "the workers do not fit on %s together: weights %.1f MiB for %u workers "
+                         "the workers do not fit on %s together: weights %.1f MiB (%u copies) "
                          "of %.1f MiB available; use fewer workers",
-                         word, (double)plan.weight_bytes / MIB, workers,
+                         word, (double)plan.weight_bytes / MIB, copies,
                          (double)plan.available_bytes / MIB);
     uint64_t left = plan.available_bytes - plan.weight_bytes - plan.activation_bytes;
     left -= store_bytes < left ? store_bytes : left;
@@ -459,8 +463,8 @@ static status serve_check_device(const struct serve_options *options, const char
             least->swap_bytes = spare / 4 / workers;
         if (least->swap_bytes < block_bytes) /* a worker refuses less */
             least->swap_bytes = 0;
-        if (device.plugin != NULL && workers > 1) /* so many times the weights */
-            log_info("memory", "device=%s workers=%u sum=\"%s\"", word, workers,
+        if (copies > 1)
+            log_info("memory", "device=%s workers=%u copies=%u sum=\"%s\"", word, workers, copies,
                      serve_sum_text(&plan, workers, store_bytes, sum, text, sizeof(text)));
         return OK;
     }
@@ -470,16 +474,17 @@ static status serve_check_device(const struct serve_options *options, const char
                      word, serve_sum_text(&plan, workers, store_bytes, sum, text, sizeof(text)));
 }
 
-static status serve_check_memory(struct serve_options *options, uint32_t workers,
+static status serve_check_memory(struct serve_options *options, const struct serve_nodes *nodes,
                                  const struct model *model)
 {
+    uint32_t workers = nodes->workers;
     uint32_t words = device_word_count(options->device);
     struct serve_sizes least = {.kv_bytes = options->kv_bytes, .swap_bytes = options->swap_bytes};
     char word[64];
     for (uint32_t i = 0; i < words && i < workers; i++) {
         uint32_t on_it = (workers - i + words - 1) / words;
         device_word(options->device, i, word, sizeof(word));
-        status st = serve_check_device(options, word, on_it, model, &least);
+        status st = serve_check_device(options, nodes, word, on_it, model, &least);
         if (st != OK)
             return st;
     }
@@ -495,7 +500,7 @@ static status serve_check_model(const struct serve *serve, struct serve_options 
     status st = weights_choose(serve->model_path, options->dummy_weights, &model);
     if (st != OK)
         return st;
-    st = serve_check_memory(options, serve->worker_count, model);
+    st = serve_check_memory(options, &serve->nodes, model);
     weights_close(model);
     return st;
 }
@@ -509,6 +514,17 @@ static status serve_read_store(struct serve_options *options)
     if (text == NULL || text[0] < '0' || text[0] > '9' || strchr(text, ':') != NULL)
         return OK;
     return option_value_parse(&size, text, options);
+}
+
+static status serve_choose_cpus(struct serve *serve)
+{
+    struct serve_nodes *nodes = &serve->nodes;
+    nodes->workers = serve->worker_count;
+    topology_host(&nodes->topology);
+    if (serve->options->cpus != NULL)
+        return cpus_parse(serve->options->cpus, &nodes->cpus);
+    cpus_allowed(&nodes->cpus);
+    return OK;
 }
 
 static int serve_run(const void *options_given, const char *const *operands, uint32_t operand_count)
@@ -536,11 +552,9 @@ static int serve_run(const void *options_given, const char *const *operands, uin
     if (st == OK)
         st = serve_read_store(&options);
     if (st == OK)
+        st = serve_choose_cpus(&serve);
+    if (st == OK)
         st = serve_check_model(&serve, &options);
-    if (st == OK && options.cpus != NULL)
-        st = cpus_parse(options.cpus, &serve.cpus);
-    else
-        cpus_allowed(&serve.cpus);
     if (st == OK)
         st = serve_open(&serve);
     if (st == OK)

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "base/options.h"
+#include "base/topology.h"
 
 /* T: a struct whose fields bear the names, and have the types, of struct worker_options. */
 #define TEST_RDMA_ROW(T)                                                                           \
@@ -63,6 +64,19 @@
          256,                                                                                      \
          offsetof(T, threads),                                                                     \
          "compute threads of a worker; 0: one per core it has"},                                   \
+        {"numa",                                                                                   \
+         OPTION_CHOICE,                                                                            \
+         TOPOLOGY_WEIGHTS_WORDS,                                                                   \
+         "auto",                                                                                   \
+         0,                                                                                        \
+         0,                                                                                        \
+         offsetof(T, numa),                                                                        \
+         "on a host with several memory nodes, pools lie on the nodes of a worker's cores, and "   \
+         "the "                                                                                    \
+         "packed weights: local (one copy, where it is read first), interleave (one copy over "    \
+         "all "                                                                                    \
+         "nodes), copy (one on each node), auto (chosen by distance and free memory); off: "       \
+         "nothing is placed"},                                                                     \
         {"kernels",                                                                                \
          OPTION_TEXT,                                                                              \
          "CLASS",                                                                                  \

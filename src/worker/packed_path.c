@@ -24,9 +24,9 @@ static void cache_folder(char folder_out[PACKED_PATH_BYTES])
 }
 
 bool packed_path_choose(const char *option, const char *model_path, const uint8_t *fingerprint,
-                        char path_out[PACKED_PATH_BYTES])
+                        int32_t node, char path_out[PACKED_PATH_BYTES])
 {
-    char folder[PACKED_PATH_BYTES], key[17];
+    char folder[PACKED_PATH_BYTES], key[17], copy[24] = "";
     const char *slash = strrchr(model_path, '/');
     const char *name = slash != NULL ? slash + 1 : model_path;
     if (strcmp(option, "off") == 0)
@@ -43,6 +43,8 @@ bool packed_path_choose(const char *option, const char *model_path, const uint8_
     }
     for (int i = 0; i < 8; i++)
         snprintf(key + 2 * i, 3, "%02x", fingerprint[i]);
-    return snprintf(path_out, PACKED_PATH_BYTES, "%s/%s.%s.packed", folder, name, key) <
+    if (node >= 0)
+        snprintf(copy, sizeof(copy), ".node%d", node);
+    return snprintf(path_out, PACKED_PATH_BYTES, "%s/%s.%s%s.packed", folder, name, key, copy) <
            PACKED_PATH_BYTES;
 }

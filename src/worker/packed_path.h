@@ -5,7 +5,8 @@
  *                  $XDG_CACHE_HOME/baton, or ~/.cache/baton
  *     FOLDER       there
  *
- * The file is MODEL.KEY.packed, KEY being the first 16 digits of the model's fingerprint.
+ * The file is MODEL.KEY.packed, KEY being the first 16 digits of the model's fingerprint; a copy
+ * for the workers on memory node N is MODEL.KEY.nodeN.packed.
  *
  * Threads: any. Memory: the caller's.
  */
@@ -20,8 +21,9 @@
 
 #define PACKED_PATH_BYTES 4096
 
-/* False: nowhere. A cache folder is made if it is not there. */
+/* node: of the copy; below 0: all workers share one. False: nowhere. A cache folder is made if it
+ * is not there. */
 bool packed_path_choose(const char *option, const char *model_path, const uint8_t *fingerprint,
-                        char path_out[PACKED_PATH_BYTES]);
+                        int32_t node, char path_out[PACKED_PATH_BYTES]);
 
 #endif

@@ -23,6 +23,7 @@
 #include "worker/compute.h"
 #include "worker/control.h"
 #include "worker/mail.h"
+#include "worker/nodes.h"
 #include "worker/packed_path.h"
 
 #define DRAIN_LOOK_MS 50
@@ -76,12 +77,24 @@ void worker_engine_config(const struct worker_options *options, struct engine_co
     };
 }
 
+/* Which nodes of the host; a GPU's worker leaves it to the kernel. */
+static void worker_choose_nodes(const struct worker *worker, const struct engine_plan *plan,
+                                struct worker_nodes *nodes_out)
+{
+    struct topology topology;
+    topology_host(&topology);
+    worker_nodes_choose(&topology, worker->options->numa, &worker->cpus, plan->weight_bytes,
+                        nodes_out);
+    worker_nodes_enter(nodes_out, plan->pool_bytes + plan->activation_bytes);
+}
+
 static status worker_open_engine(struct worker *worker)
 {
     const struct worker_options *options = worker->options;
     struct engine_config config;
     struct engine_plan plan;
     struct device device;
+    struct worker_nodes nodes = {.copy = WORKER_NODES_SHARED};
     worker_engine_config(options, &config);
     status st = device_find(options->device, options->cuda_plugin, &device);
     if (st == OK)
@@ -92,8 +105,11 @@ static status worker_open_engine(struct worker *worker)
         return st;
     char text[512], path[PACKED_PATH_BYTES];
     log_info("memory", "sum=\"%s\"", engine_plan_text(&plan, text, sizeof(text)));
+    if (device.plugin == NULL)
+        worker_choose_nodes(worker, &plan, &nodes);
     struct device_options opening = {
         .cpu = {.threads = worker->threads,
+                .nodes = nodes.own,
                 .cpus = worker->threads <= worker->cpus.count ? worker->thread_cpus : NULL,
                 .kernels = options->kernels},
         .deterministic = options->deterministic,
@@ -104,7 +120,8 @@ static status worker_open_engine(struct worker *worker)
                                           .bytes_max = 2 * plan.weight_bytes + (64u << 20)};
     memcpy(weights.key, worker->model->fingerprint, sizeof(weights.key));
     if (device.plugin == NULL && weights.model_path != NULL &&
-        packed_path_choose(options->packed_weights, weights.model_path, weights.key, path))
+        packed_path_choose(options->packed_weights, weights.model_path, weights.key, nodes.copy,
+                           path))
         opening.cpu.weights = &weights;
     struct backend *backend;
     st = device_open(&device, &plan.shape, &plan.limits, &opening, &backend);

@@ -39,6 +39,7 @@ struct worker_options {
     const char *cpus;               /* NULL: all it may use */
     const char *dummy_weights;      /* NULL, or the shape of random weights (model/weights.h) */
     const char *log_level;
+    uint32_t numa;    /* enum topology_weights: worker/nodes.h */
     uint32_t threads; /* 0: one per core */
     uint32_t ctx;     /* 0: the model's */
     uint32_t block_tokens;

@@ -113,4 +113,45 @@ def test_others_file_is_not_trusted(binary):
         assert os.stat(packed).st_ino != inode and os.stat(packed).st_mode & 0o022 == 0
 
 
-main([test_sum, test_same_answers, test_no_place, test_others_file_is_not_trusted], sys.argv)
+def pool_policies(server):
+    """What the kernel says of each pool: {worker's name: policy}."""
+    policies = {}
+    for pid in processes_of(server):
+        name = re.search(r"--name=([^\0]+)", open(f"/proc/{pid}/cmdline").read())
+        pools = re.findall(r"^[0-9a-f]+ (\S+) file=/memfd:baton-pool", open(f"/proc/{pid}/numa_maps").read(), re.M)
+        if name and pools:
+            assert len(set(pools)) == 1, pools
+            policies[name.group(1)] = pools[0]
+    return policies
+
+
+def test_nodes(binary):
+    """Pools lie where the log says, a copy for a node is a file of its own, and answers stay the same."""
+    if not os.path.exists("/proc/self/numa_maps"):
+        print("      this kernel has no memory policies: nothing to see")
+        return
+    answers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = model_in(folder, SMALL)
+        for numa in ("off", "local", "interleave", "copy", "auto"):
+            for made in glob.glob(folder + "/*.packed"):
+                os.remove(made)
+            with Server(binary, model, "--kv-bytes", "8M", "--numa", numa) as server:
+                answers[numa] = server.complete(**BODY)["choices"][0]["text"]
+                log, policies = server.process.log(), pool_policies(server)
+            told = dict(re.findall(r'INFO (\S+) event="placement" pool=(\S+)', log))
+            assert set(policies) == {"prefill-0", "decode-0"}, policies
+            if numa == "off" or "memory is not placed" in log:
+                assert not told and set(policies.values()) == {"default"}, (told, policies)
+            else:
+                assert told == policies and all(re.fullmatch(r"prefer:\d+|interleave:[\d,-]+", p) for p in told.values()), (told, policies)
+            own = glob.glob(folder + "/*.node*.packed")
+            alone = [p for p in told.values() if p.startswith("prefer")]
+            if numa == "copy" and alone:
+                assert sorted(re.search(r"node(\d+)", p).group(1) for p in own) == sorted({p[7:] for p in alone}), (own, alone)
+            if numa in ("off", "local", "interleave"):
+                assert not own and len(glob.glob(folder + "/*.packed")) == 1, own
+    assert len(set(answers.values())) == 1, answers
+
+
+main([test_sum, test_same_answers, test_no_place, test_others_file_is_not_trusted, test_nodes], sys.argv)

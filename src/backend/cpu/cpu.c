@@ -17,6 +17,7 @@
 #include "base/dequant.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/placement.h"
 
 #define REGION_BYTES (32u << 20)
 #define HUGE_PAGE_BYTES (2u << 20)
@@ -26,6 +27,16 @@
 static size_t rounded_up(size_t bytes, size_t unit)
 {
     return (bytes + unit - 1) / unit * unit;
+}
+
+/* Before the first touch: on the worker's nodes, and in huge pages. */
+static void memory_place(struct cpu_backend *cpu, void *base, size_t bytes)
+{
+    if (cpu->nodes != 0 && placement_apply(base, bytes, cpu->nodes) != OK) {
+        cpu->nodes = 0;
+        log_info("memory is not placed", "reason=\"%s\"", error_text());
+    }
+    (void)madvise(base, bytes, MADV_HUGEPAGE);
 }
 
 void *cpu_take(struct cpu_backend *cpu, size_t bytes)
@@ -48,7 +59,7 @@ void *cpu_take(struct cpu_backend *cpu, size_t bytes)
             free(region);
             return NULL;
         }
-        (void)madvise(base, region->bytes, MADV_HUGEPAGE);
+        memory_place(cpu, base, region->bytes);
         region->base = base;
         cpu->regions = region;
     }
@@ -204,7 +215,7 @@ static status cpu_pool_open(struct backend *backend, uint32_t block_count,
         (void)close(fd);
         return result;
     }
-    (void)madvise(host, bytes, MADV_HUGEPAGE);
+    memory_place(cpu, host, bytes);
     cpu->pool =
         (struct backend_pool){.block_count = block_count, .host = host, .fd = fd, .bytes = bytes};
     *pool_out = cpu->pool;
@@ -234,7 +245,7 @@ static status cpu_swap_open(struct backend *backend, uint32_t slot_count)
     if (base == MAP_FAILED)
         return error_set(ERR_NO_MEMORY, "no memory for %zu bytes of swapped blocks: %s", bytes,
                          strerror(errno));
-    (void)madvise(base, bytes, MADV_HUGEPAGE);
+    memory_place(cpu, base, bytes);
     cpu->swap = base;
     cpu->swap_slots = slot_count;
     return OK;
@@ -551,6 +562,7 @@ status backend_cpu_open(const struct backend_shape *shape, const struct backend_
     cpu->backend.name = "cpu";
     cpu->shape = *shape;
     cpu->limits = *limits;
+    cpu->nodes = options->nodes;
     result = kernels_choose(cpu, options);
     if (result == OK)
         result = team_open(options->threads, options->cpus, &cpu->team);

@@ -46,6 +46,8 @@ struct backend_cpu_options {
     const int *cpus;     /* [threads] CPU number for each thread, cpus[0] being the caller of
                             backend_cpu_open, which must be the compute thread; NULL: not pinned */
     const char *kernels; /* the class: "float", "int8", or "auto" (int8) */
+    uint64_t nodes;      /* where pool, swap, buffers and private weights shall lie: placement.h;
+                            0: wherever. What the system refuses is logged once and left */
     const struct backend_cpu_weights *weights; /* NULL: packed into private memory */
     const char
         *variant; /* the instructions: NULL or "auto" for the best that this machine has, or

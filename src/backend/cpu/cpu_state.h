@@ -66,6 +66,7 @@ struct cpu_backend {
     bool int8;
     struct team *team;
     struct region *regions;
+    uint64_t nodes;                  /* of regions, pool and swap; 0: wherever */
     struct packed_file *packed_file; /* NULL: packed weights are in regions */
     struct backend_tensor *tensors;
     struct backend_buffer *buffers;
