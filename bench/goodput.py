@@ -5,7 +5,8 @@
     bench/goodput.py --llama PATH/llama-server --rates 0.3,0.6,1.2,1.8 --seconds 24
 
 Prompts of --input words arrive as a Poisson process (the same times and words for all), answers have --output
-tokens. Good is a request that kept both limits. TTFT and TPOT are what the client saw; queue is the mean TTFT
+tokens. Each rate has words of its own: what a server kept of the rate before is of no use. Good is a request that
+kept both limits. TTFT and TPOT are what the client saw; queue is the mean TTFT
 less that of requests that came alone. A setup that kept less than a fifth of what came is not measured at higher
 rates: it is past its capacity, and its queue only grows. Needs the model. About 10 minutes as it is.
 """
@@ -51,9 +52,9 @@ def measure(given, name, command, rates):
         try:
             wait_ready(port, process)
             alone = bench(given, port, "--num-prompts", "4", "--max-concurrency", "1", "--seed", "99")
-            for rate in rates:
+            for number, rate in enumerate(rates):
                 count = max(4, round(rate * given.seconds))
-                found = bench(given, port, "--num-prompts", str(count), "--request-rate", str(rate), "--seed", "7")
+                found = bench(given, port, "--num-prompts", str(count), "--request-rate", str(rate), "--seed", str(7 + number))
                 good = found["request_goodput"] * found["duration"] / count
                 queue = found["mean_ttft_ms"] - alone["mean_ttft_ms"]
                 print(f"| {rate:g} | {name} | {good:.2f} of {count} | {good * rate:.2f} | "
