@@ -21,7 +21,7 @@ override TESTS := $(value TESTS)
 export PROMPT FUZZ_SECONDS DESTDIR MODEL ARGS URL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-serve model build serve run cuda check asan tsan sim fuzz chaos soak bench \
+.PHONY: help setup setup-serve model build serve run cuda check asan tsan arm sim fuzz chaos soak bench \
         lint format install clean
 
 help: ## show this list
@@ -71,6 +71,9 @@ tsan: setup model ## the same under ThreadSanitizer
 	@tools/make-venv
 	@tools/fetch-promtool
 	@tools/check tsan $(if $(TESTS),-R '$(TESTS)')
+
+arm: setup model ## build for arm64 and pass under QEMU what runs there
+	@tools/check-arm
 
 sim: setup ## run SEEDS worlds of the routers under a fake clock, on every core
 	@tools/sim $(SEEDS)

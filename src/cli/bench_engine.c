@@ -60,7 +60,8 @@ static const struct option_spec specs[] = {
     {"kv-dtype", OPTION_CHOICE, "f16|f32|q8_0", "f16", 0, 0, FIELD(kv),
      "what keys and values are stored in; f32 is to compare with other implementations"},
     {"variant", OPTION_TEXT, "NAME", "auto", 0, 0, FIELD(variant),
-     "instructions: scalar, avx2, avx512, vnni, ... or auto, the best that there are"},
+     "instructions: scalar, avx2, avx512, vnni, amx, neon, dotprod, or auto, the best that there "
+     "are"},
     {"device", OPTION_TEXT, "NAME", "cpu", 0, 0, FIELD(device),
      "what computes: cpu, cuda (the first GPU) or cuda:N"},
     {"cuda-plugin", OPTION_TEXT, "PATH", NULL, 0, 0, FIELD(cuda_plugin),

@@ -23,7 +23,8 @@ static const struct option_spec specs[] = {
      "most threads; 0 for all cores that the process may use"},
     {"repeat", OPTION_UINT, "N", "5", 1, 1000, FIELD(repeat), "measurements to take a median of"},
     {"variant", OPTION_TEXT, "NAME", "auto", 0, 0, FIELD(variant),
-     "instructions: scalar, avx2, avx512, vnni, ... or auto, the best that there are"},
+     "instructions: scalar, avx2, avx512, vnni, amx, neon, dotprod, or auto, the best that there "
+     "are"},
     {"json", OPTION_TEXT, "FILE", NULL, 0, 0, FIELD(json),
      "also write the result as JSON; - writes it to standard output instead of the table"},
 };

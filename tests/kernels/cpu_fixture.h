@@ -20,13 +20,13 @@
 #include "base/error.h"
 #include "base/half.h"
 
-/* A sanitizer makes kernels some twenty times slower: fewer rounds then. */
+/* A sanitizer or an emulator makes kernels some twenty times slower: fewer rounds then. */
 #if defined(__has_feature)
 #define HAS_FEATURE(name) __has_feature(name)
 #else
 #define HAS_FEATURE(name) 0
 #endif
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) ||                               \
+#if defined(TESTS_EMULATED) || defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) ||    \
     HAS_FEATURE(thread_sanitizer) || HAS_FEATURE(address_sanitizer)
 #define SLOW_BUILD 1
 #else
@@ -120,7 +120,7 @@ static inline struct backend_weight random_weight(enum dtype type, uint32_t rows
 /* The variants to test, with a line for each that this machine lacks. */
 static inline uint32_t variants_here(const char *names_out[CPU_VARIANTS_MAX])
 {
-    static const char *const all[] = {"scalar", "avx2", "avx512", "vnni", "amx"};
+    static const char *const all[] = {"scalar", "avx2", "avx512", "vnni", "amx", "neon", "dotprod"};
     uint32_t count = backend_cpu_variants(names_out);
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         bool known;

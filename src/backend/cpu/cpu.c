@@ -519,8 +519,8 @@ static status kernels_choose(struct cpu_backend *cpu, const struct backend_cpu_o
         return error_set(ERR_UNSUPPORTED, "this machine has no %s instructions", options->variant);
     if (cpu->kernels == NULL)
         return error_set(ERR_BAD_INPUT,
-                         "kernel variant: expected scalar, avx2, avx512, vnni or amx, "
-                         "found %s",
+                         "kernel variant: expected scalar, avx2, avx512, vnni, amx, neon or "
+                         "dotprod, found %s",
                          options->variant);
     return OK;
 }

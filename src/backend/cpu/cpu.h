@@ -49,9 +49,9 @@ struct backend_cpu_options {
     uint64_t nodes;      /* where pool, swap, buffers and private weights shall lie: placement.h;
                             0: wherever. What the system refuses is logged once and left */
     const struct backend_cpu_weights *weights; /* NULL: packed into private memory */
-    const char
-        *variant; /* the instructions: NULL or "auto" for the best that this machine has, or
-                     "scalar", "avx2", "avx512", "vnni", "amx" (tests; all compute the same bits) */
+    const char *variant; /* the instructions: NULL or "auto" for the best that this machine has, or
+                            "scalar", "avx2", "avx512", "vnni", "amx", "neon", "dotprod" (tests; all
+                            compute the same bits) */
 };
 
 /* Starts the team and allocates scratch for limits; shape.rope_factors is copied.

@@ -43,6 +43,13 @@ static bool has_amx(void)
     bool int8_tiles = (d & 1u << 24) != 0 && (d & 1u << 25) != 0;
     return int8_tiles && syscall(SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) == 0;
 }
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+static bool has_dotprod(void)
+{
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
 #endif
 
 const struct kernels *kernels_at(uint32_t index)
@@ -59,6 +66,11 @@ const struct kernels *kernels_at(uint32_t index)
         return has_vnni() ? &kernels_vnni : NULL;
     case 4:
         return has_amx() ? &kernels_amx : NULL;
+#elif defined(__aarch64__)
+    case 5:
+        return &kernels_neon;
+    case 6:
+        return has_dotprod() ? &kernels_dotprod : NULL;
 #endif
     default:
         return NULL;
@@ -67,7 +79,8 @@ const struct kernels *kernels_at(uint32_t index)
 
 const struct kernels *kernels_find(const char *name, bool *known_out)
 {
-    static const char *const names[KERNELS_COUNT] = {"scalar", "avx2", "avx512", "vnni", "amx"};
+    static const char *const names[KERNELS_COUNT] = {"scalar", "avx2", "avx512", "vnni",
+                                                     "amx",    "neon", "dotprod"};
     bool best = name == NULL || strcmp(name, "auto") == 0;
     *known_out = best;
     for (uint32_t i = KERNELS_COUNT; i-- > 0;) {

@@ -5,6 +5,8 @@
  *     kernels_avx512.c   the same with 16 lanes
  *     kernels_vnni.c     kernels_avx512.c with int8_vnni.h instead of int8_avx2.h
  *     kernels_amx.c      the same, and int8_amx.h for many rows
+ *     kernels_neon.c     lanes_neon.h with 4 lanes, kernels_lanes.h and int8_neon.h
+ *     kernels_dotprod.c  the same with the dot products of ARMv8.2
  *
  * All tables compute the same bits. Sums along a row of activations (square_sum, softmax) are 16
  * partial sums by index mod 16, merged as ((i, i+8), (i, i+4), (i, i+2), (0, 1)). Products run over
@@ -164,7 +166,7 @@ struct kernels {
 const struct kernels *kernels_find(const char *name, bool *known_out);
 
 /* Tables by rising speed; NULL where this machine or build lacks one. */
-#define KERNELS_COUNT 5u
+#define KERNELS_COUNT 7u
 const struct kernels *kernels_at(uint32_t index);
 
 /* What the tables are made of. */
@@ -173,5 +175,7 @@ extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
 extern const struct kernels kernels_vnni;
 extern const struct kernels kernels_amx;
+extern const struct kernels kernels_neon;
+extern const struct kernels kernels_dotprod;
 
 #endif

@@ -1,4 +1,4 @@
-/* backend/cpu/kernels_lanes.h - the float kernels over vectors of LANES floats (8 or 16).
+/* backend/cpu/kernels_lanes.h - the float kernels over vectors of LANES floats (4, 8 or 16).
  *
  * Included once by each kernels_*.c after its lanes file; it is the body of that file. Each loop is
  * the one of kernels_scalar.c with the lanes being outputs (products) or the index mod 16 (sums).
@@ -280,7 +280,7 @@ static ALWAYS_INLINE void lanes_value_tile(const enum dtype type, const struct v
 
 /* As many as there are registers for: a value is read once, and whole lines of it if possible. They
  * begin at a multiple of their own size, so none crosses a group of Q8_0 in its middle. */
-#define VALUE_VECTORS(rows) (LANES == 16 || (rows) < 4 ? 4u : 2u)
+#define VALUE_VECTORS(rows) (LANES != 8 || (rows) < 4 ? 4u : 2u)
 
 static ALWAYS_INLINE void lanes_value_rows_of(const enum dtype type, const struct value_product *p,
                                               uint32_t row, const uint32_t rows)
@@ -562,7 +562,7 @@ static ALWAYS_INLINE void lanes_tile(const struct tile_product *p, uint32_t row,
                 p->add ? lanes_load(c + r * p->c_stride + v * LANES) : lanes_zero();
     }
     for (uint32_t k = 0; k < p->k; k++) {
-        lanes_f column[8];
+        lanes_f column[16];
         UNROLL
         for (uint32_t v = 0; v < vectors; v++)
             column[v] = lanes_load(w + v / PANEL_VECTORS * p->panel_stride +
@@ -611,7 +611,9 @@ static void lanes_rows_wide(const struct tile_product *p, uint32_t row, uint32_t
 #else
         TILE_CASE(1, 4);
         TILE_CASE(2, 2);
+#if LANES == 8
         TILE_CASE(3, 2);
+#endif
 #endif
     default:
         break;
@@ -646,8 +648,10 @@ static uint32_t lanes_tile_panels(uint32_t rows)
 {
 #if LANES == 16
     return rows <= 6 ? 4 : 2;
-#else
+#elif LANES == 8
     return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+#else
+    return rows == 1 ? 4 : rows == 2 ? 2 : 1;
 #endif
 }
 
@@ -669,25 +673,28 @@ static void lanes_product(const struct tile_product *p)
     }
 }
 
-/* Twelve chains: two multiply-adds a cycle, each ready after four or five. */
+/* Twelve chains: two multiply-adds a cycle, each ready after four or five. Vectors of 4 lanes may
+ * have four pipes. */
+#define PEAK_CHAINS (LANES == 4 ? 20 : 12)
 static uint64_t lanes_peak_float(uint32_t rounds, float *sink_out)
 {
-    lanes_f sums[12], factor = lanes_set(0.5f), one = lanes_set(1.0f), total = lanes_zero();
+    lanes_f sums[PEAK_CHAINS], factor = lanes_set(0.5f), one = lanes_set(1.0f),
+                               total = lanes_zero();
     UNROLL
-    for (int i = 0; i < 12; i++)
+    for (int i = 0; i < PEAK_CHAINS; i++)
         sums[i] = lanes_set((float)i);
     for (uint32_t round = 0; round < rounds; round++) {
         UNROLL
-        for (int i = 0; i < 12; i++)
+        for (int i = 0; i < PEAK_CHAINS; i++)
             sums[i] = lanes_fma(sums[i], factor, one);
     }
     UNROLL
-    for (int i = 0; i < 12; i++)
+    for (int i = 0; i < PEAK_CHAINS; i++)
         total = lanes_add(total, sums[i]);
     float partial[LANES];
     lanes_store(partial, total);
     *sink_out = partial[0];
-    return (uint64_t)rounds * 12 * LANES * 2;
+    return (uint64_t)rounds * PEAK_CHAINS * LANES * 2;
 }
 
 static void lanes_peak_read(const uint8_t *from, size_t bytes, float *sink_out)

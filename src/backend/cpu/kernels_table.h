@@ -1,5 +1,5 @@
-/* backend/cpu/kernels_table.h - the table of the functions that kernels_lanes.h and int8_x86.h have
- * just defined. TABLE and TABLE_NAME say whose.
+/* backend/cpu/kernels_table.h - the table of what kernels_lanes.h and an int8_*.h file have just
+ * defined. TABLE and TABLE_NAME say whose.
  */
 const struct kernels TABLE = {
     .name = TABLE_NAME,

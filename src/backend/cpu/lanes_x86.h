@@ -10,12 +10,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#endif
+#include "backend/cpu/unroll.h"
 
 #if defined(__AVX512F__)
 

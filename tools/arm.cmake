@@ -1,0 +1,15 @@
+# Debian's cross compiler for arm64, and the libraries that tools/arm-root has put under build/arm-root. Tests run by
+# QEMU's emulation of a process.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+get_filename_component(arm_root ${CMAKE_CURRENT_LIST_DIR}/../build/arm-root ABSOLUTE)
+set(CMAKE_SYSROOT ${arm_root})
+set(CMAKE_FIND_ROOT_PATH ${arm_root})
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_LIBRARY_ARCHITECTURE aarch64-linux-gnu)
+set(ENV{PKG_CONFIG_LIBDIR} ${arm_root}/usr/lib/aarch64-linux-gnu/pkgconfig:${arm_root}/usr/share/pkgconfig)
+set(ENV{PKG_CONFIG_SYSROOT_DIR} ${arm_root})
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L ${arm_root})
