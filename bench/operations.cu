@@ -3,9 +3,12 @@
  * products of Q8_0 and Q4_K weights too.
  *
  *     cuda_operations            prints a table
+ *     cuda_operations attention  of attention alone
  *
  * Weights and blocks are random, and many enough that no cache holds them from one run to the next.
  * One kernel follows another without a pause, by the calls of the backend. */
+#include <string.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -130,17 +133,22 @@ static struct backend_buffer *buffer_make(struct rig *rig, uint32_t width)
     return buffer;
 }
 
-/* rows sequences of depth tokens before their one row; not recorded, for there are no outputs. */
-static void step_begin(struct rig *rig, uint32_t rows, uint32_t depth)
+/* rows sequences of depth tokens before their one row, and one of `longer` if that is more than 0;
+ * not recorded, for there are no outputs. */
+static void step_begin(struct rig *rig, uint32_t rows, uint32_t depth, uint32_t longer = 0)
 {
     uint32_t blocks = depth / BLOCK_TOKENS + 1, all = POOL_TOKENS / BLOCK_TOKENS;
+    uint32_t more = longer > 0 ? longer / BLOCK_TOKENS + 1 : 0;
     rig->sequences.clear();
-    rig->tokens.assign(rows, 1);
     rig->tables.clear();
-    for (size_t i = 0; i < (size_t)rows * blocks; i++)
+    for (size_t i = 0; i < (size_t)rows * blocks + more; i++)
         rig->tables.push_back((uint32_t)(i * 7919 % all)); /* a prime: anywhere */
     for (uint32_t i = 0; i < rows; i++)
         rig->sequences.push_back({i, 1, depth, &rig->tables[(size_t)i * blocks], blocks});
+    if (longer > 0)
+        rig->sequences.push_back({rows, 1, longer, &rig->tables[(size_t)rows * blocks], more});
+    rows = (uint32_t)rig->sequences.size();
+    rig->tokens.assign(rows, 1);
     rig->step = {};
     rig->step.row_count = rig->step.sequence_count = rows;
     rig->step.token_ids = rig->tokens.data();
@@ -219,37 +227,43 @@ static void products(struct rig *rig, enum dtype type, const std::vector<uint32_
 
 static void attention(struct rig *rig)
 {
-    static const uint32_t shapes[][2] = {{1, 1023},   {1, 8191},  {8, 1023},  {16, 1040},
+    static const uint32_t shapes[][3] = {{1, 1023},   {1, 8191},  {8, 1023},  {16, 1040},
                                          {16, 8191},  {32, 1040}, {64, 1040}, {128, 1040},
-                                         {128, 1023}, {128, 255}, {256, 511}};
+                                         {128, 1023}, {128, 255}, {256, 511}, {31, 511, 8191},
+                                         {32, 511},   {32, 511, 8191}, {120, 511, 8191}};
     struct backend_buffer *q = buffer_make(rig, WIDTH), *o = buffer_make(rig, WIDTH);
     q->stride = WIDTH;
-    printf("%-12s %10s %10s   attention of single rows, one layer\n", "rows, depth", "us",
+    printf("%-18s %10s %10s   attention of single rows, one layer\n", "rows, depth, one", "us",
            "of floor");
     for (auto &shape : shapes) {
-        step_begin(rig, shape[0], shape[1]);
-        double bytes = (double)shape[0] * (shape[1] + 1) * 2 * 8 * 128 * 2;
+        step_begin(rig, shape[0], shape[1], shape[2]);
+        double keys = (double)shape[0] * (shape[1] + 1) + (shape[2] > 0 ? shape[2] + 1 : 0);
+        double bytes = keys * 2 * 8 * 128 * 2;
         double us = micros_of(rig, 4 * LAYERS, [&](uint32_t n) {
             rig->calls->attend(rig->backend, n % LAYERS, q, o);
         });
-        printf("%4u, %-6u %10.1f %10.2f\n", shape[0], shape[1], us,
+        printf("%4u, %-5u %-6u %10.1f %10.2f\n", shape[0], shape[1], shape[2], us,
                bytes / rig->bytes_per_s * 1e6 / us);
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     struct rig rig = {};
+    bool products_too = argc < 2 || strcmp(argv[1], "attention") != 0;
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
         printf("skipped: no CUDA device\n");
         return 77;
     }
     rig_open(&rig, POOL_TOKENS);
-    products(&rig, DTYPE_BF16, {1, 8, 16, 24, 32, 48, 64, 96, 128, 256});
+    if (products_too)
+        products(&rig, DTYPE_BF16, {1, 8, 16, 24, 32, 48, 64, 96, 128, 256});
     attention(&rig);
     rig.calls->close(rig.backend);
     for (enum dtype type : {DTYPE_Q8_0, DTYPE_Q4_K}) {
+        if (!products_too)
+            break;
         rig_open(&rig, 8 * BLOCK_TOKENS);
         tensor_make(&rig, DTYPE_F16, 8, 64); /* what activations are, too */
         products(&rig, type, {1, 8});

@@ -9,7 +9,8 @@ what is measured of it:
     idle          one request after another, by prompt length: TTFT, TPOT, and of each handoff the bytes, the
                   carrier, and the time that the prefill did not hide ("exposed": to the holder, until it was
                   acknowledged; landed: to the receiver, from the message that all is offered)
-    each second   32 streams decode while an 8k prompt starts each second: ITL of the streams, TTFT of the prompts
+    each second   32 streams decode while an 8k prompt starts each second: ITL of the streams, TTFT of the prompts.
+                  A prompt answers 16 tokens: for as many steps a 33rd row, at 8k, is beside the streams
     no pause      the same, each prompt when the one before is done
     second turn   a chat goes on: TTFT when the first answer is fetched from its decode worker, and when there is
                   no such answer and as many tokens are computed; how fast the answer came

@@ -746,6 +746,17 @@ static void heads_check(bool bf16, uint32_t heads, uint32_t kv_heads, uint32_t d
     while (singles.size() < SEQUENCES_MAX)
         singles.push_back({random_below(most), 1});
     attend_check(&rig, singles);
+    /* One long row among short ones; longer partitions, as with few multiprocessors; no list. */
+    for (uint32_t i = 0; i < SEQUENCES_MAX; i++)
+        singles[i].start = i == 11 ? most - 1 : random_below(most / 8);
+    attend_check(&rig, singles);
+    singles.resize(SEQUENCES_MAX / 2);
+    for (auto &single : singles)
+        single.start = most / 2 + random_below(most / 2);
+    rig.cuda->processors = 2;
+    attend_check(&rig, singles);
+    rig.cuda->units_max = 3;
+    attend_check(&rig, singles);
     rig_close(&rig);
 }
 

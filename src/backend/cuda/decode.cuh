@@ -18,7 +18,6 @@ struct decode_args {
     const char *pool;
     size_t block_bytes, layer_at, plane_bytes;
     uint32_t block_tokens, group, kv_head_count, partitions_max;
-    uint32_t partition_keys; /* decode_hopper.cu */
     uint32_t first, singles; /* single rows of this launch */
     uint32_t q_stride, o_stride;
     float scale;

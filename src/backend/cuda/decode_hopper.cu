@@ -1,6 +1,8 @@
 /* backend/cuda/decode_hopper.cu - attention of single rows on sm_90: keys and values stream through
  * shared memory, and every warp works on its own.
  *
+ *     the host         lists the partitions that there are, whole ones first: warps have equal
+ *                      shares of the list, however unlike the rows are
  *     warp (eight a multiprocessor)   takes (row, partition, kv head), one after another: asks for
  *                                     keys and values 16 at a time, three chunks ahead, whatever
  *                                     partition they belong to, and adds them in order
@@ -20,11 +22,17 @@
 #define CHUNKS 3u /* of a warp */
 #define MERGERS 4 /* warps that add the partitions of a row */
 #define MERGED_AT_ONCE 4u
+#define UNIT_SINGLES 65536u /* a unit: partition * UNIT_SINGLES + single row */
 
 struct decode_work { /* a partition of a row, for one kv head; of one warp */
     uint32_t single, row, kv_head, partition, partitions, keys;
     uint32_t old; /* keys that were there before this step */
     const char *piece; /* a lane's: where its tokens of the partition lie */
+};
+
+struct work_list { /* where decode_units put it */
+    const uint32_t *units; /* NULL: there was no room; every partition that could be is looked at */
+    uint32_t count, keys;  /* keys: of a whole partition */
 };
 
 template <int DIMS> struct decode_shared {
@@ -49,29 +57,45 @@ __device__ inline void piece_fetch(void *to, const void *from, uint32_t bytes, u
                  : "memory");
 }
 
-/* The next partition that there is, from candidate *index on; *index moves behind it. The first
- * partitions of all rows, then the second: so every warp has as many full ones as the others. */
-template <int DIMS>
-__device__ inline bool work_find(const decode_args &args, uint32_t *index, uint32_t step,
-                                 decode_work *work)
+__device__ inline work_list work_listed(const decode_args &args)
 {
-    uint32_t all = args.singles * args.partitions_max * args.kv_head_count;
+    uint32_t count = args.head[5];
+    if (count > 0)
+        return {args.tables + args.head[4], count, args.head[6]};
+    return {NULL, args.singles * args.partitions_max, args.head[6]};
+}
+
+/* The next partition of this launch, from *index on; *index moves behind it. Without a list the
+ * first partitions of all rows, then the second. */
+template <int DIMS>
+__device__ inline bool work_find(const decode_args &args, const work_list &list, uint32_t *index,
+                                 uint32_t step, decode_work *work)
+{
+    uint32_t all = list.count * args.kv_head_count;
     for (; *index < all; *index += step) {
         uint32_t rest = *index / args.kv_head_count;
         work->kv_head = *index - rest * args.kv_head_count;
-        work->partition = rest / args.singles;
-        work->single = rest - work->partition * args.singles;
-        if (args.first + work->single >= args.head[3])
-            continue;
+        if (list.units != NULL) {
+            uint32_t unit = list.units[rest];
+            work->partition = unit / UNIT_SINGLES;
+            work->single = unit % UNIT_SINGLES - args.first;
+            if (work->single >= args.singles)
+                continue; /* of another launch */
+        } else {
+            work->partition = rest / args.singles;
+            work->single = rest - work->partition * args.singles;
+            if (args.first + work->single >= args.head[3])
+                continue;
+        }
         work->row = args.rows[args.first + work->single];
         uint32_t length = args.positions[work->row] + 1;
-        uint32_t first = work->partition * args.partition_keys;
+        uint32_t first = work->partition * list.keys;
         if (first >= length)
             continue;
         uint32_t sequence = args.row_sequences[work->row];
         uint32_t start = max(args.starts[sequence], first);
-        work->partitions = (length + args.partition_keys - 1) / args.partition_keys;
-        work->keys = min(args.partition_keys, length - first);
+        work->partitions = (length + list.keys - 1) / list.keys;
+        work->keys = min(list.keys, length - first);
         work->old = min(start - first, work->keys);
         uint32_t piece = min(args.block_tokens, CHUNK_KEYS);
         uint32_t key = first + min(threadIdx.x % 32 * piece, work->keys - 1) / piece * piece;
@@ -88,8 +112,9 @@ __device__ inline bool work_find(const decode_args &args, uint32_t *index, uint3
 /* A warp's copies: chunk after chunk of work after work. */
 template <int DIMS> struct reader {
     const decode_args &args;
+    const work_list &list;
     decode_shared<DIMS> &shared;
-    uint32_t index, step; /* of candidates */
+    uint32_t index, step; /* in the list, for each kv head */
     decode_work work;     /* that is being asked for */
     uint32_t at;          /* its next chunk's first key */
     bool more;
@@ -99,7 +124,7 @@ template <int DIMS> struct reader {
     {
         at = 0;
         asked = 0;
-        more = work_find<DIMS>(args, &index, step, &work);
+        more = work_find<DIMS>(args, list, &index, step, &work);
     }
 
     /* The next chunk is of keys and values that no kernel of this step writes. */
@@ -132,7 +157,7 @@ template <int DIMS> struct reader {
         at += keys;
         if (at == work.keys) {
             at = 0;
-            more = work_find<DIMS>(args, &index, step, &work);
+            more = work_find<DIMS>(args, list, &index, step, &work);
         }
     }
 };
@@ -216,7 +241,8 @@ __global__ void __launch_bounds__(THREADS, 1)
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     __syncwarp();
     chain_next();
-    reader<DIMS> reader = {args, shared, index, step, {}, 0, false, 0};
+    const work_list list = work_listed(args);
+    reader<DIMS> reader = {args, list, shared, index, step, {}, 0, false, 0};
     decode_work work;
     uint32_t asked = 0;
     reader.begin();
@@ -226,7 +252,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     asm volatile("fence.proxy.async;" ::: "memory"); /* the last keys were stored by threads */
     for (; asked < CHUNKS; asked++)
         reader.ask();
-    for (uint32_t taken = 0; work_find<DIMS>(args, &index, step, &work);) {
+    for (uint32_t taken = 0; work_find<DIMS>(args, list, &index, step, &work);) {
         uint32_t a[PARTS][2][4];
         queries_load<PARTS>(q + (size_t)work.row * args.q_stride + work.kv_head * args.group * DIMS,
                             args.group, args.scale, a);
@@ -278,7 +304,7 @@ __global__ void __launch_bounds__(MERGERS * 32)
     if (args.first + blockIdx.x >= args.head[3])
         return;
     uint32_t row = args.rows[args.first + blockIdx.x];
-    uint32_t partitions = args.positions[row] / args.partition_keys + 1;
+    uint32_t partitions = args.positions[row] / args.head[6] + 1;
     chain_wait();
     if (partitions == 1)
         return;
@@ -330,18 +356,45 @@ bool decode_hopper_can(const struct cuda_backend *cuda, const struct decode_args
            (shape->block_tokens == 8 || shape->block_tokens % CHUNK_KEYS == 0);
 }
 
-/* Longer partitions where there is work enough: fewer sums to add. Not with --deterministic, where
- * a row's bits must not depend on how many rows there are. */
-static void partitions_join(const struct cuda_backend *cuda, struct decode_args *args)
+static uint32_t length_of(const struct device_step *step, uint32_t single)
 {
-    uint32_t most = 32 * (args->block_tokens < CHUNK_KEYS ? args->block_tokens : CHUNK_KEYS);
-    uint32_t wanted = (uint32_t)cuda->processors * WARPS * 19 / 10;
-    args->partition_keys = PARTITION_KEYS;
-    while (!cuda->options.deterministic && args->partition_keys * 2 <= most &&
-           args->singles * args->kv_head_count * (args->partitions_max / 4) >= wanted) {
-        args->partition_keys *= 2;
-        args->partitions_max = (args->partitions_max + 1) / 2;
-    }
+    return step->positions[step->single_rows[single]] + 1;
+}
+
+/* Longer partitions where there are about two for each warp even so: fewer sums to add. Not with
+ * --deterministic, where a row's bits must not depend on how many rows there are. */
+static uint32_t partition_keys_choose(const struct cuda_backend *cuda)
+{
+    uint32_t tokens = cuda->shape.block_tokens, keys = PARTITION_KEYS;
+    uint32_t most = 32 * (tokens < CHUNK_KEYS ? tokens : CHUNK_KEYS);
+    uint64_t warps = (uint64_t)cuda->processors * WARPS, all = 0;
+    for (uint32_t i = 0; i < cuda->single_count; i++)
+        all += length_of(&cuda->host, i);
+    while (!cuda->options.deterministic && keys * 2 <= most &&
+           all * cuda->shape.kv_head_count * 20 >= warps * (keys * 2) * 39)
+        keys *= 2;
+    return keys;
+}
+
+uint32_t decode_units(struct cuda_backend *cuda, uint32_t at)
+{
+    struct device_step *to = &cuda->host;
+    uint32_t keys = partition_keys_choose(cuda), count = 0, *units = to->tables + at;
+    uint64_t all = 0;
+    to->head[4] = at;
+    to->head[5] = 0;
+    to->head[6] = keys;
+    for (uint32_t i = 0; i < cuda->single_count; i++)
+        all += (length_of(to, i) + keys - 1) / keys;
+    if (!cuda->hopper || all > cuda->units_max || cuda->single_count > UNIT_SINGLES)
+        return 0;
+    for (uint32_t i = 0; i < cuda->single_count; i++)
+        for (uint32_t part = 0; part < length_of(to, i) / keys; part++)
+            units[count++] = part * UNIT_SINGLES + i;
+    for (uint32_t i = 0; i < cuda->single_count; i++)
+        if (length_of(to, i) % keys > 0)
+            units[count++] = length_of(to, i) / keys * UNIT_SINGLES + i;
+    return to->head[5] = count;
 }
 
 template <typename T, int DIMS>
@@ -375,7 +428,5 @@ static void decode_typed(struct cuda_backend *cuda, const struct decode_args *ar
 void decode_hopper(struct cuda_backend *cuda, const struct decode_args *args, const __half *q,
                    void *o)
 {
-    struct decode_args joined = *args;
-    partitions_join(cuda, &joined);
-    BY_TYPE(cuda, decode_typed, cuda, &joined, q, o);
+    BY_TYPE(cuda, decode_typed, cuda, args, q, o);
 }

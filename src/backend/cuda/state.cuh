@@ -47,6 +47,7 @@ extern "C" {
 #define PARTITION_KEYS 128u /* keys of one split of decode attention; fixed: see decode.cu */
 #define DECODE_PARTIALS_BYTES ((size_t)256 << 20)
 #define DECODE_SINGLES_MAX 1024u
+#define DECODE_UNITS_MAX 32768u
 #define TILE_ROWS 128u       /* rows of a prompt that one block of prefill.cu takes */
 #define GRAPHS_MAX 96u
 #define GEMM_PLANS 512u
@@ -70,13 +71,14 @@ struct backend_buffer {
 
 /* What changes from step to step, as the device has it: one copy, pointers into it. */
 struct device_step {
-    uint32_t *head; /* row_count, sequence_count, output_count, single_count */
+    uint32_t *head; /* row_count, sequence_count, output_count, single_count; of decode_hopper.cu:
+                     * where in tables its units begin, how many, keys of a partition */
     uint32_t *token_ids, *positions, *row_sequences, *output_rows;
     uint32_t *single_rows;  /* rows that decode.cu takes */
     uint32_t *tiles;        /* pairs (sequence, first row of the tile within it) for prefill.cu */
     uint32_t *first_rows, *row_counts, *starts, *table_offsets; /* of sequences */
     struct pick_wish *wishes;                                   /* [output_count] */
-    uint32_t *tables;
+    uint32_t *tables; /* then the units of decode_hopper.cu */
 };
 
 struct pick_wish {
@@ -138,6 +140,7 @@ struct cuda_backend {
     char *descriptor_host, *descriptor_device;
     struct device_step host, device;
     uint32_t single_count, tile_count, partitions; /* of the longest single row */
+    uint32_t units_max;
     uint32_t rows, outputs;                        /* launched: padded when it is a graph */
     enum step_mode mode;
     struct step_graph graphs[GRAPHS_MAX], *graph;
@@ -223,6 +226,9 @@ void rows_take_outputs(struct cuda_backend *cuda, const struct backend_buffer *x
                        struct backend_buffer *y);
 void rows_bias(struct cuda_backend *cuda, const struct backend_tensor *bias,
                struct backend_buffer *y);
+/* decode_hopper.cu: the partitions of the single rows, listed in host.tables from at on, and in the
+ * head. Returns how many were listed: 0, or all. */
+uint32_t decode_units(struct cuda_backend *cuda, uint32_t at);
 size_t decode_partial_bytes(const struct cuda_backend *cuda, uint32_t partitions);
 void attend_singles(struct cuda_backend *cuda, uint32_t layer, const struct backend_buffer *q,
                     struct backend_buffer *o);

@@ -26,7 +26,7 @@ uint32_t bucket_of(uint32_t rows)
 
 /* ---- the descriptor ---- */
 
-/* Arrays one behind the other, tables last; the same places on host and device. */
+/* Arrays one behind the other, tables and units last; the same places on host and device. */
 static size_t descriptor_place(struct cuda_backend *cuda, char *base, struct device_step *step)
 {
     const struct backend_limits *limits = &cuda->limits;
@@ -50,7 +50,7 @@ static size_t descriptor_place(struct cuda_backend *cuda, char *base, struct dev
         {&step->starts, sequences},
         {&step->table_offsets, sequences},
         {(uint32_t **)&step->wishes, outputs * sizeof(struct pick_wish) / 4},
-        {&step->tables, sequences * limits->table_blocks_max},
+        {&step->tables, sequences * limits->table_blocks_max + DECODE_UNITS_MAX},
     };
     for (size_t i = 0; i < sizeof(arrays) / sizeof(arrays[0]); i++) {
         cuda->tables_at = at;
@@ -109,6 +109,7 @@ static void descriptor_fill(struct cuda_backend *cuda, uint32_t *table_end)
     to->head[1] = step->sequence_count;
     to->head[2] = step->output_count;
     to->head[3] = cuda->single_count;
+    *table_end += decode_units(cuda, *table_end);
 }
 
 /* Can this step be a graph, and which? Rows that fill up read row 0's token and block. */
@@ -263,6 +264,7 @@ bool step_open(struct cuda_backend *cuda)
     uint32_t contexts = (cuda->limits.table_blocks_max * cuda->shape.block_tokens +
                          PARTITION_KEYS - 1) / PARTITION_KEYS * 2;
     size_t least = decode_partial_bytes(cuda, contexts);
+    cuda->units_max = DECODE_UNITS_MAX;
     cuda->descriptor_bytes = descriptor_place(cuda, NULL, &none);
     cuda->plans = (struct gemm_plan *)calloc(GEMM_PLANS, sizeof(*cuda->plans));
     cuda->layer_events =
