@@ -20,9 +20,9 @@ static struct fixture_config float_config = {
 static struct fixture_config int8_config = {
     .path = MODEL, .kernels = "int8", .rows_max = 64, .context_tokens = 1024};
 
-/* ThreadSanitizer makes a step some fifty times slower: there the first sentence is enough, for
- * what it looks for is between the threads of one step. */
-#ifdef __SANITIZE_THREAD__
+/* ThreadSanitizer and emulation make a step some fifty times slower: there the first sentence is
+ * enough, for what they look for is within one step. */
+#if defined(__SANITIZE_THREAD__) || defined(TESTS_EMULATED)
 #define POSITIONS_MIN 5
 static void compare_all(struct logits_report *report, const struct fixture_config *config,
                         bool greedy)
