@@ -460,18 +460,22 @@ static struct prefill_range *gather_range_of(const struct prefill_list *list,
     return NULL;
 }
 
-/* What is said of a range, and learnt of where it came from. */
+/* What is said of a range, and learnt of where it came from. It ended at ended_ns, which may be
+ * a whole step ago, and bytes came in the last moved_s of it. */
 static void gather_range_end(struct prefill *prefill, struct prefill_range *range,
-                             struct prefill_peer *peer, status result, uint64_t bytes)
+                             struct prefill_peer *peer, status result, uint64_t bytes,
+                             uint64_t ended_ns, double moved_s)
 {
-    uint64_t now_ns = clock_ns();
+    uint64_t moved_ns = (uint64_t)(moved_s * 1e9);
     range->open = false;
     range->told.status = result;
     range->told.bytes = bytes;
-    range->told.ns = now_ns - range->started_ns;
-    peer->used_ns = now_ns;
-    if (result == OK && bytes > 0 && range->told.ns > 0) {
-        double rate = (double)bytes * 1e9 / (double)range->told.ns;
+    range->told.ns = ended_ns > range->started_ns ? ended_ns - range->started_ns : 0;
+    moved_ns = moved_ns < range->told.ns ? moved_ns : range->told.ns;
+    range->told.wait_ns = range->told.ns - moved_ns;
+    peer->used_ns = clock_ns();
+    if (result == OK && bytes > 0 && moved_ns > 0) {
+        double rate = (double)bytes * 1e9 / (double)moved_ns;
         peer->bytes_per_s = peer->bytes_per_s > 0 ? 0.75 * peer->bytes_per_s + 0.25 * rate : rate;
     } else if (result == ERR_TIMEOUT) {
         double least = (double)engine_layout(prefill->engine)->block_bytes *
@@ -532,7 +536,7 @@ bool prefill_gathered(struct prefill *prefill, const struct transfer_report *rep
                                    ? report->block_count
                                    : range->told.block_count;
     gather_range_end(prefill, range, gather_peer(prefill, range->told.holder), report->status,
-                     report->bytes);
+                     report->bytes, report->ended_ns, report->seconds);
     if (retired)
         gather_retired(prefill, request);
     else
@@ -549,7 +553,8 @@ void prefill_fetched(struct prefill *prefill, const struct prefill_fetch *fetch)
         range = gather_range_of(&prefill->held, NULL, fetch->ticket, &request);
     assert(range != NULL && fetch->block_count <= range->told.block_count);
     range->landed_blocks = fetch->block_count;
-    gather_range_end(prefill, range, &prefill->store, fetch->status, fetch->bytes);
+    gather_range_end(prefill, range, &prefill->store, fetch->status, fetch->bytes, fetch->ended_ns,
+                     fetch->seconds);
     if (retired)
         gather_retired(prefill, request);
     else

@@ -68,6 +68,8 @@ struct prefill_fetch {
     const char *text;
     uint32_t block_count; /* leading ones that landed and are as they were added */
     uint64_t bytes;
+    double seconds;    /* that it took */
+    uint64_t ended_ns; /* of clock_ns; the compute thread hears of it a step later */
 };
 
 struct prefill_options {

@@ -139,12 +139,17 @@ static void route_offer(struct route_option *option, const struct route_view *vi
         *option = (struct route_option){(int)of, holder, seconds};
 }
 
-/* Until the holder lends: it looks into its tree between two steps. */
+/* Until the holder lends: it looks into its tree between two steps. What its steps took is believed
+ * less and less, or it would never be asked again. */
 static double route_lend_s(const struct route_scene *scene, uint32_t holder)
 {
-    double tokens = (double)scene->views[holder].queued_tokens;
-    if (tokens == 0)
-        return ROUTE_PULL_S;
+    const struct route_view *view = &scene->views[holder];
+    double tokens = (double)view->queued_tokens;
+    if (tokens == 0) {
+        double faded = view->lend_age_s < ROUTE_FADE_S ? view->lend_age_s / ROUTE_FADE_S : 1;
+        double more_s = view->lend_s > ROUTE_PULL_S ? view->lend_s - ROUTE_PULL_S : 0;
+        return ROUTE_PULL_S + (view->decoding > 0 ? (1 - faded) * more_s : 0);
+    }
     return ROUTE_PULL_S +
            route_work_s(scene, holder, 0, tokens < ROUTE_STEP_TOKENS ? tokens : ROUTE_STEP_TOKENS);
 }

@@ -28,6 +28,8 @@ struct route_view {
     struct cost cost;        /* of computing prompts, of late */
     double cost_age_s;       /* since that was measured */
     double place_s;          /* until a decode worker has room for what it is to compute, of late */
+    double lend_s;           /* until it lends while it decodes only, of late; 0: unknown */
+    double lend_age_s;       /* since that was measured */
     bool store_up;           /* it gets blocks from the store */
     double store_rate;       /* bytes/s of late; 0: unknown */
     int slot;                /* index into pull_rates of others */

@@ -66,6 +66,8 @@ struct worker {
     struct cost_fit cost;                    /* of computing prompts */
     uint64_t cost_ns;                        /* when that was last measured */
     double place_s;                          /* until its prompts had a place, of late */
+    double lend_s;                           /* until it lends while it decodes only, of late */
+    uint64_t lend_ns;                        /* when that was last measured */
     double store_rate;                       /* bytes/s of late from the store; 0: unknown */
     float pull_rates[DIRECTORY_WORKERS_MAX]; /* bytes/s from another, by its slot; 0: unknown */
     /* By the slot of another: until then it is taken to be out of reach (handoff.c). */
@@ -144,6 +146,8 @@ struct request {
     uint32_t cached_tokens;
     uint32_t ahead_tokens; /* that its worker is taken to compute */
     bool found_idle;       /* that worker had nothing else to compute */
+    uint32_t
+        holders_decoding; /* bits of wire.sources: who did nothing but decode when it was asked */
     struct why why;
     uint64_t sent_ns, first_ns, progress_ns;
 };

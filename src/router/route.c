@@ -71,6 +71,8 @@ uint32_t route_views(struct router *router, struct route_view *views, struct wor
             .cost = cost_of(&w->cost),
             .cost_age_s = (double)(clock_ns() - w->cost_ns) / 1e9,
             .place_s = w->place_s,
+            .lend_s = w->lend_s,
+            .lend_age_s = (double)(clock_ns() - w->lend_ns) / 1e9,
             .store_up = w->registration.has_store && w->beat.store_up,
             .store_rate = w->store_rate,
             .slot = w->slot,

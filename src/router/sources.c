@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "router/request.h"
@@ -80,6 +81,10 @@ static void sources_add(struct request *request, struct worker *holder, const st
     struct wire_source *source = &request->sources[request->wire.source_count];
     *source = (struct wire_source){
         .first_block = first_block, .block_count = end_block - first_block, .again = again};
+    uint32_t bit = UINT32_C(1) << request->wire.source_count;
+    bool decodes_only = holder->ahead_count == 0 && holder->decoding > 0;
+    request->holders_decoding &= ~bit;
+    request->holders_decoding |= decodes_only ? bit : 0;
     route_holder_fill(holder, asker, &source->holder);
     lease_id_random(&source->lease);
     struct wire_lend lend = {.request_id = request->wire.request_id,
@@ -147,31 +152,52 @@ void sources_end(struct request *request)
     request->wire.source_count = 0;
 }
 
+static double sources_mean(double known, double found)
+{
+    return known > 0 ? 0.75 * known + 0.25 * found : found;
+}
+
+/* Of what a peer lent. It does so between two steps: how long one with a prompt takes is predicted
+ * from that prompt, and how long one of decoding alone is measured here. */
+static void sources_measure_peer(struct worker *asker, const struct request *request,
+                                 const struct wire_range *range)
+{
+    struct worker *holder = asker->router->workers;
+    while (holder != NULL && (!holder->registered || holder->slot < 0 ||
+                              holder->registration.incarnation != range->holder))
+        holder = holder->next;
+    if (holder == NULL || range->ns <= range->wait_ns)
+        return;
+    float *rate = &asker->pull_rates[holder->slot];
+    *rate = (float)sources_mean(*rate,
+                                (double)range->bytes * 1e9 / (double)(range->ns - range->wait_ns));
+    for (uint32_t i = 0; i < request->wire.source_count; i++) {
+        if (request->sources[i].holder.incarnation != range->holder || !request->found_idle ||
+            (request->holders_decoding >> i & 1) == 0)
+            continue;
+        holder->lend_s = sources_mean(holder->lend_s, (double)range->wait_ns / 1e9);
+        holder->lend_ns = clock_ns();
+        return;
+    }
+}
+
 /* How fast blocks came and how soon there was a place, by the asker's own clock; the next choice is
  * made with it. */
 void sources_measure(struct worker *asker, const struct request *request,
                      const struct wire_first *first)
 {
-    struct router *router = asker->router;
     double place_s = (double)first->place_ns / 1e9;
     /* Behind others it has its place while they are computed. */
     if (first->place_ns > 0 && request->found_idle)
-        asker->place_s = asker->place_s > 0 ? 0.75 * asker->place_s + 0.25 * place_s : place_s;
+        asker->place_s = sources_mean(asker->place_s, place_s);
     for (uint32_t i = 0; i < first->range_count; i++) {
         const struct wire_range *range = &first->ranges[i];
-        if (range->from == WIRE_FROM_STORE && range->status == OK && range->bytes > 0 &&
-            range->ns > 0) {
-            double rate = (double)range->bytes * 1e9 / (double)range->ns;
+        if (range->status != OK || range->bytes == 0 || range->ns == 0)
+            continue;
+        if (range->from == WIRE_FROM_PEER)
+            sources_measure_peer(asker, request, range);
+        else
             asker->store_rate =
-                asker->store_rate > 0 ? 0.75 * asker->store_rate + 0.25 * rate : rate;
-        }
-        for (struct worker *w = router->workers; w != NULL; w = w->next) {
-            if (!w->registered || w->slot < 0 || w->registration.incarnation != range->holder ||
-                range->status != OK || range->bytes == 0 || range->ns == 0)
-                continue;
-            float rate = (float)((double)range->bytes * 1e9 / (double)range->ns);
-            float *known = &asker->pull_rates[w->slot];
-            *known = *known > 0 ? 0.75f * *known + 0.25f * rate : rate;
-        }
+                sources_mean(asker->store_rate, (double)range->bytes * 1e9 / (double)range->ns);
     }
 }

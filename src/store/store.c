@@ -112,7 +112,8 @@ void store_job_end(struct store *store, struct store_job *job, status result, co
     snprintf(report->text, sizeof(report->text), "%s", text != NULL && result != OK ? text : "");
     report->count = count;
     report->bytes = bytes;
-    report->seconds = (double)(clock_ns() - job->called_ns) / 1e9;
+    report->ended_ns = clock_ns();
+    report->seconds = (double)(report->ended_ns - job->called_ns) / 1e9;
     job->report = NULL;
     if (job->prev != NULL)
         job->prev->next = job->next;

@@ -112,8 +112,9 @@ struct store_report {
                                     ERR_REFUSED, ERR_IO, ERR_CANCELLED */
     char text[STORE_TEXT_BYTES]; /* "" when OK */
     uint32_t count;
-    uint64_t bytes; /* of KV moved */
-    double seconds; /* from the call to the report */
+    uint64_t bytes;    /* of KV moved */
+    double seconds;    /* from the call to the report */
+    uint64_t ended_ns; /* of clock_ns: when that was */
 };
 
 void store_report_free(struct store_report *report);

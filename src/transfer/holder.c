@@ -76,6 +76,7 @@ static void lease_fill_report(struct lease *lease, status cause, const char *tex
     struct transfer_report *report = lease->report;
     uint64_t now = clock_ns();
     report->status = cause;
+    report->ended_ns = now;
     if (cause != OK)
         snprintf(report->text, sizeof(report->text), "%s", text != NULL ? text : "");
     report->block_count = lease->lent ? lease->acknowledged : lease->block_count;

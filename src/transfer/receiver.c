@@ -59,6 +59,7 @@ static void receive_count(struct receive *receive, uint32_t kind)
     struct transfer_report *report = receive->report;
     uint64_t now = clock_ns();
     report->bytes = receive->bytes;
+    report->ended_ns = now;
     if (receive->first_offer_ns != 0)
         report->seconds = (double)(now - receive->first_offer_ns) / 1e9;
     if (receive->complete_ns != 0)

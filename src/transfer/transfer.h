@@ -216,6 +216,7 @@ struct transfer_report {
     uint64_t bytes;        /* of KV moved */
     double seconds;        /* first offer to the end */
     double exposed_s;      /* complete to the end: what the overlap did not hide */
+    uint64_t ended_ns;     /* of clock_ns: when this was known; it may be read much later */
     enum transfer_carrier carrier; /* 0 when none was reached */
 };
 

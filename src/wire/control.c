@@ -203,6 +203,7 @@ static void range_fields(struct codec *c, struct wire_range *m)
     codec_u64(c, &m->holder);
     codec_u64(c, &m->bytes);
     codec_u64(c, &m->ns);
+    codec_u64(c, &m->wait_ns);
 }
 
 static void first_fields(struct codec *c, struct wire_first *m)

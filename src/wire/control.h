@@ -302,6 +302,7 @@ struct wire_range {
     uint64_t holder; /* incarnation; 0: the store */
     uint64_t bytes;
     uint64_t ns;
+    uint64_t wait_ns; /* of that, until its holder began to lend */
 };
 
 /* Followed by sequence_count tokens, then prompt_logprob_count tokens (index = position in the

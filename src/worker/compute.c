@@ -322,7 +322,9 @@ static void compute_take_store_report(struct compute *compute, struct store_repo
                                             .status = report->status,
                                             .text = report->text,
                                             .block_count = report->count,
-                                            .bytes = report->bytes};
+                                            .bytes = report->bytes,
+                                            .seconds = report->seconds,
+                                            .ended_ns = report->ended_ns};
         prefill_fetched(compute->prefill, &fetch);
     }
     store_report_free(report);

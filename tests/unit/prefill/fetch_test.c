@@ -17,6 +17,7 @@ struct errand { /* a fetch that is not answered */
     block_id ids[64];
     uint32_t count;
     bool cancelled;
+    uint64_t asked_ns;
 };
 
 static struct {
@@ -30,6 +31,8 @@ static struct {
     status fails;
     uint32_t fails_after; /* this many blocks have landed by then */
     bool saved, saved_partial;
+    uint32_t heard_late_us; /* an answer, by the compute thread */
+    uint64_t ended_ns;      /* the last one */
 } shelf;
 
 static uint8_t *shelf_block(struct station *station, block_id id)
@@ -81,7 +84,8 @@ static status shelf_fetch(struct station *station, uint64_t ticket, const struct
         return error_set(ERR_CLOSED, "no store is connected");
     assert_true(shelf.errand_count < 32 && count > 0 && count <= 64);
     struct errand *errand = &shelf.errands[shelf.errand_count++];
-    *errand = (struct errand){.station = station, .ticket = ticket, .count = count};
+    *errand = (struct errand){
+        .station = station, .ticket = ticket, .count = count, .asked_ns = clock_ns()};
     memcpy(errand->keys, keys, count * sizeof(*keys));
     memcpy(errand->ids, ids, count * sizeof(*ids));
     shelf.fetches++;
@@ -134,6 +138,9 @@ static void shelf_answer(const struct errand *errand)
     if (errand->cancelled)
         fetch.status = ERR_CANCELLED;
     fetch.bytes = fetch.block_count * bytes;
+    fetch.ended_ns = shelf.ended_ns = clock_ns();
+    fetch.seconds = (double)(fetch.ended_ns - errand->asked_ns) / 1e9;
+    usleep(shelf.heard_late_us);
     prefill_fetched(errand->station->prefill, &fetch);
 }
 
@@ -306,6 +313,24 @@ static void holes_are_computed(void **state)
     struct prefix_tree_counts blocks;
     prefix_tree_count(w.pair.p.tree, &blocks);
     assert_int_equal(blocks.cached, 150 / RIG_BLOCK_TOKENS);
+    world_end(&w);
+}
+
+/* How long a fetch took is not how long the step was in which the compute thread could not hear. */
+static void a_step_is_no_part_of_a_fetch(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w);
+    struct rig_ask first = world_teach(&w, 101), second = longer(&first, 2, 150);
+    uint64_t before_ns = clock_ns();
+    shelf.heard_late_us = 200000;
+    station_submit(&w.pair.p, &second);
+    world_run(&w);
+    const struct wire_range *range = &world_first(&w, &second)->ranges[0];
+    assert_int_equal(range->from, WIRE_FROM_STORE);
+    assert_true(range->ns > 0 && range->ns <= shelf.ended_ns - before_ns);
+    assert_true(range->wait_ns < range->ns);
     world_end(&w);
 }
 
@@ -552,6 +577,7 @@ int main(void)
         cmocka_unit_test(the_store_stands_in_for_a_peer),
         cmocka_unit_test(the_rest_is_computed),
         cmocka_unit_test(holes_are_computed),
+        cmocka_unit_test(a_step_is_no_part_of_a_fetch),
         cmocka_unit_test(cancelled_while_it_waits),
         cmocka_unit_test(handed_over_by_the_store),
         cmocka_unit_test(room_is_not_kept_from_the_urgent),

@@ -52,6 +52,38 @@ static void every_block_comes_from_the_peer(void **state)
     }
 }
 
+/* The holder is in a step when it is asked, and this worker in one when the blocks are there: that
+ * says nothing of the link between them. */
+static void waiting_is_no_part_of_a_move(void **state)
+{
+    (void)state;
+    struct world w;
+    struct rig_ask first = {.id = 1, .epoch = 1};
+    world_open(&w, TRANSFER_SHM, 0);
+    rig_fill_prompt(&first, 101, 5, 101);
+    world_teach(&w, &first);
+    struct rig_ask second = longer(&first, 2, 150);
+    struct wire_source source = world_source(&w, 1, 0, 25);
+    uint64_t begun_ns = clock_ns();
+    world_ask(&w, &second, &source, 1);
+    station_step(&w.pair.p);
+    uint64_t asked_ns = clock_ns();
+    usleep(50000);
+    uint64_t lent_ns = clock_ns();
+    world_lend(&w, &second, &source);
+    assert_true(mailbox_wait(w.pair.pt.reports, PAIR_WAIT_MS));
+    uint64_t landed_ns = clock_ns();
+    usleep(50000);
+    world_run(&w);
+    const struct wire_first *told = world_first(&w, &second);
+    assert_int_equal(told->peer_tokens, 100);
+    const struct wire_range *range = &told->ranges[0];
+    assert_true(range->wait_ns >= lent_ns - asked_ns);
+    assert_true(range->ns <= landed_ns - begun_ns);
+    assert_true(range->ns > range->wait_ns && range->ns - range->wait_ns <= landed_ns - lent_ns);
+    world_close(&w);
+}
+
 /* Own prefix, then two ranges in parallel, then compute. */
 static void ranges_move_in_parallel(void **state)
 {
@@ -277,6 +309,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_block_comes_from_the_peer),
+        cmocka_unit_test(waiting_is_no_part_of_a_move),
         cmocka_unit_test(ranges_move_in_parallel),
         cmocka_unit_test(two_peers_give_a_part_each),
         cmocka_unit_test(a_flipped_bit_is_caught),

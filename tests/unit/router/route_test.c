@@ -256,6 +256,40 @@ static void a_busy_holder_keeps_one_waiting(void **state)
     assert_true(choice.ways[ROUTE_PULL].seconds < 0.6);
 }
 
+/* Who decodes lends when its step is over, as long as those took of late. */
+static void a_decoding_holder_keeps_one_waiting(void **state)
+{
+    (void)state;
+    struct route_choice choice;
+    float fast[2] = {1e9f, 1e9f};
+    const struct route_ask ask = {
+        .prompt_tokens = 100, .block_tokens = 16, .block_bytes = 1e5, .saved_blocks = 3};
+    struct route_view views[] = {holder(P, 0, 0), holder(D, 1, 3)};
+    views[0].pull_rates = fast;
+    views[0].store_up = true;
+    views[0].store_rate = 1e9;
+    views[1].decoding = 1;
+    assert_true(route_choose(&ask, views, 2, &choice)); /* its steps are not known yet */
+    assert_int_equal(choice.way, ROUTE_PULL);
+    /* 20 ms for its step, 2 for the store. */
+    views[1].lend_s = 0.020;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    assert_true(choice.ways[ROUTE_PULL].seconds - choice.ways[ROUTE_PREFILL].seconds > 0.017);
+    /* That was long ago; it decodes nothing; it has a prompt, which is another matter. */
+    views[1].lend_age_s = 59.9;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    views[1].lend_age_s = 0;
+    views[1].decoding = 0;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PULL);
+    views[1].decoding = 1;
+    views[1].queued_tokens = 10;
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_true(choice.ways[ROUTE_PULL].seconds - choice.ways[ROUTE_PREFILL].seconds < 0.010);
+}
+
 static void the_store_counts_too(void **state)
 {
     (void)state;
@@ -495,6 +529,7 @@ int main(void)
         cmocka_unit_test(work_is_balanced),
         cmocka_unit_test(the_soonest_first_token_is_chosen),
         cmocka_unit_test(a_busy_holder_keeps_one_waiting),
+        cmocka_unit_test(a_decoding_holder_keeps_one_waiting),
         cmocka_unit_test(the_store_counts_too),
         cmocka_unit_test(roles_apart_do_not_pull),
         cmocka_unit_test(gpus_pull_before_anything_was_measured),

@@ -641,7 +641,8 @@ static void firsts_and_tokens_come_back(void **state)
                                     .block_count = random_to(WIRE_PROMPT_TOKENS_MAX),
                                     .holder = random_u64(),
                                     .bytes = random_u64(),
-                                    .ns = random_u64()};
+                                    .ns = random_u64(),
+                                    .wait_ns = random_u64()};
         uint32_t count = first_in.sequence_count + first_in.prompt_logprob_count;
         wire_frame_reset(&frame);
         wire_first_encode(&frame, &first_in);
@@ -667,6 +668,7 @@ static void firsts_and_tokens_come_back(void **state)
             assert_true(a->from == b->from && a->status == b->status && a->carrier == b->carrier);
             assert_true(a->first_block == b->first_block && a->block_count == b->block_count);
             assert_true(a->holder == b->holder && a->bytes == b->bytes && a->ns == b->ns);
+            assert_true(a->wait_ns == b->wait_ns);
         }
         for (uint32_t i = 0; i < count; i++) {
             struct wire_token token;
