@@ -310,6 +310,7 @@ void failover_move(struct router *router, struct request *request)
     route_take_back(router, request, NULL);
     request->moves++;
     request->tries = 0;
+    why_move(request, from);
     failover_send(router, request, false);
     request->progress_ns = progress_ns; /* its deadline is as it was */
     router->moved_count++;

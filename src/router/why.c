@@ -94,6 +94,12 @@ void why_resume(struct request *request, const struct worker *worker, const stru
              holder != NULL ? holder->registration.name : "");
 }
 
+void why_move(struct request *request, const struct worker *from)
+{
+    snprintf(request->why.moved_from, sizeof(request->why.moved_from), "%s",
+             from->registration.name);
+}
+
 void why_reserve(struct request *request, const struct worker *worker)
 {
     snprintf(request->why.decode, sizeof(request->why.decode), "%s", worker->registration.name);
@@ -157,6 +163,8 @@ static void why_write_times(const struct request *request, struct text *text)
         why->taken.request_id != 0 ? (uint32_t)request->prompt.count : request->wire.prompt_tokens;
     text_format(text, "  accept   %.3f ms: read, templated, tokenized\n",
                 (double)(why->sent_ns - answer->arrived_ns) / 1e6);
+    if (why->moved_from[0] != '\0')
+        text_format(text, "  moved    from the queue of %s\n", why->moved_from);
     text_put(text, why->choice);
     if (why->reserve_ns != 0)
         text_format(

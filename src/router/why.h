@@ -22,7 +22,8 @@ struct route_choice;
 struct why {
     uint64_t sent_ns; /* to a worker, first */
     char choice[640];
-    char taker[160]; /* who takes it from the store */
+    char moved_from[WIRE_NAME_BYTES]; /* whose queue it left last; "": none */
+    char taker[160];                  /* who takes it from the store */
     char decode[WIRE_NAME_BYTES];
     uint64_t reserve_ns, placed_ns; /* 0: it was not */
     struct wire_first first;
@@ -38,6 +39,7 @@ void why_close(struct router *router);
 void why_choice(struct request *request, const struct route_choice *choice,
                 struct worker *const *workers);
 void why_resume(struct request *request, const struct worker *worker, const struct worker *holder);
+void why_move(struct request *request, const struct worker *from);
 void why_reserve(struct request *request, const struct worker *worker);
 void why_first(struct request *request, const struct wire_first *first);
 void why_handed(struct request *request, const struct wire_handed *handed);
