@@ -2,7 +2,7 @@
 """Mooncake's conversation trace at a scale that fits: what sharing blocks is worth.
 
     bench/mooncake.py TRACE [--every 200] [--scale 64] [--seconds 40] [--rounds 2]
-                      [--setups neither,peers,store,both]
+                      [--setups neither,peers,store,both] [--why FOLDER]
 
 TRACE is mooncake_conversation_trace.jsonl (kvcache-ai/Mooncake, FAST'25): an hour of timestamps, lengths,
 and a hash for each 512 tokens of a prompt; equal hashes share a prefix. One conversation in --every is
@@ -22,7 +22,8 @@ then anything else that runs on the machine multiplies it: two runs of one setup
 So each replay, on fresh processes that have answered a few requests, says what part of the machine's cores
 it used, and what part others did. Above a half used, or some hundredths by others, its times mean nothing:
 a larger --seconds, or a quiet machine. Setups alternate, forwards and backwards, for --rounds rounds; the
-table has the median of the rounds, and the lowest and highest of them.
+table has the median of the rounds, and the lowest and highest of them. With --why each replay's requests
+are written to FOLDER/SETUP.ROUND, as `baton why` has them: what was chosen, fetched, and how long it took.
 """
 import argparse
 import json
@@ -31,6 +32,7 @@ import random
 import statistics
 import subprocess
 import time
+import urllib.request
 
 from served import BATON, Served, cpu_seconds, quantile, together
 
@@ -108,6 +110,13 @@ def replay(server, rows, seconds):
             "used": 100 * used, "others": 100 * others, **reused}
 
 
+def keep_why(server, path):
+    with urllib.request.urlopen(server.url("/debug/requests"), timeout=10) as answer:
+        records = answer.read().decode()
+    with open(path, "w") as file:
+        file.write(records)
+
+
 def shown(rounds, name, unit=""):
     values = sorted(r[name] for r in rounds)
     text = f"{statistics.median(values):.0f}{unit}"
@@ -123,6 +132,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kv-bytes", default="96M")
     parser.add_argument("--setups", default=",".join(SETUPS))
+    parser.add_argument("--why")
     parser.add_argument("--baton", default=BATON)
     args = parser.parse_args()
     rows, ideal = requests_of(args.trace, args.every, args.scale)
@@ -136,6 +146,8 @@ def main():
         for setup in setups[::-1] if number % 2 else setups:
             with Served(options + SETUPS[setup], args.baton) as server:
                 rounds[setup].append(replay(server, rows, args.seconds))
+                if args.why:
+                    keep_why(server, os.path.join(args.why, f"{setup}.{number}"))
     print("| setup | TTFT mean, ms | p50 | p90 | hit rate | local / peer / store tokens | cores used | by others |\n"
           "|---|---|---|---|---|---|---|---|")
     for setup, r in rounds.items():
