@@ -110,14 +110,15 @@ static status redis_expect(int fd, const char *expected)
                                 (int)length - 2, expected, line);
 }
 
-status bench_redis_set(int fd, const uint8_t *from, size_t value_bytes, uint32_t count)
+status bench_redis_set(int fd, uint32_t first, const uint8_t *from, size_t value_bytes,
+                       uint32_t count)
 {
     status st = OK;
     for (uint32_t i = 0; st == OK && i < count; i++) {
         char head[LINE_BYTES];
         int bytes =
             snprintf(head, sizeof(head), "*3\r\n$3\r\nSET\r\n$%d\r\n" KEY_FORMAT "\r\n$%zu\r\n",
-                     KEY_BYTES, i, value_bytes);
+                     KEY_BYTES, first + i, value_bytes);
         struct iovec parts[] = {
             {head, (size_t)bytes},
             {(void *)(uintptr_t)(from + i * value_bytes), value_bytes},
@@ -131,25 +132,25 @@ status bench_redis_set(int fd, const uint8_t *from, size_t value_bytes, uint32_t
 }
 
 /* One command without a value for each key. */
-static status redis_ask(int fd, const char *name, uint32_t count)
+static status redis_ask(int fd, const char *name, uint32_t first, uint32_t count)
 {
     status st = OK;
     for (uint32_t i = 0; st == OK && i < count; i++) {
         char command[LINE_BYTES];
         int bytes =
             snprintf(command, sizeof(command), "*2\r\n$%zu\r\n%s\r\n$%d\r\n" KEY_FORMAT "\r\n",
-                     strlen(name), name, KEY_BYTES, i);
+                     strlen(name), name, KEY_BYTES, first + i);
         struct iovec part = {command, (size_t)bytes};
         st = redis_put(fd, &part, 1);
     }
     return st;
 }
 
-status bench_redis_get(int fd, uint8_t *to, size_t value_bytes, uint32_t count)
+status bench_redis_get(int fd, uint32_t first, uint8_t *to, size_t value_bytes, uint32_t count)
 {
     char head[LINE_BYTES];
     snprintf(head, sizeof(head), "$%zu\r\n", value_bytes);
-    status st = redis_ask(fd, "GET", count);
+    status st = redis_ask(fd, "GET", first, count);
     for (uint32_t i = 0; st == OK && i < count; i++) {
         st = redis_expect(fd, head);
         if (st == OK)
@@ -164,7 +165,7 @@ void bench_redis_close(int fd, uint32_t count)
 {
     if (fd < 0)
         return;
-    status st = redis_ask(fd, "UNLINK", count);
+    status st = redis_ask(fd, "UNLINK", 0, count);
     for (uint32_t i = 0; st == OK && i < count; i++)
         st = redis_expect(fd, ":1\r\n");
     close(fd);

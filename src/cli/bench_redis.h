@@ -15,12 +15,13 @@
 /* text: HOST:PORT or unix:PATH. Errors: ERR_BAD_INPUT, ERR_IO. */
 status bench_redis_open(const char *text, int *fd_out);
 
-/* count values of value_bytes each, one after another, under keys of their number. Errors: ERR_IO
- * (nothing for 30 s included), ERR_BAD_INPUT (an error reply, with its text). */
-status bench_redis_set(int fd, const uint8_t *from, size_t value_bytes, uint32_t count);
-status bench_redis_get(int fd, uint8_t *to, size_t value_bytes, uint32_t count);
+/* count values of value_bytes each, one after another, under keys of the numbers from first on.
+ * Errors: ERR_IO (nothing for 30 s included), ERR_BAD_INPUT (an error reply, with its text). */
+status bench_redis_set(int fd, uint32_t first, const uint8_t *from, size_t value_bytes,
+                       uint32_t count);
+status bench_redis_get(int fd, uint32_t first, uint8_t *to, size_t value_bytes, uint32_t count);
 
-/* Forget the values, then close. */
+/* Forget the values under keys 0 .. count, then close. */
 void bench_redis_close(int fd, uint32_t count);
 
 #endif

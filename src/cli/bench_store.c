@@ -25,7 +25,7 @@
 
 struct bench_store_options {
     const char *store, *carrier, *rdma_transports, *redis, *cluster_key;
-    uint32_t layers, blocks, rounds, pool_blocks;
+    uint32_t layers, blocks, rounds, pool_blocks, redis_keys;
 };
 
 #define T struct bench_store_options
@@ -37,6 +37,11 @@ static const struct option_spec bench_store_rows[] = {
     TEST_RDMA_ROW(T),
     {"redis", OPTION_TEXT, "ADDR", NULL, 0, 0, offsetof(T, redis),
      "also measure SET and GET of this Redis, pipelined, unchecked: HOST:PORT or unix:PATH"},
+    {"redis-keys", OPTION_UINT, "N", "0", 0, 65536, offsetof(T, redis_keys),
+     "how many values that Redis holds, each written once before; a round writes the next --blocks "
+     "of them. 0: as many as half the pool has blocks, so that they lie in no cache either. As "
+     "many "
+     "as --blocks: the same ones in each round"},
     {"layers", OPTION_UINT, "N", "32", 1, 1024, offsetof(T, layers),
      "layers of a block, 32 KiB each"},
     {"blocks", OPTION_UINT, "N", "32", 1, 4096, offsetof(T, blocks), "blocks of one call"},
@@ -61,6 +66,7 @@ struct bench_store {
     struct mailbox *transfers, *reports;
     struct store *store;
     int sockets[2], redis; /* -1: none */
+    uint32_t redis_keys;
     double seconds[KINDS][ROUNDS_MAX];
 };
 
@@ -157,15 +163,33 @@ static status bench_redis(struct bench_store *bench, uint32_t round, size_t from
 {
     size_t bytes = bench->pool.block_bytes;
     uint32_t count = bench->options->blocks;
+    uint32_t first = round * count % (bench->redis_keys - bench->redis_keys % count);
     uint64_t start_ns = clock_ns();
-    status st = bench_redis_set(bench->redis, bench->pool.host + from, bytes, count);
+    status st = bench_redis_set(bench->redis, first, bench->pool.host + from, bytes, count);
     bench->seconds[REDIS_SET][round] = (double)(clock_ns() - start_ns) / 1e9;
     start_ns = clock_ns();
     if (st == OK)
-        st = bench_redis_get(bench->redis, bench->copy + to, bytes, count);
+        st = bench_redis_get(bench->redis, first, bench->copy + to, bytes, count);
     bench->seconds[REDIS_GET][round] = (double)(clock_ns() - start_ns) / 1e9;
     if (st == OK && memcmp(bench->pool.host + from, bench->copy + to, bench->move_bytes) != 0)
         st = error_set(ERR_CORRUPT, "Redis gave back something else than it was given");
+    return st;
+}
+
+/* All values are there before a round replaces some, as the store's memory has been written to. */
+static status bench_fill_redis(struct bench_store *bench)
+{
+    const struct bench_store_options *options = bench->options;
+    uint32_t half = options->pool_blocks / 2;
+    bench->redis_keys = options->redis_keys > 0 ? options->redis_keys : half;
+    if (bench->redis_keys < options->blocks)
+        return error_set(ERR_BAD_INPUT, "--redis-keys is %u, expected at least --blocks (%u)",
+                         bench->redis_keys, options->blocks);
+    status st = OK;
+    for (uint32_t first = 0, count; st == OK && first < bench->redis_keys; first += count) {
+        count = bench->redis_keys - first < half ? bench->redis_keys - first : half;
+        st = bench_redis_set(bench->redis, first, bench->pool.host, bench->pool.block_bytes, count);
+    }
     return st;
 }
 
@@ -370,7 +394,7 @@ static void bench_close(struct bench_store *bench)
         if (bench->sockets[i] >= 0)
             close(bench->sockets[i]);
     }
-    bench_redis_close(bench->redis, bench->options->blocks);
+    bench_redis_close(bench->redis, bench->redis_keys);
     if (bench->pool.host != NULL)
         munmap(bench->pool.host, bench->pool_bytes);
     if (bench->pool.fd >= 0)
@@ -409,6 +433,8 @@ static int bench_store_run(const void *options_given, const char *const *operand
         st = bench_open_store(bench);
     if (st == OK && options->redis != NULL)
         st = bench_redis_open(options->redis, &bench->redis);
+    if (st == OK && bench->redis >= 0)
+        st = bench_fill_redis(bench);
     for (uint32_t round = 0; st == OK && round < options->rounds; round++)
         st = bench_round(bench, round);
     if (st == OK)
