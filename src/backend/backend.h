@@ -145,6 +145,7 @@ struct backend_pool {
 struct backend_counters {
     uint64_t operations;      /* multiply and add count as two */
     uint64_t int8_operations; /* of them, those of 8-bit integers */
+    uint64_t bf16_operations; /* of them, those of bf16 numbers in a class that rounds to them */
     uint64_t bytes;           /* weights and KV read from memory, as the floor counts them */
 };
 
@@ -223,7 +224,7 @@ struct backend_calls {
 struct backend {
     const struct backend_calls *calls;
     const char *name;                  /* "cpu" */
-    const char *numerics_class;        /* "cpu-float", "cpu-int8": part of every block key */
+    const char *numerics_class;        /* "cpu-float", "cpu-int8", ...: part of every block key */
     const struct backend_moves *moves; /* NULL: the pool is memory of the host */
 };
 

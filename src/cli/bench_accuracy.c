@@ -42,12 +42,12 @@ static const struct option_spec specs[] = {
      "compare this too: what llama-perplexity --kl-divergence-base wrote over the same text, model "
      "and context; a pipe will do"},
     {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, FIELD(kernels),
-     "the class to compare with the reference: float, int8 or auto"},
+     "the class to compare with the reference: float, int8, bf16 or auto"},
     {"kv-dtype", OPTION_CHOICE, "auto|f16|f32|q8_0", "auto", 0, 0, FIELD(kv),
      "what it stores keys and values in; auto is f32 for float, else f16"},
     {"variant", OPTION_TEXT, "NAME", "auto", 0, 0, FIELD(variant),
-     "instructions: scalar, avx2, avx512, vnni, amx, neon, dotprod, or auto, the best that there "
-     "are"},
+     "instructions: scalar, avx2, avx512, vnni, bf16, amx, neon, dotprod, or auto, the best that "
+     "there are"},
     {"device", OPTION_TEXT, "NAME", "cpu", 0, 0, FIELD(device),
      "what computes the class: cpu, cuda (the first GPU) or cuda:N; the reference is the CPU's"},
     {"cuda-plugin", OPTION_TEXT, "PATH", NULL, 0, 0, FIELD(cuda_plugin),

@@ -56,12 +56,12 @@ static const struct option_spec specs[] = {
     {"block-tokens", OPTION_UINT, "TOKENS", "16", 1, KV_BLOCK_TOKENS_MAX, FIELD(block_tokens),
      "tokens of a KV block"},
     {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, FIELD(kernels),
-     "arithmetic: float (reference), int8 (faster) or auto"},
+     "arithmetic: float (reference), int8 (faster), bf16 (BF16 weights too) or auto (int8)"},
     {"kv-dtype", OPTION_CHOICE, "f16|f32|q8_0", "f16", 0, 0, FIELD(kv),
      "what keys and values are stored in; f32 is to compare with other implementations"},
     {"variant", OPTION_TEXT, "NAME", "auto", 0, 0, FIELD(variant),
-     "instructions: scalar, avx2, avx512, vnni, amx, neon, dotprod, or auto, the best that there "
-     "are"},
+     "instructions: scalar, avx2, avx512, vnni, bf16, amx, neon, dotprod, or auto, the best that "
+     "there are"},
     {"device", OPTION_TEXT, "NAME", "cpu", 0, 0, FIELD(device),
      "what computes: cpu, cuda (the first GPU) or cuda:N"},
     {"cuda-plugin", OPTION_TEXT, "PATH", NULL, 0, 0, FIELD(cuda_plugin),
@@ -306,10 +306,13 @@ static double floor_seconds(const struct engine_bench *bench, const struct engin
     double bytes = (double)(to->backend.bytes - from->backend.bytes);
     double all = (double)(to->backend.operations - from->backend.operations);
     double int8 = (double)(to->backend.int8_operations - from->backend.int8_operations);
+    double bf16 = (double)(to->backend.bf16_operations - from->backend.bf16_operations);
     double memory = bytes / floor->read_bytes_per_s;
-    double compute = (all - int8) / floor->float_per_s;
+    double compute = (all - int8 - bf16) / floor->float_per_s;
     if (int8 > 0)
         compute += int8 / floor->int8_per_s;
+    if (bf16 > 0)
+        compute += bf16 / floor->bf16_per_s;
     return memory > compute ? memory : compute;
 }
 
@@ -535,12 +538,13 @@ static status bench_all(struct engine_bench *bench, const char *path)
         return code;
     pool_fill(bench);
     if (options->json == NULL || strcmp(options->json, "-") != 0)
-        printf("%s, %s, %u threads; floor: reads %.1f GB/s, f32 %.1f GFLOP/s, int8 %.1f GOP/s\n"
+        printf("%s, %s, %u threads; floor: reads %.1f GB/s, f32 %.1f GFLOP/s, int8 %.1f GOP/s, "
+               "bf16 %.1f GFLOP/s\n"
                "%-8s %8s %6s %12s %8s %8s %8s\n",
                bench->model->name, engine_numerics_class(bench->engine), bench->threads,
                bench->floor.read_bytes_per_s * 1e-9, bench->floor.float_per_s * 1e-9,
-               bench->floor.int8_per_s * 1e-9, "", "depth", "batch", "tokens/s", "of floor",
-               "p50 ms", "p99 ms");
+               bench->floor.int8_per_s * 1e-9, bench->floor.bf16_per_s * 1e-9, "", "depth", "batch",
+               "tokens/s", "of floor", "p50 ms", "p99 ms");
     for (uint32_t d = 0; code == OK && d < bench->depths.count; d++)
         code = depth_run(bench, bench->depths.items[d]);
     if (code != OK || options->json == NULL)

@@ -23,8 +23,8 @@ static const struct option_spec specs[] = {
      "most threads; 0 for all cores that the process may use"},
     {"repeat", OPTION_UINT, "N", "5", 1, 1000, FIELD(repeat), "measurements to take a median of"},
     {"variant", OPTION_TEXT, "NAME", "auto", 0, 0, FIELD(variant),
-     "instructions: scalar, avx2, avx512, vnni, amx, neon, dotprod, or auto, the best that there "
-     "are"},
+     "instructions: scalar, avx2, avx512, vnni, bf16, amx, neon, dotprod, or auto, the best that "
+     "there are"},
     {"json", OPTION_TEXT, "FILE", NULL, 0, 0, FIELD(json),
      "also write the result as JSON; - writes it to standard output instead of the table"},
 };
@@ -133,8 +133,8 @@ const struct command_spec bench_floor_command = {
     .details =
         "For 1, 2, 4, ... threads: bytes read from memory, and multiply-adds (two operations each) "
         "in f32, of int8 and of bf16 numbers, with the instructions that the kernels use, in "
-        "registers and nothing else. These are what baton bench engine compares with; 0 where a "
-        "machine has no instructions for it.",
+        "registers and nothing else. These are what baton bench engine compares with. Where a "
+        "machine has no instructions for bf16, those are f32's.",
     .options = specs,
     .option_count = sizeof(specs) / sizeof(specs[0]),
     .options_bytes = sizeof(struct floor_options),

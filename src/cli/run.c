@@ -58,7 +58,8 @@ static const struct option_spec run_specs[] = {
     {"threads", OPTION_UINT, "N", "0", 0, CPU_THREADS_MAX, offsetof(struct run_options, threads),
      "cores to compute with; 0 for all that the process may use"},
     {"kernels", OPTION_TEXT, "CLASS", "auto", 0, 0, offsetof(struct run_options, kernels),
-     "arithmetic: float (reference, with an f32 KV pool), int8 (faster) or auto"},
+     "arithmetic: float (reference, with an f32 KV pool), int8 (faster), bf16 (BF16 weights too) "
+     "or auto (int8)"},
     {"device", OPTION_TEXT, "NAME", "cpu", 0, 0, offsetof(struct run_options, device),
      "what computes: cpu, cuda (the first GPU) or cuda:N"},
     {"cuda-plugin", OPTION_TEXT, "PATH", NULL, 0, 0, offsetof(struct run_options, cuda_plugin),

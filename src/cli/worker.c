@@ -60,7 +60,7 @@ bool worker_words_known(const char *carrier, const char *kernels, const char *kv
                         const char *log_level)
 {
     static const char *const carriers[] = {"auto", "shm", "tcp", "cuda-ipc", "rdma", NULL};
-    static const char *const classes[] = {"auto", "float", "int8", NULL};
+    static const char *const classes[] = {"auto", "float", "int8", "bf16", NULL};
     static const char *const kv_dtypes[] = {"auto", "f16", "f32", "q8_0", NULL};
     static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
     return word_known("carrier", carrier, carriers) && word_known("kernels", kernels, classes) &&

@@ -84,7 +84,7 @@
          0,                                                                                        \
          0,                                                                                        \
          offsetof(T, kernels),                                                                     \
-         "numerics class: float, int8, or auto (int8)"},                                           \
+         "numerics class: float, int8, bf16, or auto (int8)"},                                     \
         {"device",                                                                                 \
          OPTION_TEXT,                                                                              \
          "NAME",                                                                                   \

@@ -31,7 +31,7 @@ struct worker_options {
     const char *rdma_transports;    /* NULL: those of RDMA; others to test */
     const char *store;              /* address of the central store; NULL: none */
     const char *offer;              /* "early", "late" */
-    const char *kernels;            /* "auto", "float", "int8" */
+    const char *kernels;            /* "auto", "float", "int8", "bf16" */
     const char *kv_dtype;           /* "auto", "f16", "f32", "q8_0" */
     const char *packed_weights;     /* "auto", "off", or a folder */
     const char *device;             /* "cpu", "cuda", "cuda:N" */

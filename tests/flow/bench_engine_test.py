@@ -10,7 +10,9 @@ import sys
 import unittest
 
 BATON = sys.argv.pop(1) if len(sys.argv) > 1 else "build/release/baton"
-MODEL = os.path.join(os.path.dirname(__file__), "..", "vectors", "models", "llama-q4_0.gguf")
+MODELS = os.path.join(os.path.dirname(__file__), "..", "vectors", "models")
+MODEL = os.path.join(MODELS, "llama-q4_0.gguf")
+BF16_MODEL = os.path.join(MODELS, "qwen2-bf16-tied.gguf")
 
 
 def bench(*arguments):
@@ -31,6 +33,16 @@ class BenchEngine(unittest.TestCase):
                                  for batch, kind in ((1, "prefill"), (1, "decode"), (3, "decode"))])
         for (_, _, kind), result in zip(cases, report["results"]):
             self.assertGreater(result[kind + "_tok_s"], 0)
+            self.assertGreater(result[kind + "_floor_ratio"], 0)
+
+    def test_class(self):
+        done = bench("engine", BF16_MODEL, "--kernels", "bf16", "--prefill", "24", "--decode", "2", "--batch", "1",
+                     "--repeat", "1", "--json", "-")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        report = json.loads(done.stdout)
+        self.assertEqual(report["numerics_class"], "cpu-bf16")
+        for result in report["results"]:
+            kind = "prefill" if "prefill_tok_s" in result else "decode"
             self.assertGreater(result[kind + "_floor_ratio"], 0)
 
     def test_what_does_not_fit_is_left_out(self):
@@ -56,6 +68,7 @@ class BenchEngine(unittest.TestCase):
         for floor in floors:
             self.assertGreater(floor["float_operations_per_s"], 1e8)
             self.assertGreater(floor["int8_operations_per_s"], 1e8)
+            self.assertGreater(floor["bf16_operations_per_s"], 1e8)
             self.assertGreater(floor["read_bytes_per_s"], 1e8)
 
 

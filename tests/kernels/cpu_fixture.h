@@ -120,7 +120,8 @@ static inline struct backend_weight random_weight(enum dtype type, uint32_t rows
 /* The variants to test, with a line for each that this machine lacks. */
 static inline uint32_t variants_here(const char *names_out[CPU_VARIANTS_MAX])
 {
-    static const char *const all[] = {"scalar", "avx2", "avx512", "vnni", "amx", "neon", "dotprod"};
+    static const char *const all[] = {"scalar", "avx2", "avx512", "vnni",
+                                      "bf16",   "amx",  "neon",   "dotprod"};
     uint32_t count = backend_cpu_variants(names_out);
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
         bool known;

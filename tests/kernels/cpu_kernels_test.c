@@ -143,7 +143,9 @@ static void test_few_product(void **state)
                     const uint8_t *w = packed_panel(&packed, first + column / 16);
                     float sum = 0;
                     for (uint32_t k = 0; k < columns; k++) {
-                        uint16_t bits = load_u16(w + (k * 16 + column % 16) * 2);
+                        size_t place = type == DTYPE_F16 ? (k * 16 + column % 16) * 2
+                                                         : packed_bf16_at(k, column % 16);
+                        uint16_t bits = load_u16(w + place);
                         float value = type == DTYPE_F16 ? f16_to_f32(bits) : bf16_to_f32(bits);
                         sum = fmaf(x[row * columns + k], value, sum);
                     }

@@ -6,8 +6,8 @@
 static void test_limits(void **state)
 {
     (void)state;
-    static const char *const classes[] = {"float", "int8", "auto"};
-    for (size_t i = 0; i < 3; i++) {
+    static const char *const classes[] = {"float", "int8", "bf16", "auto"};
+    for (size_t i = 0; i < 4; i++) {
         struct cpu_limits limits;
         assert_int_equal(cpu_limits_measure(1 + (uint32_t)i % 2, NULL, classes[i], NULL, &limits),
                          OK);

@@ -71,8 +71,8 @@ static void test_classes(void **state)
     (void)state;
     struct backend_shape shape = small_shape();
     static const char *const names[][2] = {
-        {"float", "cpu-float"}, {"int8", "cpu-int8"}, {"auto", "cpu-int8"}};
-    for (size_t i = 0; i < 3; i++) {
+        {"float", "cpu-float"}, {"int8", "cpu-int8"}, {"bf16", "cpu-bf16"}, {"auto", "cpu-int8"}};
+    for (size_t i = 0; i < 4; i++) {
         struct backend_cpu_options options = {.threads = 1, .kernels = names[i][0]};
         struct backend *backend;
         assert_int_equal(backend_cpu_open(&shape, &small_limits, &options, &backend), OK);

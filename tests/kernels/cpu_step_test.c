@@ -464,7 +464,8 @@ static void check_operations(const struct toy *toy, const char *kernels, const c
     rig_close(&rig);
 }
 
-/* Both classes; int8's bound is that of its rounding, 1/254 of the largest of 32 activations. */
+/* All classes; int8's bound is that of its rounding, 1/254 of the largest of 32 activations, bf16's
+ * 1/256 of each. */
 static void test_operations(void **state)
 {
     (void)state;
@@ -476,6 +477,8 @@ static void test_operations(void **state)
         for (uint32_t v = SLOW_BUILD ? variants - 1 : 0; v < variants; v++) {
             check_operations(&toy, "float", names[v], 1 + v % 2, 1e-5);
             check_operations(&toy, "int8", names[v], 1 + v % 3, 2e-2);
+            if (all_types[t] == DTYPE_BF16)
+                check_operations(&toy, "bf16", names[v], 1 + v % 3, 0x1p-8 + 1e-5);
         }
         toy_free(&toy);
     }
@@ -594,6 +597,15 @@ static void test_same_bits_int8(void **state)
     test_same_bits("int8", kinds, sizeof(kinds) / sizeof(kinds[0]));
 }
 
+static void test_same_bits_bf16(void **state)
+{
+    (void)state;
+    static const struct toy_kind kinds[] = {{DTYPE_BF16, 9, 3, 16, 16, false, DTYPE_F16},
+                                            {DTYPE_BF16, 4, 4, 20, 8, true, DTYPE_F16},
+                                            {DTYPE_Q8_0, 8, 2, 24, 32, true, DTYPE_F16}};
+    test_same_bits("bf16", kinds, sizeof(kinds) / sizeof(kinds[0]));
+}
+
 static void test_same_bits_q8_0_pool(void **state)
 {
     (void)state;
@@ -606,14 +618,14 @@ static void test_same_bits_q8_0_pool(void **state)
 /* The bits of a class are the same on every machine and in every version: blocks computed elsewhere
  * or earlier are taken for our own. Who changes the arithmetic on purpose gives the class another
  * name, and this test another number. */
-static void check_bits(const char *kernels, enum dtype kv_dtype, uint64_t expected)
+static void check_bits(const char *kernels, enum dtype type, enum dtype kv_dtype, uint64_t expected)
 {
     struct toy toy;
     struct rig rig;
     struct prompt prompt;
     block_id next = 0;
     random_state = 42;
-    toy_make(&toy, DTYPE_Q4_1, 6, 2, kv_dtype == DTYPE_Q8_0 ? 64 : 24, 16, true, kv_dtype);
+    toy_make(&toy, type, 6, 2, kv_dtype == DTYPE_Q8_0 ? 64 : 24, 16, true, kv_dtype);
     prompt_make(&prompt, &toy, 300, &next);
     rig_open(&rig, &toy, kernels, NULL, 2);
     run_prompts(&rig, &prompt, 1, 300, false);
@@ -631,9 +643,10 @@ static void check_bits(const char *kernels, enum dtype kv_dtype, uint64_t expect
 static void test_known_bits(void **state)
 {
     (void)state;
-    check_bits("float", DTYPE_F16, 0xbcfef233d74ee748u);
-    check_bits("int8", DTYPE_F16, 0xf20f7b2d201aea00u);
-    check_bits("int8", DTYPE_Q8_0, 0x92b3aa31648ec76du);
+    check_bits("float", DTYPE_Q4_1, DTYPE_F16, 0xbcfef233d74ee748u);
+    check_bits("int8", DTYPE_Q4_1, DTYPE_F16, 0xf20f7b2d201aea00u);
+    check_bits("int8", DTYPE_Q4_1, DTYPE_Q8_0, 0x92b3aa31648ec76du);
+    check_bits("bf16", DTYPE_BF16, DTYPE_F16, 0xcd228933778caeedu);
 }
 
 int main(void)
@@ -643,7 +656,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_operations),     cmocka_unit_test(test_same_bits_float),
         cmocka_unit_test(test_same_bits_int8), cmocka_unit_test(test_same_bits_q8_0_pool),
-        cmocka_unit_test(test_known_bits),
+        cmocka_unit_test(test_same_bits_bf16), cmocka_unit_test(test_known_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -32,7 +32,7 @@
 
 struct fixture_config {
     const char *path;
-    const char *kernels; /* "float", "int8" */
+    const char *kernels; /* "float", "int8", "bf16" */
     const char *variant; /* NULL: the best */
     uint32_t threads;    /* 0: 1 */
     uint32_t rows_max;   /* also the outputs; 0: 320 */

@@ -20,7 +20,7 @@ static const struct kind kinds[] = {
     {"qwen3-q8_0", "float", ENGINE_KV_F16},      {"qwen3-q8_0", "int8", ENGINE_KV_F16},
     {"llama-q4_1-tied", "float", ENGINE_KV_F16}, {"llama-q4_1-tied", "int8", ENGINE_KV_F16},
     {"llama3-q4_k", "int8", ENGINE_KV_Q8_0},     {"qwen3-q8_0", "float", ENGINE_KV_Q8_0},
-    {"llama-q4_1-tied", "int8", ENGINE_KV_Q8_0},
+    {"llama-q4_1-tied", "int8", ENGINE_KV_Q8_0}, {"qwen2-bf16-tied", "bf16", ENGINE_KV_F16},
 };
 #define KIND_COUNT (sizeof(kinds) / sizeof(kinds[0]))
 #if defined(TESTS_EMULATED) /* some twenty times slower: both classes, three types, both pools */

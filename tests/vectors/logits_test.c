@@ -2,6 +2,7 @@
 #include "logits_check.h"
 
 #define TOP_SHARE 0.98 /* of the faster classes, of equal top tokens */
+#define BF16_BOUND 0.2 /* of any logit of the class cpu-bf16; 0.07 found */
 
 /* GGUF files and directories. The golden of a directory whose vectors are F32 is the GGUF file's.
  */
@@ -60,23 +61,38 @@ static void float_class_with_a_half_pool_is_near(void **state)
     compare_float(ENGINE_KV_F16, KV_BOUND);
 }
 
-static void int8_class_picks_the_same_tokens(void **state)
+/* Of the models whose path has the word. */
+static void compare_top(const char *kernels, const char *word, double bound)
 {
-    (void)state;
     uint32_t equal = 0, positions = 0;
     for (size_t i = 0; i < MODEL_COUNT; i++) {
         struct logits_report report = {.worst = 0.0};
-        compare_model(&report, i, "int8", ENGINE_KV_F16);
+        if (strstr(models[i].path, word) == NULL)
+            continue;
+        compare_model(&report, i, kernels, ENGINE_KV_F16);
         print_message("%-28s %u of %u top tokens equal, difference %.4f root mean square, %.4f at "
                       "most (%s)\n",
                       models[i].path, report.top_equal, report.positions,
                       sqrt(report.square_sum / (double)report.compared), report.worst,
                       report.where);
+        assert_true(report.worst <= bound);
         equal += report.top_equal;
         positions += report.positions;
     }
-    print_message("int8: %u of %u top tokens equal\n", equal, positions);
-    assert_true(equal >= TOP_SHARE * positions);
+    print_message("%s: %u of %u top tokens equal\n", kernels, equal, positions);
+    assert_true(positions > 0 && equal >= TOP_SHARE * positions);
+}
+
+static void int8_class_picks_the_same_tokens(void **state)
+{
+    (void)state;
+    compare_top("int8", "", INFINITY);
+}
+
+static void bf16_class_picks_the_same_tokens(void **state)
+{
+    (void)state;
+    compare_top("bf16", "bf16", BF16_BOUND);
 }
 
 int main(void)
@@ -85,6 +101,7 @@ int main(void)
         cmocka_unit_test(float_class_is_within_its_bound),
         cmocka_unit_test(float_class_with_a_half_pool_is_near),
         cmocka_unit_test(int8_class_picks_the_same_tokens),
+        cmocka_unit_test(bf16_class_picks_the_same_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -145,6 +145,23 @@ static status quant_room(struct cpu_backend *cpu, uint32_t columns)
     return OK;
 }
 
+/* The same for BF16 matrices in the class cpu-bf16. */
+static status brain_room(struct cpu_backend *cpu, uint32_t columns)
+{
+    uint32_t groups = packed_bf16_groups(columns);
+    if (groups <= cpu->brain_groups)
+        return OK;
+    uint32_t rows = cpu->limits.rows_max > cpu->limits.outputs_max ? cpu->limits.rows_max
+                                                                   : cpu->limits.outputs_max;
+    size_t bytes = rounded_up(rows, BF16_ROWS) * groups * BF16_GROUP * sizeof(uint16_t);
+    cpu->brain.values = cpu_take(cpu, bytes);
+    if (cpu->brain.values == NULL)
+        return error_set(ERR_NO_MEMORY, "no memory for %u rows of %u activations in bf16", rows,
+                         columns);
+    cpu->brain_groups = groups;
+    return OK;
+}
+
 static status cpu_tensor_open(struct backend *backend, const struct backend_weight *weight,
                               struct backend_tensor **tensor_out)
 {
@@ -170,6 +187,8 @@ static status cpu_tensor_open(struct backend *backend, const struct backend_weig
         result = tensor_pack(cpu, weight, tensor);
         if (result == OK && cpu->int8 && dtype_group(weight->type) > 1)
             result = quant_room(cpu, weight->columns);
+        if (result == OK && cpu->bf16 && weight->type == DTYPE_BF16)
+            result = brain_room(cpu, weight->columns);
     }
     if (result == OK)
         *tensor_out = tensor;
@@ -509,9 +528,10 @@ static status shape_check(const struct backend_shape *s)
 static status kernels_choose(struct cpu_backend *cpu, const struct backend_cpu_options *options)
 {
     const char *class_name = options->kernels;
-    cpu->int8 = strcmp(class_name, "int8") == 0 || strcmp(class_name, "auto") == 0;
+    cpu->bf16 = strcmp(class_name, "bf16") == 0;
+    cpu->int8 = cpu->bf16 || strcmp(class_name, "int8") == 0 || strcmp(class_name, "auto") == 0;
     if (!cpu->int8 && strcmp(class_name, "float") != 0)
-        return error_set(ERR_BAD_INPUT, "kernels: expected float, int8 or auto, found %s",
+        return error_set(ERR_BAD_INPUT, "kernels: expected float, int8, bf16 or auto, found %s",
                          class_name);
     bool known;
     cpu->kernels = kernels_find(options->variant, &known);
@@ -519,7 +539,7 @@ static status kernels_choose(struct cpu_backend *cpu, const struct backend_cpu_o
         return error_set(ERR_UNSUPPORTED, "this machine has no %s instructions", options->variant);
     if (cpu->kernels == NULL)
         return error_set(ERR_BAD_INPUT,
-                         "kernel variant: expected scalar, avx2, avx512, vnni, amx, neon or "
+                         "kernel variant: expected scalar, avx2, avx512, vnni, bf16, amx, neon or "
                          "dotprod, found %s",
                          options->variant);
     return OK;
@@ -575,7 +595,7 @@ status backend_cpu_open(const struct backend_shape *shape, const struct backend_
     }
     if (options->weights != NULL && packed_file_open(options->weights, &cpu->packed_file) != OK)
         log_warn("weights are not shared", "reason=\"%s\"", error_text());
-    cpu->backend.numerics_class = cpu->int8 ? "cpu-int8" : "cpu-float";
+    cpu->backend.numerics_class = cpu->bf16 ? "cpu-bf16" : cpu->int8 ? "cpu-int8" : "cpu-float";
     *backend_out = &cpu->backend;
     return OK;
 }

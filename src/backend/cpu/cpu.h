@@ -9,12 +9,15 @@
  *
  *     cpu-float   y[n] = w[n][0]*x[0], then fma(w[n][k], x[k], y) for k = 1, 2, ... in float, with
  *                 the weights of base/dequant.h
+ *     cpu-bf16    x rounded to bf16; k in groups of 32, even and odd ones summed on their own and
+ *                 then added to y, subnormal numbers as zeros (bf16_class.h), with BF16 weights;
+ *                 all else as in cpu-int8
  *     cpu-int8    x rounded to int8 for every 32 values; per group of 32 (Q6_K: 16) an exact
  * integer dot product, then y = fma(dot, w scale * x scale, y), and fma(w minimum, sum of x, y) for
  * types with a minimum, group after group. F32, F16 and BF16 weights are computed as in cpu-float.
  * kernels_scalar.c has the rounding.
  *
- * Norms, softmax, SiLU and rotations are the same in both classes (elementary.h). Attention
+ * Norms, softmax, SiLU and rotations are the same in all classes (elementary.h). Attention
  * is float over partitions of 256 keys, merged in order of position (attend.h).
  *
  * Threads:  see backend.h; the compute thread is one of the team's threads. With threads = 1
@@ -45,13 +48,13 @@ struct backend_cpu_options {
     uint32_t threads;    /* 1 .. CPU_THREADS_MAX, the compute thread included */
     const int *cpus;     /* [threads] CPU number for each thread, cpus[0] being the caller of
                             backend_cpu_open, which must be the compute thread; NULL: not pinned */
-    const char *kernels; /* the class: "float", "int8", or "auto" (int8) */
+    const char *kernels; /* the class: "float", "int8", "bf16", or "auto" (int8) */
     uint64_t nodes;      /* where pool, swap, buffers and private weights shall lie: placement.h;
                             0: wherever. What the system refuses is logged once and left */
     const struct backend_cpu_weights *weights; /* NULL: packed into private memory */
     const char *variant; /* the instructions: NULL or "auto" for the best that this machine has, or
-                            "scalar", "avx2", "avx512", "vnni", "amx", "neon", "dotprod" (tests; all
-                            compute the same bits) */
+                            "scalar", "avx2", "avx512", "vnni", "bf16", "amx", "neon", "dotprod"
+                            (tests; all compute the same bits) */
 };
 
 /* Starts the team and allocates scratch for limits; shape.rope_factors is copied.

@@ -63,7 +63,8 @@ struct cpu_backend {
     struct backend_shape shape;
     struct backend_limits limits;
     const struct kernels *kernels;
-    bool int8;
+    bool int8; /* quantised weights by integer products */
+    bool bf16; /* BF16 weights by products of the class cpu-bf16 */
     struct team *team;
     struct region *regions;
     uint64_t nodes;                  /* of regions, pool and swap; 0: wherever */
@@ -90,6 +91,8 @@ struct cpu_backend {
     size_t scratch_bytes;
     struct quant_rows quant; /* rows_max rows of the widest matrix; int8 only */
     uint32_t quant_columns;
+    struct bf16_rows brain; /* the same, rounded to bf16; groups of the rows in hand; bf16 only */
+    uint32_t brain_groups;  /* there is room for */
 };
 
 static inline struct cpu_backend *cpu_of(struct backend *backend)

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "backend/cpu/bf16_check.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -32,6 +34,12 @@ static bool has_vnni(void)
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 
+static bool has_bf16(void)
+{
+    unsigned a, b, c, d;
+    return has_vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 5) != 0;
+}
+
 /* The processor has tiles, and the system lets this process use them: it must be asked, once, and
  * threads that are started afterwards may too. */
 static bool has_amx(void)
@@ -40,8 +48,17 @@ static bool has_amx(void)
     unsigned a, b, c, d;
     if (!has_vnni() || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0)
         return false;
-    bool int8_tiles = (d & 1u << 24) != 0 && (d & 1u << 25) != 0;
-    return int8_tiles && syscall(SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) == 0;
+    bool tiles = (d & 1u << 24) != 0 && (d & 1u << 25) != 0 && (d & 1u << 22) != 0;
+    return tiles && syscall(SYS_arch_prctl, ASK_PERMISSION, TILE_DATA) == 0;
+}
+
+/* Products of bf16 numbers are what their instructions' documents say (bf16_check.h): found out
+ * once. */
+static bool conforms(const struct kernels *kernels, _Atomic int *found)
+{
+    if (*found == 0)
+        *found = bf16_check(kernels) ? 1 : 2;
+    return *found == 1;
 }
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
@@ -64,12 +81,18 @@ const struct kernels *kernels_at(uint32_t index)
         return has_avx512() ? &kernels_avx512 : NULL;
     case 3:
         return has_vnni() ? &kernels_vnni : NULL;
-    case 4:
-        return has_amx() ? &kernels_amx : NULL;
+    case 4: {
+        static _Atomic int found;
+        return has_bf16() && conforms(&kernels_bf16, &found) ? &kernels_bf16 : NULL;
+    }
+    case 5: {
+        static _Atomic int found;
+        return has_amx() && conforms(&kernels_amx, &found) ? &kernels_amx : NULL;
+    }
 #elif defined(__aarch64__)
-    case 5:
-        return &kernels_neon;
     case 6:
+        return &kernels_neon;
+    case 7:
         return has_dotprod() ? &kernels_dotprod : NULL;
 #endif
     default:
@@ -80,7 +103,7 @@ const struct kernels *kernels_at(uint32_t index)
 const struct kernels *kernels_find(const char *name, bool *known_out)
 {
     static const char *const names[KERNELS_COUNT] = {"scalar", "avx2", "avx512", "vnni",
-                                                     "amx",    "neon", "dotprod"};
+                                                     "bf16",   "amx",  "neon",   "dotprod"};
     bool best = name == NULL || strcmp(name, "auto") == 0;
     *known_out = best;
     for (uint32_t i = KERNELS_COUNT; i-- > 0;) {

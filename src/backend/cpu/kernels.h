@@ -4,7 +4,8 @@
  *     kernels_avx2.c     lanes_x86.h with 8 lanes, and kernels_lanes.h
  *     kernels_avx512.c   the same with 16 lanes
  *     kernels_vnni.c     kernels_avx512.c with int8_vnni.h instead of int8_avx2.h
- *     kernels_amx.c      the same, and int8_amx.h for many rows
+ *     kernels_bf16.c     the same, and bf16_dot.h instead of bf16_lanes.h
+ *     kernels_amx.c      kernels_vnni.c, with int8_amx.h for many rows, and bf16_amx.h
  *     kernels_neon.c     lanes_neon.h with 4 lanes, kernels_lanes.h and int8_neon.h
  *     kernels_dotprod.c  the same with the dot products of ARMv8.2
  *
@@ -97,6 +98,32 @@ struct int8_product {
     uint8_t *scratch; /* INT8_SCRATCH_BYTES, aligned to 64: weights taken apart */
 };
 
+/* Activations as bf16, in blocks of 16 rows: [rows / 16][groups][16][BF16_GROUP], zeros up to whole
+ * groups. The order within a group is the table's own. */
+#define BF16_ROWS 16u
+struct bf16_rows {
+    uint16_t *values;
+    uint32_t groups;
+};
+
+static inline uint16_t *bf16_rows_at(const struct bf16_rows *x, uint32_t row, uint32_t group)
+{
+    size_t block = (size_t)(row / BF16_ROWS) * x->groups + group;
+    return x->values + (block * BF16_ROWS + row % BF16_ROWS) * BF16_GROUP;
+}
+
+/* c[rows][16 * panels] = rows first_row.. times panels of packed BF16 weights, all k, in the order
+ * and rounding of the class cpu-bf16. first_row is a multiple of BF16_ROWS. */
+struct bf16_product {
+    uint32_t rows, first_row;
+    uint32_t panels, first_panel;
+    const struct bf16_rows *x;
+    const struct packed *w;
+    float *c;
+    size_t c_stride;
+    uint8_t *scratch; /* INT8_SCRATCH_BYTES, aligned to 64 */
+};
+
 #define INT8_PLANE_BYTES 16384u
 #define INT8_SCRATCH_BYTES 65536u /* int8_wide.h takes most */
 
@@ -133,7 +160,7 @@ struct kernels {
      */
     uint64_t (*peak_float)(uint32_t rounds, float *sink_out);
     uint64_t (*peak_int8)(uint32_t rounds, float *sink_out);
-    uint64_t (*peak_bf16)(uint32_t rounds, float *sink_out); /* NULL: no such instructions */
+    uint64_t (*peak_bf16)(uint32_t rounds, float *sink_out);
     /* Nothing but loads: all of bytes (a multiple of 256), once. */
     void (*peak_read)(const uint8_t *from, size_t bytes, float *sink_out);
 
@@ -146,6 +173,11 @@ struct kernels {
     /* count x int8 with its scales; count is a multiple of 32. */
     void (*quantize)(const float *x, uint32_t count, int8_t *values, struct quant_scale *scales);
     void (*int8_product[DTYPE_NUMBERS])(const struct int8_product *product);
+
+    /* count floats to row row of x, from its first group on: to nearest even, subnormal ones to
+     * zeros. */
+    void (*bf16_round)(const float *x, uint32_t count, const struct bf16_rows *to, uint32_t row);
+    void (*bf16_product)(const struct bf16_product *product);
 
     float (*square_sum)(const float *x, uint32_t count);
     void (*gate)(const float *gate, const float *up, float *h, size_t count);
@@ -166,7 +198,7 @@ struct kernels {
 const struct kernels *kernels_find(const char *name, bool *known_out);
 
 /* Tables by rising speed; NULL where this machine or build lacks one. */
-#define KERNELS_COUNT 7u
+#define KERNELS_COUNT 8u
 const struct kernels *kernels_at(uint32_t index);
 
 /* What the tables are made of. */
@@ -174,6 +206,7 @@ extern const struct kernels kernels_scalar;
 extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
 extern const struct kernels kernels_vnni;
+extern const struct kernels kernels_bf16;
 extern const struct kernels kernels_amx;
 extern const struct kernels kernels_neon;
 extern const struct kernels kernels_dotprod;

@@ -1,7 +1,10 @@
-/* The kernels of kernels_vnni.c, and integer products of many rows by AMX tiles. */
+/* The kernels of kernels_vnni.c, integer products of many rows and all of bf16 numbers by AMX
+ * tiles. */
 #include "backend/cpu/kernels.h"
 
-#if defined(__AMX_INT8__) || defined(__AMXINT8__) /* as Clang called it until 15 */
+/* As Clang called them until 15. */
+#if (defined(__AMX_INT8__) && defined(__AMX_BF16__)) ||                                            \
+    (defined(__AMXINT8__) && defined(__AMXBF16__))
 
 #define TABLE_AMX
 
@@ -9,6 +12,7 @@
 #include "backend/cpu/kernels_lanes.h"
 #include "backend/cpu/int8_vnni.h"
 #include "backend/cpu/int8_amx.h"
+#include "backend/cpu/bf16_amx.h"
 
 #define TABLE kernels_amx
 #define TABLE_NAME "amx"

@@ -6,6 +6,7 @@
 #include "backend/cpu/lanes_x86.h"
 #include "backend/cpu/kernels_lanes.h"
 #include "backend/cpu/int8_avx2.h"
+#include "backend/cpu/bf16_lanes.h"
 
 #define TABLE kernels_avx2
 #define TABLE_NAME "avx2"

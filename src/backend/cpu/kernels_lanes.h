@@ -352,13 +352,38 @@ static void lanes_unpack_f16(const struct packed *w, const uint8_t *panel, uint3
         lanes_store(tile + i, lanes_from_half(from + 2 * i));
 }
 
+/* Of LANES pairs of k, the first or the second. */
+static ALWAYS_INLINE lanes_f lanes_brain_of(const uint8_t *pairs, bool second)
+{
+    lanes_i two = lanes_i_load(pairs);
+    return lanes_cast(second ? lanes_i_and(two, lanes_i_set((int)0xffff0000u))
+                             : lanes_i_left(two, 16));
+}
+
+static ALWAYS_INLINE void lanes_unpack_brain(const uint8_t *panel, uint32_t k, bool second,
+                                             float *tile)
+{
+    UNROLL
+    for (uint32_t i = 0; i < PANEL_COLUMNS; i += LANES)
+        lanes_store(tile + i, lanes_brain_of(panel + packed_bf16_at(k, i), second));
+}
+
 static void lanes_unpack_bf16(const struct packed *w, const uint8_t *panel, uint32_t k0,
                               uint32_t count, float *tile)
 {
     (void)w;
-    const uint8_t *from = panel + (size_t)k0 * PANEL_COLUMNS * 2;
-    for (size_t i = 0; i < (size_t)count * PANEL_COLUMNS; i += LANES)
-        lanes_store(tile + i, lanes_from_brain(from + 2 * i));
+    const uint32_t end = k0 + count;
+    uint32_t k = k0;
+    if (k % 2 != 0 && k < end) {
+        lanes_unpack_brain(panel, k - 1, true, tile);
+        k++;
+    }
+    for (; k + 2 <= end; k += 2) {
+        lanes_unpack_brain(panel, k, false, tile + (size_t)(k - k0) * PANEL_COLUMNS);
+        lanes_unpack_brain(panel, k, true, tile + (size_t)(k + 1 - k0) * PANEL_COLUMNS);
+    }
+    if (k < end)
+        lanes_unpack_brain(panel, k, false, tile + (size_t)(k - k0) * PANEL_COLUMNS);
 }
 
 /* ---- few rows times packed halves ------------------------------------------------------------ */
@@ -367,12 +392,35 @@ static void lanes_unpack_bf16(const struct packed *w, const uint8_t *panel, uint
  * in int8_quantize.h. */
 #define FEW_AHEAD_BYTES 2048u
 
-/* A k of a panel: 16 columns of two bytes. */
-#define FEW_STEP_BYTES (2 * PANEL_COLUMNS)
+/* Two k of a panel: 16 columns of two times two bytes. */
+#define FEW_STEP_BYTES (4 * PANEL_COLUMNS)
 
-static ALWAYS_INLINE lanes_f lanes_from(enum dtype type, const uint8_t *from)
+/* Vector v of the first or second of two k. */
+static ALWAYS_INLINE lanes_f lanes_from(enum dtype type, const uint8_t *two, uint32_t v,
+                                        bool second)
 {
-    return type == DTYPE_F16 ? lanes_from_half(from) : lanes_from_brain(from);
+    if (type == DTYPE_F16)
+        return lanes_from_half(two + (second ? 2 * PANEL_COLUMNS : 0) + v * LANES * 2);
+    return lanes_brain_of(two + v * LANES * 4, second);
+}
+
+/* One k of a block: the first or second of two. */
+static ALWAYS_INLINE void lanes_few_step(enum dtype type, const uint8_t *two, size_t stride,
+                                         const float *x, size_t x_stride, const uint32_t rows,
+                                         const uint32_t panels, bool second, lanes_f *sum)
+{
+    UNROLL
+    for (uint32_t i = 0; i < panels; i++) {
+        UNROLL
+        for (uint32_t v = 0; v < PANEL_VECTORS; v++) {
+            lanes_f weight = lanes_from(type, two + i * stride, v, second);
+            UNROLL
+            for (uint32_t r = 0; r < rows; r++) {
+                lanes_f *to = &sum[(r * panels + i) * PANEL_VECTORS + v];
+                *to = lanes_fma(lanes_set(x[r * x_stride]), weight, *to);
+            }
+        }
+    }
 }
 
 /* rows x (panels side by side), whose sums stay in registers over all k. */
@@ -388,28 +436,21 @@ static ALWAYS_INLINE void lanes_few_block(enum dtype type, const struct few_prod
     UNROLL
     for (uint32_t s = 0; s < rows * panels * PANEL_VECTORS; s++)
         sum[s] = lanes_zero();
-    for (uint32_t k = 0; k < p->w->columns; k++, w += FEW_STEP_BYTES, x++) {
-        if (first && k % 2 == 0) {
+    uint32_t k = 0;
+    for (; k + 2 <= p->w->columns; k += 2, w += FEW_STEP_BYTES, x += 2) {
+        if (first) {
             /* Where a panel ends, what comes next is behind the panels beside it. */
-            bool ends = k + FEW_AHEAD_BYTES / FEW_STEP_BYTES >= p->w->columns;
+            bool ends = k + 2 * (FEW_AHEAD_BYTES / FEW_STEP_BYTES) >= p->w->columns;
             const uint8_t *ahead = w + FEW_AHEAD_BYTES + (ends ? (panels - 1) * stride : 0);
             UNROLL
             for (uint32_t i = 0; i < panels; i++)
                 __builtin_prefetch((const char *)ahead + i * stride, 0, 3);
         }
-        UNROLL
-        for (uint32_t i = 0; i < panels; i++) {
-            UNROLL
-            for (uint32_t v = 0; v < PANEL_VECTORS; v++) {
-                lanes_f weight = lanes_from(type, w + i * stride + v * LANES * 2);
-                UNROLL
-                for (uint32_t r = 0; r < rows; r++) {
-                    lanes_f *to = &sum[(r * panels + i) * PANEL_VECTORS + v];
-                    *to = lanes_fma(lanes_set(x[r * p->x_stride]), weight, *to);
-                }
-            }
-        }
+        lanes_few_step(type, w, stride, x, p->x_stride, rows, panels, false, sum);
+        lanes_few_step(type, w, stride, x + 1, p->x_stride, rows, panels, true, sum);
     }
+    if (k < p->w->columns)
+        lanes_few_step(type, w, stride, x, p->x_stride, rows, panels, false, sum);
     UNROLL
     for (uint32_t r = 0; r < rows; r++) {
         float *c = p->c + (row + r) * p->c_stride + (size_t)panel * PANEL_COLUMNS;

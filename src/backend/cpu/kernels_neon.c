@@ -6,6 +6,7 @@
 #include "backend/cpu/lanes_neon.h"
 #include "backend/cpu/kernels_lanes.h"
 #include "backend/cpu/int8_neon.h"
+#include "backend/cpu/bf16_plain.h"
 
 #define TABLE kernels_neon
 #define TABLE_NAME "neon"

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "backend/cpu/bf16_class.h"
 #include "backend/cpu/elementary.h"
 #include "backend/cpu/scalar_scales.h"
 #include "base/bytes.h"
@@ -19,7 +20,8 @@ static void unpack_single(const struct packed *w, const uint8_t *panel, uint32_t
         else if (w->type == DTYPE_F16)
             tile[i] = f16_to_f32(load_u16(panel + 2 * (first + i)));
         else
-            tile[i] = bf16_to_f32(load_u16(panel + 2 * (first + i)));
+            tile[i] = bf16_to_f32(load_u16(
+                panel + packed_bf16_at(k0 + i / PANEL_COLUMNS, (uint32_t)(i % PANEL_COLUMNS))));
     }
 }
 
@@ -42,19 +44,22 @@ static void unpack_groups(const struct packed *w, const uint8_t *panel, uint32_t
     }
 }
 
+static float half_weight(enum dtype type, const uint8_t *panel, size_t k, uint32_t column)
+{
+    if (type == DTYPE_F16)
+        return f16_to_f32(load_u16(panel + 2 * (k * PANEL_COLUMNS + column)));
+    return bf16_to_f32(load_u16(panel + packed_bf16_at(k, column)));
+}
+
 static void few_product(const struct few_product *p)
 {
     for (uint32_t row = 0; row < p->rows; row++) {
         const float *x = p->x + row * p->x_stride;
         for (uint32_t column = 0; column < p->panels * PANEL_COLUMNS; column++) {
-            const uint8_t *w = packed_panel(p->w, p->first_panel + column / PANEL_COLUMNS) +
-                               column % PANEL_COLUMNS * 2;
+            const uint8_t *w = packed_panel(p->w, p->first_panel + column / PANEL_COLUMNS);
             float sum = 0.0f;
-            for (uint32_t k = 0; k < p->w->columns; k++) {
-                uint16_t bits = load_u16(w + (size_t)k * PANEL_COLUMNS * 2);
-                sum =
-                    fmaf(x[k], p->w->type == DTYPE_F16 ? f16_to_f32(bits) : bf16_to_f32(bits), sum);
-            }
+            for (uint32_t k = 0; k < p->w->columns; k++)
+                sum = fmaf(x[k], half_weight(p->w->type, w, k, column % PANEL_COLUMNS), sum);
             p->c[row * p->c_stride + column] = sum;
         }
     }
@@ -128,6 +133,41 @@ static void int8_product(const struct int8_product *p)
             const uint8_t *panel = packed_panel(p->w, p->first_panel + column / PANEL_COLUMNS);
             p->c[row * p->c_stride + column] =
                 int8_column(p->w, panel, column % PANEL_COLUMNS, x, scales);
+        }
+    }
+}
+
+static void bf16_round(const float *x, uint32_t count, const struct bf16_rows *to, uint32_t row)
+{
+    for (uint32_t k = 0; k < to->groups * BF16_GROUP; k++)
+        bf16_rows_at(to, row, k / BF16_GROUP)[k % BF16_GROUP] = k < count ? bf16_of(x[k]) : 0;
+}
+
+/* One output: the definition of the class cpu-bf16. */
+static float bf16_column(const uint8_t *panel, uint32_t column, const struct bf16_rows *x,
+                         uint32_t row)
+{
+    float sum = 0.0f;
+    for (uint32_t group = 0; group < x->groups; group++) {
+        const uint16_t *values = bf16_rows_at(x, row, group);
+        float halves[2] = {0.0f, 0.0f}; /* of even and odd k */
+        for (uint32_t i = 0; i < BF16_GROUP; i++) {
+            size_t at = packed_bf16_at((size_t)group * BF16_GROUP + i, column);
+            float weight = bf16_to_f32(load_u16(panel + at));
+            halves[i % 2] = bf16_fma(weight, bf16_to_f32(values[i]), halves[i % 2]);
+        }
+        sum = bf16_add(sum, bf16_add(halves[0], halves[1]));
+    }
+    return sum;
+}
+
+static void bf16_product(const struct bf16_product *p)
+{
+    for (uint32_t row = 0; row < p->rows; row++) {
+        for (uint32_t column = 0; column < p->panels * PANEL_COLUMNS; column++) {
+            const uint8_t *panel = packed_panel(p->w, p->first_panel + column / PANEL_COLUMNS);
+            p->c[row * p->c_stride + column] =
+                bf16_column(panel, column % PANEL_COLUMNS, p->x, p->first_row + row);
         }
     }
 }
@@ -281,6 +321,7 @@ const struct kernels kernels_scalar = {
     .name = "scalar",
     .peak_float = peak_float,
     .peak_int8 = peak_int8,
+    .peak_bf16 = peak_float,
     .peak_read = peak_read,
     .unpack = {[DTYPE_F32] = unpack_single,
                [DTYPE_F16] = unpack_single,
@@ -300,6 +341,8 @@ const struct kernels kernels_scalar = {
                      [DTYPE_Q4_K] = int8_product,
                      [DTYPE_Q5_K] = int8_product,
                      [DTYPE_Q6_K] = int8_product},
+    .bf16_round = bf16_round,
+    .bf16_product = bf16_product,
     .square_sum = square_sum,
     .gate = gate,
     .softmax = softmax,

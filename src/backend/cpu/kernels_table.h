@@ -9,9 +9,7 @@ const struct kernels TABLE = {
 #else
     .peak_int8 = int8_peak,
 #endif
-#if defined(TABLE_BF16)
     .peak_bf16 = bf16_peak,
-#endif
     .peak_read = lanes_peak_read,
     .unpack = {[DTYPE_F32] = lanes_unpack_f32,
                [DTYPE_F16] = lanes_unpack_f16,
@@ -39,6 +37,8 @@ const struct kernels TABLE = {
                      [DTYPE_Q5_K] = int8_product_q5_k,
 #endif
                      [DTYPE_Q6_K] = int8_product_q6_k},
+    .bf16_round = bf16_round,
+    .bf16_product = bf16_product,
     .square_sum = lanes_square_sum,
     .gate = lanes_gate,
     .softmax = lanes_softmax,

@@ -16,9 +16,9 @@ struct cpu_limits {
     double operations_per_s; /* multiply and add count as two; of the class asked for */
 };
 
-/* kernels: "float", "int8" or "auto", as in cpu.h, or "bf16": products of bf16 numbers, 0 where the
- * machine has no instructions for them. variant: as in cpu.h. cpus: one CPU per thread, or NULL.
- * Cost: under 200 ms. Errors: ERR_NO_MEMORY, ERR_BAD_INPUT. */
+/* kernels: "float", "int8", "bf16" or "auto", as in cpu.h: with the instructions that the class's
+ * products of BF16 or quantised weights are made of on this machine. variant: as in cpu.h. cpus:
+ * one CPU per thread, or NULL. Cost: under 200 ms. Errors: ERR_NO_MEMORY, ERR_BAD_INPUT. */
 status cpu_limits_measure(uint32_t threads, const int *cpus, const char *kernels,
                           const char *variant, struct cpu_limits *limits_out);
 

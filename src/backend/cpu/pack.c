@@ -33,7 +33,9 @@ status pack_layout(const struct backend_weight *weight, struct packed *packed_ou
     struct packed p = {.type = weight->type, .rows = weight->rows, .columns = weight->columns};
     p.panels = (p.rows + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
     size_t columns = p.columns;
-    if (group == 1)
+    if (p.type == DTYPE_BF16)
+        p.panel_bytes = packed_bf16_groups(p.columns) * BF16_GROUP_BYTES;
+    else if (group == 1)
         p.panel_bytes = columns * PANEL_COLUMNS * dtype_group_bytes(p.type);
     else
         p.panel_bytes = columns / group * packed_unit_bytes(p.type);
@@ -184,16 +186,25 @@ static void pack_column(const struct packed *p, const uint8_t *row, uint32_t col
     }
 }
 
-/* A row of plain numbers into its column of a panel, which interleaves PANEL_COLUMNS of them. */
-static void spread_row(const uint8_t *row, size_t count, uint32_t bytes, uint8_t *to)
+/* Plain numbers, those of k0 on, into their column of a panel, which interleaves PANEL_COLUMNS of
+ * them. */
+static void spread_row(const struct packed *p, const uint8_t *row, uint32_t k0, uint32_t count,
+                       uint32_t column, uint8_t *panel)
 {
+    if (p->type == DTYPE_BF16) {
+        for (size_t k = 0; k < count; k++)
+            memcpy(panel + packed_bf16_at(k0 + k, column), row + 2 * k, 2);
+        return;
+    }
+    const uint32_t bytes = dtype_group_bytes(p->type);
+    uint8_t *to = panel + ((size_t)k0 * PANEL_COLUMNS + column) * bytes;
     for (size_t k = 0; k < count; k++)
         memcpy(to + k * PANEL_COLUMNS * bytes, row + k * bytes, bytes);
 }
 
 /* The same for a row that has no bytes: made a piece at a time. */
-static void spread_synthetic(const struct backend_weight *weight, uint32_t row, uint32_t bytes,
-                             uint8_t *to)
+static void spread_synthetic(const struct backend_weight *weight, const struct packed *p,
+                             uint32_t row, uint32_t column, uint8_t *panel)
 {
     uint8_t piece[SYNTHETIC_PIECE * 4];
     for (uint32_t k = 0; k < weight->columns; k += SYNTHETIC_PIECE) {
@@ -201,7 +212,7 @@ static void spread_synthetic(const struct backend_weight *weight, uint32_t row, 
         uint32_t count = left < SYNTHETIC_PIECE ? left : SYNTHETIC_PIECE;
         synthetic_fill(&weight->synthetic, weight->type, (uint64_t)row * weight->columns + k, count,
                        piece);
-        spread_row(piece, count, bytes, to + (size_t)k * PANEL_COLUMNS * bytes);
+        spread_row(p, piece, k, count, column, panel);
     }
 }
 
@@ -211,16 +222,15 @@ void pack_panel(const struct backend_weight *weight, const struct packed *packed
     memset(to, 0, packed->panel_bytes);
     size_t row_bytes = dtype_row_bytes(packed->type, packed->columns);
     uint32_t first = panel * PANEL_COLUMNS;
-    uint32_t number_bytes = dtype_group_bytes(packed->type);
     for (uint32_t column = 0; column < PANEL_COLUMNS && first + column < packed->rows; column++) {
         if (weight->data == NULL) {
-            spread_synthetic(weight, first + column, number_bytes, to + column * number_bytes);
+            spread_synthetic(weight, packed, first + column, column, to);
             continue;
         }
         const uint8_t *row = (const uint8_t *)weight->data + (first + column) * row_bytes;
         if (dtype_group(packed->type) > 1)
             pack_column(packed, row, column, to);
         else
-            spread_row(row, packed->columns, number_bytes, to + column * number_bytes);
+            spread_row(packed, row, 0, packed->columns, column, to);
     }
 }

@@ -5,9 +5,11 @@
  * whatever the width of a machine's vectors. Values stay as the file has them; only their places
  * change, and Q8_0 is stored plus 128. Rows beyond the last are zeros with zero scales.
  *
- *     F32, F16, BF16   [k][16]
- *     quantised        units, one after another, of dtype_group(type) k each:
- *                      values of the unit's groups (32 k each) | their upper bits | scales
+ *     F32, F16         [k][16]
+ *     BF16             [k / 2][16][2], zeros up to a multiple of 32 k: a pair is a dword of a tile
+ * or a vector, and its halves are floats after one instruction each quantised        units, one
+ * after another, of dtype_group(type) k each: values of the unit's groups (32 k each) | their upper
+ * bits | scales
  *
  * So a product reads its matrix as one stream in the order of memory, which is what memory is
  * fastest at.
@@ -38,6 +40,9 @@
 #define PANEL_COLUMNS 16u
 #define PACK_ALIGN 64u
 
+#define BF16_GROUP 32u /* k that a group of BF16 weights has; its sums are one step of a class */
+#define BF16_GROUP_BYTES ((size_t)BF16_GROUP * PANEL_COLUMNS * 2)
+
 struct packed {
     enum dtype type;
     uint32_t rows, columns; /* of the matrix: outputs, summed dimension */
@@ -60,6 +65,18 @@ void pack_panel(const struct backend_weight *weight, const struct packed *packed
 static inline const uint8_t *packed_panel(const struct packed *packed, uint32_t panel)
 {
     return packed->base + panel * packed->panel_bytes;
+}
+
+/* Groups of a row of BF16, the last one filled up with zeros. */
+static inline uint32_t packed_bf16_groups(uint32_t columns)
+{
+    return (columns + BF16_GROUP - 1) / BF16_GROUP;
+}
+
+/* Where a number of a BF16 panel is, in bytes. */
+static inline size_t packed_bf16_at(size_t k, uint32_t column)
+{
+    return (k / 2 * PANEL_COLUMNS + column) * 4 + k % 2 * 2;
 }
 
 /* Groups of a unit. */

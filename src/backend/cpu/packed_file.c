@@ -16,7 +16,7 @@
 #include "base/error.h"
 
 #define MAGIC "BATONPAK"
-#define VERSION 2u /* of pack.h's layout too: raise it when that changes */
+#define VERSION 2u /* of pack.h's layout too: raise it when that changes; layout_of, for a type */
 #define PAGE_BYTES 4096u
 #define TENSORS_MAX 65536u
 #define LOCK_NS 300000000000u
@@ -30,7 +30,7 @@ struct file_header {
 };
 
 struct file_tensor {
-    uint32_t type, rows, columns, zero;
+    uint32_t type, rows, columns, layout;
     uint64_t at, bytes;
 };
 
@@ -51,6 +51,12 @@ static size_t page_up(size_t bytes)
     return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
 }
 
+/* Which layout of a type this is: files without it need not be made anew when it changes. */
+static uint32_t layout_of(uint32_t type)
+{
+    return type == DTYPE_BF16 ? 1 : 0;
+}
+
 /* ---- read ------------------------------------------------------------------------------------ */
 
 /* Does the mapped file say what it must, and does its table lie within it? */
@@ -62,6 +68,16 @@ static bool header_valid(const struct packed_file *file, const struct file_heade
            header->file_bytes == file->bytes && header->tensor_count <= TENSORS_MAX &&
            header->table_at % PAGE_BYTES == 0 && header->table_at <= file->bytes &&
            table_bytes <= file->bytes - header->table_at;
+}
+
+/* All tensors are laid out as this version does. */
+static bool table_valid(const struct packed_file *file, const struct file_header *header)
+{
+    const struct file_tensor *table = (const void *)(file->base + header->table_at);
+    for (uint32_t i = 0; i < header->tensor_count; i++)
+        if (table[i].layout != layout_of(table[i].type))
+            return false;
+    return true;
 }
 
 /* Only what this user or root wrote, and nobody else can change, is trusted. */
@@ -92,7 +108,7 @@ static bool file_read(struct packed_file *file)
         file->base = base == MAP_FAILED ? NULL : base;
     }
     const struct file_header *header = (const void *)file->base;
-    if (file->base != NULL && header_valid(file, header)) {
+    if (file->base != NULL && header_valid(file, header) && table_valid(file, header)) {
         file->table = (struct file_tensor *)(void *)(file->base + header->table_at);
         file->tensor_count = header->tensor_count;
         huge_pages_ask(file->base, file->bytes);
@@ -219,6 +235,7 @@ static uint8_t *tensor_append(struct packed_file *file, const struct file_tensor
 uint8_t *packed_file_take(struct packed_file *file, const struct packed *packed, bool *filled_out)
 {
     struct file_tensor wanted = {.type = (uint32_t)packed->type,
+                                 .layout = layout_of((uint32_t)packed->type),
                                  .rows = packed->rows,
                                  .columns = packed->columns,
                                  .bytes = pack_bytes(packed)};

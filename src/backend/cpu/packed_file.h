@@ -3,7 +3,7 @@
  *
  *     header 4096   magic, version, key, table offset, tensor count, file bytes
  *     tensors       each at a multiple of 4096, as pack.h lays them out
- *     table         for each tensor its type, rows, columns, offset
+ *     table         for each tensor its type and the number of that layout, rows, columns, offset
  *
  * The first worker that finds no file makes it: it holds a lock on the model file meanwhile, writes
  * path + ".part" and renames it when it is complete, so that nobody ever maps half a file and one

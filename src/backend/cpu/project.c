@@ -38,7 +38,8 @@ size_t project_scratch_bytes(const struct cpu_backend *cpu)
 }
 
 static_assert(INT8_SCRATCH_BYTES <= CHUNK_PANELS * PART_MANY * PANEL_COLUMNS * sizeof(float),
-              "the tile's place is the integer kernels' scratch");
+              "the tile's place is the integer and bf16 kernels' scratch");
+static_assert(CHUNK_ROWS % BF16_ROWS == 0, "a chunk is whole blocks of rows");
 
 /* Ask memory for the part after this one of each panel, or the first one of the panels that come
  * next: with few rows memory is what counts, and a part ends before the machine has seen its
@@ -162,7 +163,18 @@ static void project_chunk(void *ctx, uint32_t chunk, uint32_t thread)
     float *tile = (float *)(void *)(job->cpu->scratch + thread * job->cpu->scratch_bytes);
     float *sums = tile + CHUNK_PANELS * PART_MANY * PANEL_COLUMNS;
 
-    if (job->cpu->int8 && dtype_group(w->type) > 1) {
+    if (job->cpu->bf16 && w->type == DTYPE_BF16) {
+        struct bf16_product product = {.rows = rows,
+                                       .first_row = row,
+                                       .panels = panels,
+                                       .first_panel = panel,
+                                       .x = &job->cpu->brain,
+                                       .w = w,
+                                       .c = sums,
+                                       .c_stride = CHUNK_PANELS * PANEL_COLUMNS,
+                                       .scratch = (uint8_t *)tile};
+        job->cpu->kernels->bf16_product(&product);
+    } else if (job->cpu->int8 && dtype_group(w->type) > 1) {
         struct int8_product product = {.rows = rows,
                                        .first_row = row,
                                        .panels = panels,
@@ -195,6 +207,16 @@ static void quantize_piece(void *ctx, uint32_t piece, uint32_t thread)
                                     quant->scales + row * quant->scale_stride);
 }
 
+static void round_piece(void *ctx, uint32_t piece, uint32_t thread)
+{
+    (void)thread;
+    const struct project_job *job = ctx;
+    uint32_t end = (piece + 1) * BF16_ROWS < job->rows ? (piece + 1) * BF16_ROWS : job->rows;
+    for (uint32_t row = piece * BF16_ROWS; row < end; row++)
+        job->cpu->kernels->bf16_round(buffer_row(job->x, row), job->x->width, &job->cpu->brain,
+                                      row);
+}
+
 void cpu_project(struct backend *backend, const struct backend_buffer *x,
                  const struct backend_projection *projections, uint32_t projection_count)
 {
@@ -208,21 +230,28 @@ void cpu_project(struct backend *backend, const struct backend_buffer *x,
         return;
     job.row_pieces = piece_count(job.rows, CHUNK_ROWS);
     uint32_t panels = 0, columns = 0;
-    bool quantized = false;
+    bool quantized = false, brain = false;
     for (uint32_t i = 0; i < projection_count; i++) {
         const struct packed *w = &projections[i].weight->packed;
         assert(w->base != NULL && w->columns == x->width && w->rows == projections[i].y->width);
         assert(projections[i].y->outputs == x->outputs && projections[i].y != x);
         panels += w->panels;
         quantized |= dtype_group(w->type) > 1;
+        brain |= w->type == DTYPE_BF16;
         uint64_t operations = 2ull * job.rows * w->rows * w->columns;
         cpu->counters.operations += operations;
         if (cpu->int8 && dtype_group(w->type) > 1)
             cpu->counters.int8_operations += operations;
+        if (cpu->bf16 && w->type == DTYPE_BF16)
+            cpu->counters.bf16_operations += operations;
         cpu->counters.bytes += dtype_row_bytes(w->type, w->columns) * w->rows;
     }
     if (cpu->int8 && quantized)
         team_run(cpu->team, piece_count(job.rows, QUANT_ROWS), quantize_piece, &job);
+    if (cpu->bf16 && brain) {
+        cpu->brain.groups = packed_bf16_groups(x->width);
+        team_run(cpu->team, piece_count(job.rows, BF16_ROWS), round_piece, &job);
+    }
     job.chunk_panels = choose_chunk_panels(&job, panels);
     for (uint32_t i = 0; i < projection_count; i++)
         columns += chunk_columns(&projections[i].weight->packed, job.chunk_panels);
