@@ -92,6 +92,29 @@ static uint32_t prefill_left(const struct prefill *prefill, const struct prefill
     return shares ? 1 : r->wire->prompt_tokens - r->cached_tokens;
 }
 
+#define HOLD_PART 0.25 /* of what those behind take to compute */
+#define HOLD_MS 100u   /* at most */
+
+/* Until when those behind r had better wait for its blocks, which are on their way: once they run,
+ * a batch being static, r waits for all of them. How long the blocks take is not known; so a part
+ * of what r could lose is risked. */
+static uint64_t prefill_hold_ns(const struct prefill *prefill, const struct prefill_request *r)
+{
+    uint64_t tokens = 0;
+    if (prefill->tokens_per_s <= 0)
+        return 0;
+    for (const struct prefill_request *b = r->next; b != NULL; b = b->next) {
+        uint32_t left = prefill_left(prefill, b);
+        if (b->state != PREFILL_PLACED || b->gather == PREFILL_GATHERING)
+            continue;
+        if (tokens > 0 && tokens + left > prefill->options.batch_tokens)
+            break;
+        tokens += left;
+    }
+    double ms = HOLD_PART * 1000 * (double)tokens / prefill->tokens_per_s;
+    return r->gather_started_ns + (uint64_t)((ms < HOLD_MS ? ms : HOLD_MS) * 1e6);
+}
+
 /* Form a batch from the oldest requests that have a place, as far as budget and room go. The oldest
  * that finds no room waits, and none takes any before it; but those that have theirs run: what the
  * oldest waits for may be what they keep. */
@@ -100,6 +123,7 @@ static void prefill_batch_form(struct prefill *prefill)
     uint64_t tokens = 0;
     bool full = false;
     struct prefill_request *next;
+    prefill->hold_until_ns = 0;
     for (struct prefill_request *r = prefill->waiting.head; r != NULL; r = next) {
         next = r->next;
         if (r->state != PREFILL_PLACED || (full && r->gather != PREFILL_GATHERED))
@@ -112,8 +136,13 @@ static void prefill_batch_form(struct prefill *prefill)
         }
         if (r->gather != PREFILL_UNGATHERED) /* else it waits for a twin, and that one counts */
             tokens += prefill_left(prefill, r);
-        if (r->gather != PREFILL_GATHERED)
-            continue; /* Its blocks are on their way. */
+        bool held = prefill->hold_until_ns > 0;
+        if (r->gather == PREFILL_GATHERING && !held) {
+            uint64_t until_ns = prefill_hold_ns(prefill, r);
+            prefill->hold_until_ns = until_ns > clock_ns() ? until_ns : 0;
+        }
+        if (r->gather != PREFILL_GATHERED || held)
+            continue;
         prefill_list_remove(&prefill->waiting, r);
         r->state = PREFILL_RUNNING;
         r->started_ns = clock_ns();
@@ -121,6 +150,13 @@ static void prefill_batch_form(struct prefill *prefill)
         if (r->hands_over)
             prefill_offer_start(prefill, r);
     }
+}
+
+int prefill_wait_ms(const struct prefill *prefill, uint64_t now_ns)
+{
+    if (prefill->batch.head != NULL || prefill->hold_until_ns <= now_ns)
+        return -1;
+    return (int)((prefill->hold_until_ns - now_ns) / 1000000u) + 1;
 }
 
 /* What the last chunk of a request is for: its first tokens, and the scores of its prompt. */

@@ -133,6 +133,10 @@ void prefill_fetched(struct prefill *prefill, const struct prefill_fetch *fetch)
 uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t sequences_max,
                       uint32_t outputs_max, struct engine_sequence *sequences);
 
+/* When nothing was planned: in how many ms to plan again, should nothing be heard; -1: no matter.
+ */
+int prefill_wait_ms(const struct prefill *prefill, uint64_t now_ns);
+
 /* During the step that was planned: the pool holds this layer. */
 void prefill_layer_ready(struct prefill *prefill, uint32_t layer);
 

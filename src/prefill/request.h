@@ -87,8 +87,9 @@ struct prefill {
     struct prefill_peer peers[PREFILL_PEERS_MAX];
     struct prefill_peer store;
     uint64_t next_ticket;
-    uint64_t planned_ns; /* when the step under way was planned */
-    double tokens_per_s; /* of late; 0: unknown */
+    uint64_t hold_until_ns; /* nobody runs before an older one whose blocks come; 0: nobody waits */
+    uint64_t planned_ns;    /* when the step under way was planned */
+    double tokens_per_s;    /* of late; 0: unknown */
 };
 
 /* intake.c */

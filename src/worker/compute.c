@@ -583,10 +583,14 @@ static void compute_renew(struct compute *compute)
     mailbox_post(compute->setup.out, &mail->mail);
 }
 
-/* How long the thread may sleep: until mail comes, or the store has been silent for too long. */
+/* How long the thread may sleep: until mail comes, or the store has been silent for too long, or
+ * prompts have waited for another's blocks for long enough. */
 static int compute_wait_ms(struct compute *compute, uint64_t now_ns)
 {
     int wait_ms = save_wait_ms(compute->save, now_ns);
+    int hold_ms = prefill_wait_ms(compute->prefill, now_ns);
+    if (hold_ms >= 0 && (wait_ms < 0 || hold_ms < wait_ms))
+        wait_ms = hold_ms;
     if (!compute->stopping || wait_ms < 0)
         return wait_ms;
     if (now_ns >= compute->stop_save_ns) {

@@ -2,6 +2,8 @@
  * whatever happens on the way, the tokens are the same and nothing stays referenced. */
 #include "world_rig.h"
 
+#include "prefill/request.h"
+
 static void world_open(struct world *w, uint32_t carriers, uint32_t flip_offered)
 {
     transfer_rig_flip_offered = flip_offered;
@@ -82,6 +84,46 @@ static void waiting_is_no_part_of_a_move(void **state)
     assert_true(range->ns <= landed_ns - begun_ns);
     assert_true(range->ns > range->wait_ns && range->ns - range->wait_ns <= landed_ns - lent_ns);
     world_close(&w);
+}
+
+/* A prompt whose blocks come does not lose its turn to a long one behind it, which would be
+ * computed to its end first: that one waits; but not for long, and not longer than is worth it. */
+static void a_long_prompt_waits_for_an_older_ones_blocks(void **state)
+{
+    (void)state;
+    for (int way = 0; way < 3; way++) {
+        struct world w;
+        struct rig_ask first = {.id = 1, .epoch = 1};
+        world_open(&w, TRANSFER_SHM, 0);
+        struct prefill *prefill = w.pair.p.prefill;
+        rig_fill_prompt(&first, 25, 5, 25);
+        world_teach(&w, &first);
+        struct rig_ask second = longer(&first, 2, 30);
+        struct rig_ask third = {.id = 3, .epoch = 1, .max_tokens = 1};
+        rig_fill_prompt(&third, 30, 9, 30);
+        struct wire_source source = world_source(&w, 1, 0, 6);
+        world_ask(&w, &second, &source, 1);
+        station_step(&w.pair.p);
+        assert_int_equal(prefill->waiting.count, 1);
+        /* 1: it has waited longer than anybody waits; 2: than a quarter of the third's time. */
+        uint64_t hour_ns = UINT64_C(3600) * 1000000000;
+        prefill->waiting.head->gather_started_ns += way == 0 ? hour_ns : 0;
+        prefill->waiting.head->gather_started_ns -= way == 1 ? 500000000u : 0;
+        prefill->waiting.head->gather_started_ns -= way == 2 ? 1000000u : 0;
+        prefill->tokens_per_s = way == 2 ? 1e9 : 0.001;
+        world_ask(&w, &third, NULL, 0);
+        for (int i = 0; i < 20; i++)
+            world_turn(&w);
+        assert_int_equal(rig_entry(&w.pair.book, third.id)->got.counts[0], way != 0);
+        assert_int_equal(rig_entry(&w.pair.book, second.id)->got.counts[0], 0);
+        assert_true((prefill_wait_ms(prefill, clock_ns()) > 0) == (way == 0));
+        world_lend(&w, &second, &source);
+        world_run(&w);
+        assert_int_equal(world_first(&w, &second)->peer_tokens, 24);
+        rig_assert_tokens(&w.pair.reference, &w.pair.book, &third);
+        assert_int_equal(prefill_wait_ms(prefill, clock_ns()), -1);
+        world_close(&w);
+    }
 }
 
 /* Own prefix, then two ranges in parallel, then compute. */
@@ -310,6 +352,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_block_comes_from_the_peer),
         cmocka_unit_test(waiting_is_no_part_of_a_move),
+        cmocka_unit_test(a_long_prompt_waits_for_an_older_ones_blocks),
         cmocka_unit_test(ranges_move_in_parallel),
         cmocka_unit_test(two_peers_give_a_part_each),
         cmocka_unit_test(a_flipped_bit_is_caught),
