@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 bool batch_can(const struct cuda_backend *cuda, const struct product *product)
 {
     const struct backend_tensor *w = product->weights[0];
-    return cuda->hopper && w->scales == NULL && product->rows <= ROWS_MAX &&
+    return cuda->hopper && !w->quantised && product->rows <= ROWS_MAX &&
            w->columns % 8 == 0 && product->x->stride % 8 == 0 &&
            (uintptr_t)product->x->data % 16 == 0 && (product->count == 1 || product_joint(product));
 }

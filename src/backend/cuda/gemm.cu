@@ -113,7 +113,7 @@ bool product_joint(const struct product *product)
 void gemm_product(struct cuda_backend *cuda, const struct product *product)
 {
     uint32_t k = product->weights[0]->columns;
-    bool quantised = product->weights[0]->scales != NULL;
+    bool quantised = product->weights[0]->quantised;
     if (!quantised && product_joint(product)) {
         uint32_t n = 0;
         for (uint32_t i = 0; i < product->count; i++)
@@ -124,7 +124,7 @@ void gemm_product(struct cuda_backend *cuda, const struct product *product)
         for (uint32_t i = 0; i < product->count; i++) {
             const struct backend_tensor *w = product->weights[i];
             const void *data = w->data;
-            if (w->scales != NULL) {
+            if (w->quantised) {
                 tensor_unpack(cuda, w, cuda->scratch);
                 data = cuda->scratch;
             }

@@ -43,19 +43,18 @@ static bool line_can(const struct cuda_backend *cuda)
 /* What shared memory holds: line_shared, the longest row, its sums, and slots. */
 static void places_choose(struct line_args *args)
 {
-    uint32_t columns = 0, scales = 0, groups = 0;
+    uint32_t columns = 0, stage = 0, groups = 0;
     for (uint32_t i = 0; i < args->count; i++) {
         const struct line_phase *phase = &args->phases[i];
         columns = phase->product.columns > columns ? phase->product.columns : columns;
-        scales = scale_pitch(phase->form) > scales ? scale_pitch(phase->form) : scales;
+        stage = stage_bytes(phase->form) > stage ? stage_bytes(phase->form) : stage;
         groups |= phase->form == FORM_Q4K;
     }
-    args->fetchers = scales != 0 ? FETCHERS : FETCHERS - 1;
     args->row_at = (sizeof(struct line_shared) + 127) / 128 * 128;
     args->slots_at = args->row_at + (columns * 2 + 127) / 128 * 128;
     args->groups_at = groups ? args->slots_at : 0;
     args->slots_at += groups ? (columns / 32 * 4 + 127) / 128 * 128 : 0;
-    args->slot_bytes = (MMA_ROWS * (ROW_PITCH + scales) + 127) / 128 * 128;
+    args->slot_bytes = (stage + 127) / 128 * 128;
     args->slots = (SHARED_MOST - args->slots_at) / args->slot_bytes;
     if (args->slots > SLOTS_MAX)
         args->slots = SLOTS_MAX;
@@ -129,8 +128,7 @@ bool line_product(struct cuda_backend *cuda, const struct product *product)
         return false;
     struct line_args *args = &line->args;
     bool normed = product->x == line->norm_y;
-    enum dtype type = product->weights[0]->type;
-    int form = type == DTYPE_Q8_0 ? FORM_Q8 : type == DTYPE_Q4_K ? FORM_Q4K : FORM_HALVES;
+    int form = form_of(product->weights[0]->type);
     if (!product_fits(product, normed, form)) {
         line->norm_taken = false; /* it reads y */
         line_flush(cuda);

@@ -6,8 +6,8 @@
 #include "backend/cuda/stream.cuh"
 
 #define CONSUMERS 16u /* warps */
-/* One warp cannot ask in time for what comes in small copies, as scales do. */
-#define FETCHERS 3u
+/* One warp cannot ask in time for what comes in small copies, as rows of halves do. */
+#define FETCHERS 2u
 #define THREADS ((CONSUMERS + FETCHERS) * 32)
 #define PHASES 6u
 #define SLOTS_MAX 12u
@@ -26,7 +26,7 @@ struct line_phase {
 
 struct line_args {
     line_phase phases[PHASES];
-    uint32_t count, fetchers, slots, slot_bytes, row_at, groups_at, slots_at;
+    uint32_t count, slots, slot_bytes, row_at, groups_at, slots_at;
     float epsilon;
     unsigned long long *met; /* arrivals of blocks, ever: whole rounds when no line runs */
 };
@@ -35,16 +35,21 @@ struct line_shared {
     uint64_t full[SLOTS_MAX], empty[SLOTS_MAX];
     float sums[2][CONSUMERS][MMA_ROWS];
     float squares[CONSUMERS];
+    unsigned long long *met, met_wanted; /* of the first thread */
 };
 
-/* Bytes of a unit's scales of one row, and from row to row in a stage: no two rows share a bank. */
-__host__ __device__ constexpr uint32_t scale_bytes(uint32_t form)
+/* A stage, and what is copied to it as one: a row, or an octet. */
+__host__ __device__ constexpr uint32_t piece_rows(uint32_t form)
 {
-    return form == FORM_Q8 ? 4 : form == FORM_Q4K ? 16 : 0;
+    return form == FORM_HALVES ? 1 : OCTET;
 }
-__host__ __device__ constexpr uint32_t scale_pitch(uint32_t form)
+__host__ __device__ constexpr uint32_t piece_pitch(uint32_t form)
 {
-    return form == FORM_HALVES ? 0 : CONSUMERS * scale_bytes(form) + 16;
+    return form == FORM_HALVES ? ROW_PITCH : CONSUMERS * octet_bytes((int)form);
+}
+__host__ __device__ constexpr uint32_t stage_bytes(uint32_t form)
+{
+    return MMA_ROWS / piece_rows(form) * piece_pitch(form);
 }
 
 /* line_hopper.cu: one kernel on the backend's stream. */

@@ -4,14 +4,14 @@
  *     line       what lies between two layers' attentions: o, then norm, gate and up, then down,
  *                then norm, q and k and v; each product is a phase of it
  *     block      one a multiprocessor, all at once
- *       warps 16 .. 18    ask for W, by turns: stage, tile, phase after another
+ *       warps 16, 17      ask for W, by turns: stage, tile, phase after another
  *       warps 0 .. 15     each takes a unit of every stage and adds its own sum
  *     end of a tile       one of the sixteen adds their sums; the others go on
  *     end of a phase      all blocks meet: the row is whole. Each then has it, normed if so wished,
  *                         in its shared memory
  *     tile       16 outputs; with a gate 8 of it and the 8 of up that belong to them
- *     stage      16 units of a tile's rows (stream.cuh), each row copied by one bulk copy to rows
- *                that are 64 bytes longer; scales behind them */
+ *     stage      16 units of a tile's rows (stream.cuh): halves row by row, to rows that are 64
+ *                bytes longer, quantised as two octets (quantised.cuh) */
 #include <type_traits>
 
 #include "backend/cuda/hopper.cuh"
@@ -36,41 +36,50 @@ struct slot_turn { /* which slot comes next, and in which round */
     }
 };
 
-/* ---- warps 16 .. 18 ---- */
+/* ---- warps 16, 17 ---- */
 
-/* One stage in args.fetchers is this warp's. */
+/* The weights of a norm, which the consumers read themselves, into the L2 cache: behind the stages
+ * that are asked for already memory would keep them waiting as long as those take, 8 us. */
+__device__ inline void norm_announce(const line_phase &phase)
+{
+    if (phase.norm == nullptr || threadIdx.x != CONSUMERS * 32)
+        return;
+    for (uint32_t at = blockIdx.x * 32; at < phase.product.columns; at += gridDim.x * 32)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(phase.norm + at));
+}
+
+/* One stage in FETCHERS is this warp's. */
 __device__ inline void phase_fetch(const line_args &args, const line_phase &phase, char *slots,
                                    line_shared &shared, uint64_t policy, slot_turn &turn,
                                    uint32_t &mine)
 {
     const stream_args &product = phase.product;
-    uint32_t lane = threadIdx.x % 32, in = lane % MMA_ROWS, each = scale_bytes(phase.form);
+    norm_announce(phase);
+    uint32_t lane = threadIdx.x % 32, rows = piece_rows(phase.form), in = lane * rows % MMA_ROWS;
     uint32_t units = product.columns / unit_columns(phase.form);
-    bool scales = lane >= MMA_ROWS;
+    uint32_t each = phase.form == FORM_HALVES ? UNIT_BYTES : octet_bytes(phase.form);
+    uint32_t to = lane * piece_pitch(phase.form);
     for (uint32_t tile = tile_first(phase); tile < product.tiles; tile += gridDim.x) {
         const stream_part &p = phase.h != nullptr ? product.parts[in / 8] : part_of(product, tile);
         uint32_t row = phase.h != nullptr ? tile * 8 + in % 8
                                           : (tile - p.tiles_before) * MMA_ROWS + in;
-        bool there = row < p.rows && !(scales && each == 0);
-        uint32_t of_unit = scales ? each : UNIT_BYTES;
-        const char *from = (scales ? (const char *)p.scales : (const char *)p.data) +
-                           (size_t)row * units * of_unit;
-        uint32_t rows = (uint32_t)__popc(__ballot_sync(0xffffffffu, row < p.rows)) / 2;
-        uint32_t to = scales ? MMA_ROWS * ROW_PITCH + in * scale_pitch(phase.form) : in * ROW_PITCH;
+        bool there = lane < MMA_ROWS / rows && row < p.rows;
+        const char *from = (const char *)p.data + (size_t)(row / rows) * units * each;
+        uint32_t pieces = (uint32_t)__popc(__ballot_sync(0xffffffffu, there));
         for (uint32_t unit = 0; unit < units; unit += CONSUMERS) {
             uint32_t count = min(CONSUMERS, units - unit);
-            if (mine++ % args.fetchers != 0) {
+            if (mine++ % FETCHERS != 0) {
                 turn.next(args.slots);
                 continue;
             }
             uint64_t *full = &shared.full[turn.slot];
             barrier_wait(&shared.empty[turn.slot], turn.parity ^ 1);
             if (lane == 0)
-                barrier_expect(full, rows * count * (UNIT_BYTES + each));
+                barrier_expect(full, pieces * count * each);
             __syncwarp();
             if (there)
-                row_fetch(slots + turn.slot * args.slot_bytes + to, from + unit * of_unit,
-                          count * of_unit, full, policy);
+                row_fetch(slots + turn.slot * args.slot_bytes + to, from + unit * each,
+                          count * each, full, policy);
             turn.next(args.slots);
         }
     }
@@ -83,38 +92,32 @@ __device__ inline void consumers_meet(void)
     asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * 32) : "memory");
 }
 
-/* All blocks' consumers: what any of them wrote before, all of them see after. */
-__device__ inline void blocks_meet(unsigned long long *met)
+/* All blocks' consumers: what any of them wrote before, all of them see after. The block's barriers
+ * hand on what its first thread releases and acquires. It knows how many arrivals to wait for, so
+ * that it looks at once: each way to the L2 cache and back is time in which nothing is added. */
+__device__ inline void blocks_meet(line_shared &shared)
 {
     consumers_meet();
     if (threadIdx.x == 0) {
-        unsigned long long before, now;
-        __threadfence();
-        asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;"
-                     : "=l"(before)
-                     : "l"(met)
-                     : "memory");
-        unsigned long long wanted = (before / gridDim.x + 1) * gridDim.x;
+        unsigned long long now, wanted = shared.met_wanted += gridDim.x;
+        asm volatile("red.release.gpu.global.add.u64 [%0], 1;" ::"l"(shared.met) : "memory");
         do
-            asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(now) : "l"(met) : "memory");
+            asm volatile("ld.acquire.gpu.global.u64 %0, [%1];"
+                         : "=l"(now)
+                         : "l"(shared.met)
+                         : "memory");
         while (now < wanted);
-        __threadfence();
     }
     consumers_meet();
 }
 
-struct norm_weights {
-    float4 piece[NORM_PIECES];
-
-    __device__ inline void load(const line_phase &phase)
-    {
-        uint32_t last = phase.product.columns / 4 - 1;
-#pragma unroll
-        for (uint32_t n = 0; n < NORM_PIECES; n++)
-            piece[n] = __ldg((const float4 *)phase.norm +
-                             min(threadIdx.x + n * CONSUMERS * 32, last));
-    }
-};
+/* Before the first meeting, after the kernels before have ended: no block can be a round ahead of
+ * this one, so whole rounds are those kernels'. */
+__device__ inline void rounds_take(line_shared &shared)
+{
+    if (threadIdx.x == 0)
+        shared.met_wanted = __ldcg(shared.met) / gridDim.x * gridDim.x;
+}
 
 template <typename T> __device__ inline uint2 four_of(float a, float b, float c, float d)
 {
@@ -125,17 +128,17 @@ template <typename T> __device__ inline uint2 four_of(float a, float b, float c,
 
 /* x, normed, to shared memory. */
 template <typename T>
-__device__ inline void row_norm(const line_phase &phase, const norm_weights &weights, float epsilon,
-                                T *row, line_shared &shared)
+__device__ inline void row_norm(const line_phase &phase, float epsilon, T *row, line_shared &shared)
 {
     const float4 *from = (const float4 *)phase.product.x;
     uint32_t pieces = phase.product.columns / 4;
-    float4 values[NORM_PIECES];
+    float4 values[NORM_PIECES], weights[NORM_PIECES];
     float squares = 0;
 #pragma unroll
     for (uint32_t n = 0; n < NORM_PIECES; n++) {
         uint32_t i = threadIdx.x + n * CONSUMERS * 32;
         values[n] = i < pieces ? __ldcg(from + i) : make_float4(0, 0, 0, 0);
+        weights[n] = __ldg((const float4 *)phase.norm + min(i, pieces - 1));
     }
 #pragma unroll
     for (uint32_t n = 0; n < NORM_PIECES; n++)
@@ -154,7 +157,7 @@ __device__ inline void row_norm(const line_phase &phase, const norm_weights &wei
 #pragma unroll
     for (uint32_t n = 0; n < NORM_PIECES; n++) {
         uint32_t i = threadIdx.x + n * CONSUMERS * 32;
-        float4 v = values[n], w = weights.piece[n];
+        float4 v = values[n], w = weights[n];
         if (i < pieces)
             ((uint2 *)row)[i] = four_of<T>(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z,
                                            v.w * scale * w.w);
@@ -179,13 +182,12 @@ __device__ inline void groups_sum(const T *row, uint32_t columns, float *groups)
 }
 
 template <typename T>
-__device__ inline void row_place(const line_args &args, const line_phase &phase,
-                                 const norm_weights &weights, T *row, float *groups,
-                                 line_shared &shared)
+__device__ inline void row_place(const line_args &args, const line_phase &phase, T *row,
+                                 float *groups, line_shared &shared)
 {
     uint32_t columns = phase.product.columns;
     if (phase.norm != nullptr)
-        row_norm<T>(phase, weights, args.epsilon, row, shared);
+        row_norm<T>(phase, args.epsilon, row, shared);
     else
         for (uint32_t i = threadIdx.x; i < columns / 8; i += CONSUMERS * 32)
             ((uint4 *)row)[i] = __ldcg((const uint4 *)phase.product.x + i);
@@ -210,17 +212,18 @@ template <typename T, int FORM> struct unit_held {
 
     __device__ inline void load(const char *slot, uint32_t warp, uint32_t g, uint32_t t)
     {
-        const char *at = slot + g * ROW_PITCH + warp * UNIT_BYTES + t * 16;
+        constexpr uint32_t EIGHT_ROWS = OCTET / piece_rows(FORM) * piece_pitch(FORM);
+        const char *unit = slot + warp * (FORM == FORM_HALVES ? UNIT_BYTES : octet_bytes(FORM));
+        const char *at = unit + g * (FORM == FORM_HALVES ? ROW_PITCH : UNIT_BYTES) + t * 16;
+        const char *scales = unit + scale_at(FORM, g, 0);
         low = *(const uint4 *)at;
-        high = *(const uint4 *)(at + 8 * ROW_PITCH);
-        const char *scales = slot + MMA_ROWS * ROW_PITCH + g * scale_pitch(FORM) +
-                             warp * scale_bytes(FORM);
+        high = *(const uint4 *)(at + EIGHT_ROWS);
         if (FORM == FORM_Q8) {
             low_scales.x = *(const uint32_t *)scales;
-            high_scales.x = *(const uint32_t *)(scales + 8 * scale_pitch(FORM));
+            high_scales.x = *(const uint32_t *)(scales + EIGHT_ROWS);
         } else if (FORM == FORM_Q4K) {
             low_scales = *(const uint4 *)scales;
-            high_scales = *(const uint4 *)(scales + 8 * scale_pitch(FORM));
+            high_scales = *(const uint4 *)(scales + EIGHT_ROWS);
         }
     }
 
@@ -352,14 +355,13 @@ __device__ inline void line_take(const line_args &args, char *memory, line_share
     for (uint32_t n = 0; n < args.count; n++) {
         const line_phase &phase = args.phases[n];
         if (phase.fresh) {
-            norm_weights weights;
-            if (phase.norm != nullptr)
-                weights.load(phase);
             if (n == 0)
                 chain_wait();
             else
-                blocks_meet(args.met);
-            row_place<T>(args, phase, weights, row, groups, shared);
+                blocks_meet(shared);
+            row_place<T>(args, phase, row, groups, shared);
+            if (n == 0)
+                rounds_take(shared);
         }
         if (phase.form == FORM_HALVES)
             phase_take<T, FORM_HALVES>(args, phase, slots, row, groups, shared, turn, tiles_done);
@@ -386,6 +388,7 @@ __global__ void __launch_bounds__(THREADS, 1) line_kernel(const __grid_constant_
             barrier_open(&shared.empty[i], CONSUMERS);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        shared.met = args.met;
     }
     __syncthreads();
     chain_next();
@@ -396,9 +399,7 @@ __global__ void __launch_bounds__(THREADS, 1) line_kernel(const __grid_constant_
     uint64_t policy;
     slot_turn turn = {0, 0};
     uint32_t fetcher = threadIdx.x / 32 - CONSUMERS;
-    if (fetcher >= args.fetchers)
-        return;
-    uint32_t mine = args.fetchers - fetcher; /* a multiple of fetchers: its stage */
+    uint32_t mine = FETCHERS - fetcher; /* a multiple of FETCHERS: its stage */
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     for (uint32_t n = 0; n < args.count; n++)
         phase_fetch(args, args.phases[n], memory + args.slots_at, shared, policy, turn,

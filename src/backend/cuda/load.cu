@@ -1,10 +1,8 @@
 /* backend/cuda/load.cu - the file's weights in the form that the kernels read.
  *
  *     F16, BF16        as in the file (the other of the two is converted to the model's first)
- *     Q8_0             64 values as 4 x 16 bytes: thread t's 8 columns of each of two groups;
- *                      f16 scales apart, one for each 32 columns
- *     Q4_K             128 values as 4 x 16 bytes: thread t's 8 columns of each of four groups;
- *                      (scale, minimum) apart as f16, multiplied out, one pair for each 32 columns
+ *     Q8_0, Q4_K       integers and f16 scales, eight rows together: quantised.cuh (Q4_K's scales
+ *                      and minima are multiplied out)
  *     all others       dequantised to f16 (or bf16 in a bf16 model)
  *     vectors          float
  *     dummy weights    made where they lie
@@ -12,7 +10,7 @@
  * Bytes go through two pinned buffers, so that the copy of one runs while the other is filled. */
 #include <string.h>
 
-#include "backend/cuda/state.cuh"
+#include "backend/cuda/quantised.cuh"
 
 extern "C" {
 #include "base/dequant.h"
@@ -143,21 +141,25 @@ static void synthetic_make(struct cuda_backend *cuda, const struct synthetic *fr
 
 /* ---- quantised ---- */
 
-__global__ void q8_kernel(const uint8_t *raw, int8_t *to, __half *scales, size_t groups)
+/* One warp a group of 32 columns. */
+__global__ void q8_kernel(const uint8_t *raw, char *to, uint32_t columns, size_t groups)
 {
     size_t group = (size_t)blockIdx.x * 8 + threadIdx.x / 32;
     uint32_t i = threadIdx.x % 32;
     if (group >= groups)
         return;
     const uint8_t *from = raw + group * 34;
-    size_t pair = group / 2;
-    to[pair * 64 + i / 8 * 16 + group % 2 * 8 + i % 8] = (int8_t)from[2 + i];
+    uint32_t row = (uint32_t)(group / (columns / 32));
+    uint32_t column = (uint32_t)(group % (columns / 32)) * 32;
+    to += octet_at(FORM_Q8, row, columns, column);
+    to[eight_at(FORM_Q8, row, column + i) + i % 8] = (char)from[2 + i];
     if (i == 0)
-        scales[group] = __ushort_as_half((unsigned short)(from[0] | from[1] << 8));
+        *(unsigned short *)(to + scale_at(FORM_Q8, row, column)) =
+            (unsigned short)(from[0] | from[1] << 8);
 }
 
-/* One warp a group of 32 columns: part (0..7) of a 256-group. */
-__global__ void q4k_kernel(const uint8_t *raw, uint32_t *to, __half2 *scales, size_t groups)
+/* The same: part (0..7) of a 256-group. */
+__global__ void q4k_kernel(const uint8_t *raw, char *to, uint32_t columns, size_t groups)
 {
     size_t group = (size_t)blockIdx.x * 8 + threadIdx.x / 32;
     uint32_t lane = threadIdx.x % 32;
@@ -165,12 +167,15 @@ __global__ void q4k_kernel(const uint8_t *raw, uint32_t *to, __half2 *scales, si
         return;
     const uint8_t *from = raw + group / 8 * 144, *packed = from + 4;
     uint32_t part = group % 8, shift = part % 2 * 4;
+    uint32_t row = (uint32_t)(group / (columns / 32));
+    uint32_t column = (uint32_t)(group % (columns / 32)) * 32;
+    to += octet_at(FORM_Q4K, row, columns, column);
     if (lane < 4) {
         const uint8_t *nibbles = from + 16 + part / 2 * 32 + lane * 8;
         uint32_t word = 0;
         for (uint32_t c = 0; c < 8; c++)
             word |= (uint32_t)(nibbles[c] >> shift & 15) << (c / 2 * 4 + c % 2 * 16);
-        to[group / 4 * 16 + lane * 4 + group % 4] = word;
+        *(uint32_t *)(to + eight_at(FORM_Q4K, row, column + lane * 8)) = word;
     }
     if (lane == 0) {
         uint32_t s, m;
@@ -183,7 +188,8 @@ __global__ void q4k_kernel(const uint8_t *raw, uint32_t *to, __half2 *scales, si
         }
         float d = __half2float(__ushort_as_half((unsigned short)(from[0] | from[1] << 8)));
         float dmin = __half2float(__ushort_as_half((unsigned short)(from[2] | from[3] << 8)));
-        scales[group] = __floats2half2_rn(d * (float)s, dmin * (float)m);
+        *(__half2 *)(to + scale_at(FORM_Q4K, row, column)) =
+            __floats2half2_rn(d * (float)s, dmin * (float)m);
     }
 }
 
@@ -192,60 +198,47 @@ static void quantised_send(struct cuda_backend *cuda, const struct backend_weigh
 {
     size_t groups = (size_t)weight->rows * weight->columns / 32;
     size_t bytes = dtype_row_bytes(weight->type, weight->columns) * weight->rows;
+    if (weight->rows % OCTET != 0)
+        cuda_good(cuda, cudaMemsetAsync(tensor->data, 0, tensor->bytes, cuda->stream),
+                  "rows that are not there");
     bytes_send(cuda, (const char *)weight->data, cuda->scratch, bytes);
     unsigned blocks = (unsigned)((groups + 7) / 8);
-    if (weight->type == DTYPE_Q8_0)
-        q8_kernel<<<blocks, 256, 0, cuda->stream>>>((const uint8_t *)cuda->scratch,
-                                                    (int8_t *)tensor->data, tensor->scales, groups);
-    else
-        q4k_kernel<<<blocks, 256, 0, cuda->stream>>>(
-            (const uint8_t *)cuda->scratch, (uint32_t *)tensor->data, (__half2 *)tensor->scales,
-            groups);
+    auto *kernel = weight->type == DTYPE_Q8_0 ? q8_kernel : q4k_kernel;
+    kernel<<<blocks, 256, 0, cuda->stream>>>((const uint8_t *)cuda->scratch, (char *)tensor->data,
+                                             weight->columns, groups);
     cuda_good(cuda, cudaGetLastError(), "layout of weights");
     /* scratch is used again by the next one, in stream order: nothing to wait for */
 }
 
-__global__ void q8_unpack_kernel(const int8_t *data, const __half *scales, __half *to, size_t count)
+/* A thread makes eight columns; blocks are (row, part of its columns). */
+template <int FORM>
+__global__ void unpack_kernel(const char *matrix, __half *to, uint32_t columns)
 {
-    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count)
+    uint32_t row = blockIdx.x, column = (blockIdx.y * blockDim.x + threadIdx.x) * 8;
+    if (column >= columns)
         return;
-    size_t in = i % 64, at = i - in + in % 32 / 8 * 16 + in / 32 * 8 + in % 8;
-    to[i] = __float2half_rn((float)data[at] * __half2float(scales[i / 32]));
-}
-
-/* One thread a word: 8 columns. */
-__global__ void q4k_unpack_kernel(const uint32_t *data, const __half2 *scales, __half *to,
-                                  size_t words)
-{
-    size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= words)
-        return;
-    size_t group = i / 16 * 4 + i % 4, t = i % 16 / 4;
-    uint32_t word = data[i];
-    float2 scale = __half22float2(scales[group]);
-    for (uint32_t c = 0; c < 8; c++)
-        to[group * 32 + t * 8 + c] = __float2half_rn(
-            scale.x * (float)(word >> (c / 2 * 4 + c % 2 * 16) & 15) - scale.y);
+    float values[8];
+    __align__(16) __half halves[8];
+    eight_read<FORM>(matrix, row, columns, column, values);
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        halves[i] = __float2half_rn(values[i]);
+    *(uint4 *)(to + (size_t)row * columns + column) = *(const uint4 *)halves;
 }
 
 void tensor_unpack(struct cuda_backend *cuda, const struct backend_tensor *tensor, void *to)
 {
-    size_t count = (size_t)tensor->rows * tensor->columns;
-    if (tensor->type == DTYPE_Q8_0)
-        q8_unpack_kernel<<<(unsigned)((count + 255) / 256), 256, 0, cuda->stream>>>(
-            (const int8_t *)tensor->data, tensor->scales, (__half *)to, count);
-    else
-        q4k_unpack_kernel<<<(unsigned)((count / 8 + 255) / 256), 256, 0, cuda->stream>>>(
-            (const uint32_t *)tensor->data, (const __half2 *)tensor->scales, (__half *)to,
-            count / 8);
+    dim3 grid(tensor->rows, (tensor->columns / 8 + 255) / 256);
+    auto *kernel = tensor->type == DTYPE_Q8_0 ? unpack_kernel<FORM_Q8> : unpack_kernel<FORM_Q4K>;
+    kernel<<<grid, 256, 0, cuda->stream>>>((const char *)tensor->data, (__half *)to,
+                                           tensor->columns);
     cuda_good(cuda, cudaGetLastError(), "dequantisation");
 }
 
 /* ---- any ---- */
 
 /* What the device keeps a matrix as. */
-static enum dtype form_of(struct cuda_backend *cuda, const struct backend_weight *weight)
+static enum dtype type_of(struct cuda_backend *cuda, const struct backend_weight *weight)
 {
     if (!cuda->typed) {
         cuda->typed = true;
@@ -268,12 +261,11 @@ status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weigh
     size_t count = (size_t)weight->rows * weight->columns;
     tensor.rows = weight->rows;
     tensor.columns = weight->columns;
-    tensor.type = weight->rows == 1 ? DTYPE_F32 : form_of(cuda, weight);
-    bool quantised = tensor.type == DTYPE_Q8_0 || tensor.type == DTYPE_Q4_K;
-    if (tensor.type == DTYPE_Q8_0)
-        tensor.bytes = count + count / 32 * 2;
-    else if (tensor.type == DTYPE_Q4_K)
-        tensor.bytes = count / 2 + count / 32 * 4;
+    tensor.type = weight->rows == 1 ? DTYPE_F32 : type_of(cuda, weight);
+    int form = form_of(tensor.type);
+    tensor.quantised = form != FORM_HALVES;
+    if (tensor.quantised)
+        tensor.bytes = octet_at(form, (tensor.rows + OCTET - 1) / OCTET * OCTET, tensor.columns, 0);
     else
         tensor.bytes = count * (tensor.type == DTYPE_F32 ? 4 : 2);
     if (!staging_open(cuda))
@@ -281,7 +273,7 @@ status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weigh
     /* raw bytes while loading, the whole matrix in two bytes each for products of many rows */
     if (weight->rows > 1) {
         status code =
-            scratch_reserve(cuda, quantised && 2 * count > STAGING_BYTES ? 2 * count
+            scratch_reserve(cuda, tensor.quantised && 2 * count > STAGING_BYTES ? 2 * count
                                                                          : STAGING_BYTES);
         if (code != OK)
             return code;
@@ -293,13 +285,9 @@ status tensor_load(struct cuda_backend *cuda, const struct backend_weight *weigh
     if (tensor.data == NULL)
         return error_set(ERR_NO_MEMORY, "%s: the device has no memory for %zu bytes of weights",
                          weight->name, tensor.bytes);
-    if (tensor.type == DTYPE_Q8_0)
-        tensor.scales = (__half *)((char *)tensor.data + count);
-    if (tensor.type == DTYPE_Q4_K)
-        tensor.scales = (__half *)((char *)tensor.data + count / 2);
     if (weight->data == NULL && tensor.type != DTYPE_F32)
         BY_TYPE(cuda, synthetic_make, cuda, &weight->synthetic, tensor.data, count);
-    else if (quantised)
+    else if (tensor.quantised)
         quantised_send(cuda, weight, &tensor);
     else if (weight->data != NULL && weight->type == tensor.type)
         bytes_send(cuda, (const char *)weight->data, tensor.data, tensor.bytes);

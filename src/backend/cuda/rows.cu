@@ -1,5 +1,5 @@
 /* backend/cuda/rows.cu - what is done row by row, in float: one block of threads a row. */
-#include "backend/cuda/state.cuh"
+#include "backend/cuda/quantised.cuh"
 
 #define ROW_THREADS 256
 
@@ -31,33 +31,16 @@ __global__ void embed_kernel(const S *table, const uint32_t *token_ids, float *x
         to[i] = to_float(from[i]);
 }
 
-__global__ void embed_q8_kernel(const int8_t *table, const __half *scales,
-                                const uint32_t *token_ids, float *x, uint32_t width,
-                                uint32_t stride)
+template <int FORM>
+__global__ void embed_quantised_kernel(const char *table, const uint32_t *token_ids, float *x,
+                                       uint32_t width, uint32_t stride)
 {
-    size_t row = token_ids[blockIdx.x];
     float *to = x + (size_t)blockIdx.x * stride;
-    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
-        /* load.cu lays 64 values as 4 x 16 bytes: 8 of the first 32, 8 of the second */
-        uint32_t in = i % 64, at = i - in + in % 32 / 8 * 16 + in / 32 * 8 + in % 8;
-        to[i] = (float)table[row * width + at] *
-                __half2float(scales[row * (width / 32) + i / 32]);
-    }
-}
-
-__global__ void embed_q4k_kernel(const uint32_t *table, const __half2 *scales,
-                                 const uint32_t *token_ids, float *x, uint32_t width,
-                                 uint32_t stride)
-{
-    size_t row = token_ids[blockIdx.x];
-    float *to = x + (size_t)blockIdx.x * stride;
-    for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
-        /* load.cu lays 128 values as 4 x 4 words: thread t's 8 columns of each of four groups */
-        size_t group = row * (width / 32) + i / 32;
-        uint32_t column = i % 8, t = i % 32 / 8;
-        uint32_t word = table[group / 4 * 16 + t * 4 + group % 4];
-        float2 scale = __half22float2(scales[group]);
-        to[i] = scale.x * (float)(word >> (column / 2 * 4 + column % 2 * 16) & 15) - scale.y;
+    for (uint32_t i = threadIdx.x * 8; i < width; i += blockDim.x * 8) {
+        float values[8];
+        eight_read<FORM>(table, token_ids[blockIdx.x], width, i, values);
+        for (uint32_t k = 0; k < 8; k++)
+            to[i + k] = values[k];
     }
 }
 
@@ -79,12 +62,11 @@ void rows_embed(struct cuda_backend *cuda, const struct backend_tensor *table,
         embed_kernel<<<rows, ROW_THREADS, 0, cuda->stream>>>((const __half *)table->data, ids, to,
                                                              x->width, x->stride);
     else if (table->type == DTYPE_Q4_K)
-        embed_q4k_kernel<<<rows, ROW_THREADS, 0, cuda->stream>>>(
-            (const uint32_t *)table->data, (const __half2 *)table->scales, ids, to, x->width,
-            x->stride);
+        embed_quantised_kernel<FORM_Q4K><<<rows, ROW_THREADS, 0, cuda->stream>>>(
+            (const char *)table->data, ids, to, x->width, x->stride);
     else
-        embed_q8_kernel<<<rows, ROW_THREADS, 0, cuda->stream>>>(
-            (const int8_t *)table->data, table->scales, ids, to, x->width, x->stride);
+        embed_quantised_kernel<FORM_Q8><<<rows, ROW_THREADS, 0, cuda->stream>>>(
+            (const char *)table->data, ids, to, x->width, x->stride);
     cuda_good(cuda, cudaGetLastError(), "embed");
 }
 

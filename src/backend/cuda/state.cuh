@@ -56,7 +56,7 @@ struct backend_tensor {
     enum dtype type; /* as it lies on the device: F32 vector, or F16, BF16, Q8_0, Q4_K matrix */
     uint32_t rows, columns;
     void *data;
-    __half *scales; /* quantised: one (Q4_K: scale and minimum) for each 32 values */
+    bool quantised; /* Q8_0 or Q4_K: quantised.cuh */
     size_t bytes;   /* read for one product */
 };
 

@@ -18,16 +18,27 @@ __device__ inline uint4 load_once(const void *at)
 }
 
 /* The scales of a unit of one row. */
-template <int FORM>
-__device__ inline uint4 scales_load(const stream_part &p, uint32_t row, uint32_t units,
-                                    uint32_t unit)
+template <int FORM> __device__ inline uint4 scales_load(const char *at)
 {
-    size_t at = (size_t)row * units + unit;
     if (FORM == FORM_Q8)
-        return make_uint4(__ldg((const uint32_t *)p.scales + at), 0, 0, 0);
+        return make_uint4(__ldg((const uint32_t *)at), 0, 0, 0);
     if (FORM == FORM_Q4K)
-        return __ldg((const uint4 *)p.scales + at);
+        return __ldg((const uint4 *)at);
     return make_uint4(0, 0, 0, 0);
+}
+
+/* Where a row's first unit lies, and how far it is to the next. */
+template <int FORM>
+__device__ inline const char *row_at(const stream_part &p, uint32_t row, uint32_t units)
+{
+    if (FORM == FORM_HALVES)
+        return (const char *)p.data + (size_t)row * units * UNIT_BYTES;
+    return (const char *)p.data + (size_t)(row / OCTET) * units * octet_bytes(FORM) +
+           row % OCTET * UNIT_BYTES;
+}
+template <int FORM> __device__ constexpr uint32_t unit_step(void)
+{
+    return FORM == FORM_HALVES ? UNIT_BYTES : octet_bytes(FORM);
 }
 
 /* What a thread loads of U units on end of two rows, low and high. */
@@ -37,16 +48,20 @@ template <int FORM, int U> struct weights_held {
     __device__ inline void load(const stream_part &p, uint32_t row_low, uint32_t row_high,
                                 uint32_t units, uint32_t at, uint32_t end)
     {
+        constexpr uint32_t STEP = unit_step<FORM>();
         uint32_t t = threadIdx.x % 4;
-        const char *w_low = (const char *)p.data + (size_t)row_low * units * UNIT_BYTES + t * 16;
-        const char *w_high = (const char *)p.data + (size_t)row_high * units * UNIT_BYTES + t * 16;
+        const char *w_low = row_at<FORM>(p, row_low, units) + t * 16;
+        const char *w_high = row_at<FORM>(p, row_high, units) + t * 16;
+        /* from a thread's 16 bytes to its row's scales */
+        uint32_t to_low = scale_at(FORM, row_low, 0) - row_low % OCTET * UNIT_BYTES - t * 16;
+        uint32_t to_high = scale_at(FORM, row_high, 0) - row_high % OCTET * UNIT_BYTES - t * 16;
 #pragma unroll
         for (uint32_t u = 0; u < U; u++) {
             uint32_t unit = min(at + u, end - 1);
-            low[u] = load_once(w_low + unit * UNIT_BYTES);
-            high[u] = load_once(w_high + unit * UNIT_BYTES);
-            scales_low[u] = scales_load<FORM>(p, row_low, units, unit);
-            scales_high[u] = scales_load<FORM>(p, row_high, units, unit);
+            low[u] = load_once(w_low + unit * STEP);
+            high[u] = load_once(w_high + unit * STEP);
+            scales_low[u] = scales_load<FORM>(w_low + unit * STEP + to_low);
+            scales_high[u] = scales_load<FORM>(w_high + unit * STEP + to_high);
         }
     }
 };
@@ -171,9 +186,8 @@ static void stream_run(struct cuda_backend *cuda, const struct stream_args *args
 /* The columns and strides are whole 16-byte pieces for every thread. */
 static bool shape_fits(const struct product *product)
 {
-    enum dtype type = product->weights[0]->type;
-    int form = type == DTYPE_Q8_0 ? FORM_Q8 : type == DTYPE_Q4_K ? FORM_Q4K : FORM_HALVES;
-    return product->weights[0]->columns % unit_columns(form) == 0 && product->x->stride % 8 == 0;
+    uint32_t whole = unit_columns(form_of(product->weights[0]->type));
+    return product->weights[0]->columns % whole == 0 && product->x->stride % 8 == 0;
 }
 
 /* Up to how many rows the products are made here; with stream_hopper.cu more than 8 rows of x are
@@ -197,7 +211,6 @@ void stream_describe(const struct product *product, struct stream_args *args)
         struct backend_buffer *y = product->ys[i];
         struct stream_part *part = &args->parts[i];
         part->data = product->weights[i]->data;
-        part->scales = product->weights[i]->scales;
         part->bias = product->biases[i] != NULL ? (const float *)product->biases[i]->data : NULL;
         part->y = y->data;
         part->rows = product->weights[i]->rows;

@@ -3,29 +3,25 @@
  *
  *     mma m16n8k16   A = 16 rows of W x 16 columns,  B = 16 columns x 8 rows of x
  *     unit           64 bytes of a row of W: 16 for each of the four threads that share the row
- *                    (32 columns in halves, 64 in Q8_0, 128 in Q4_K)
+ *                    (quantised.cuh)
  *
  * The columns of a sum may come in any order if W and x agree on it, so a thread's 16 bytes of W
  * are its part of whole mmas: in halves thread t of each four has columns 8t .. 8t+7 of 32, two
  * mmas.
  *
- * Quantised weights are laid out so by load.cu, and stay integers in the mma: the scale of 32
+ * Quantised weights stay integers in the mma: the scale of 32
  * columns is applied to their sum. Q4_K's minimum is taken off with the sum of the same 32 of x,
  * which comes from an mma with ones. */
 #ifndef BACKEND_CUDA_STREAM_CUH
 #define BACKEND_CUDA_STREAM_CUH
 
-#include "backend/cuda/state.cuh"
+#include "backend/cuda/quantised.cuh"
 
 #define WARPS 8 /* that share the columns of a tile */
 #define MMA_ROWS 16
-#define UNIT_BYTES 64u
-
-enum form { FORM_HALVES, FORM_Q8, FORM_Q4K };
 
 struct stream_part { /* of a joint product: one weight */
     const void *data;
-    const __half *scales;
     const float *bias;
     void *y;
     uint32_t rows, y_stride, tiles_before;
@@ -46,11 +42,7 @@ void stream_describe(const struct product *product, struct stream_args *args);
 bool stream_hopper_can(const struct cuda_backend *cuda, const struct product *product);
 void stream_hopper(struct cuda_backend *cuda, const struct stream_args *args);
 
-/* Columns of a unit, and 16-byte pieces of a row of x that they are multiplied with. */
-__host__ __device__ constexpr uint32_t unit_columns(int form)
-{
-    return form == FORM_HALVES ? 32 : form == FORM_Q8 ? 64 : 128;
-}
+/* 16-byte pieces of a row of x that a unit's columns are multiplied with. */
 __host__ __device__ constexpr uint32_t unit_pieces(int form)
 {
     return unit_columns(form) / 32;

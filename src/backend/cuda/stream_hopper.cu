@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(THREADS, NT <= 2 ? 2 : 1)
 /* Quantised weights are not for it: eight warps cannot unpack what memory brings. */
 bool stream_hopper_can(const struct cuda_backend *cuda, const struct product *product)
 {
-    return cuda->hopper && product->weights[0]->scales == NULL;
+    return cuda->hopper && !product->weights[0]->quantised;
 }
 
 template <typename T, int NT>
