@@ -12,6 +12,8 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/placement.h"
+#include "base/topology.h"
 #include "store/keeper_parts.h"
 
 #define WARM_BYTES_MAX (512u << 20) /* of the memory tier, made ahead of its use */
@@ -44,6 +46,15 @@ void client_answer(struct client *client, uint16_t type, uint64_t number, status
 
 /* ---- what blocks are: learned once ---- */
 
+/* Workers on all nodes read it; else it would fill the one on which pages are made ahead. */
+static void keeper_place(void *pool, size_t pool_bytes)
+{
+    struct topology host;
+    topology_host(&host);
+    if (placement_apply(pool, pool_bytes, topology_memory_of_all(&host)) != OK)
+        log_info("memory is not placed", "reason=\"%s\"", error_text());
+}
+
 static status keeper_open_pool(struct keeper *keeper)
 {
     uint64_t slots = keeper->options.memory_bytes / keeper->shape.block_bytes;
@@ -65,6 +76,7 @@ static status keeper_open_pool(struct keeper *keeper)
         return error_set(ERR_NO_MEMORY, "cannot map a pool of %zu bytes: %s", keeper->pool_bytes,
                          strerror(errno));
     keeper->pool.host = host;
+    keeper_place(host, keeper->pool_bytes);
     size_t ahead = keeper->pool_bytes / 4;
     status st = warm_open(host, keeper->pool_bytes, ahead < WARM_BYTES_MAX ? ahead : WARM_BYTES_MAX,
                           &keeper->warm);
