@@ -58,6 +58,7 @@ run: build $(wanted_model) ## complete PROMPT="..." on the terminal
 	@exec build/release/baton run $(ARGS) --prompt="$$PROMPT" $(MODEL)
 
 check: setup model ## pass every test
+	@[ "$$(uname -m)" = aarch64 ] || tools/setup arm
 	@tools/make-venv
 	@tools/fetch-promtool
 	@tools/check release $(if $(TESTS),-R '$(TESTS)')
