@@ -237,10 +237,55 @@ static void test_rows(void **state)
     }
 }
 
+#define KV_DIMS 128
+
+/* Scores of a few queries against 16 keys and 32, side by side or anywhere: sums over the
+ * dimensions in order. */
+static void scores_check(const struct kv_kernels *kv, uint32_t dims, const void *const keys[16],
+                         bool side_by_side, float numbers[16][KV_DIMS])
+{
+    enum { ROWS = 9, STRIDE = 33 };
+    float queries[ROWS * KV_DIMS], tile[KEY_PANELS_MAX * KV_DIMS * 16], c[ROWS * STRIDE + 1];
+    const void *all[32];
+    uint32_t which[32];
+    random_floats(queries, ROWS * KV_DIMS);
+    for (uint32_t t = 0; t < 32; t++)
+        all[t] = keys[which[t] = side_by_side ? t % 16 : t * 7 % 16];
+    for (uint32_t rows = 1; rows <= ROWS; rows++) {
+        for (uint32_t panels = 1; panels <= 2; panels++) {
+            for (uint32_t i = 0; i <= ROWS * STRIDE; i++)
+                c[i] = POISON;
+            const struct key_product p = {.rows = rows,
+                                          .panels = panels,
+                                          .dims = dims,
+                                          .queries = queries,
+                                          .query_stride = KV_DIMS,
+                                          .keys = all,
+                                          .side_by_side = {side_by_side, side_by_side},
+                                          .c = c,
+                                          .c_stride = STRIDE,
+                                          .tile = tile,
+                                          .ahead = {rows % 2 == 0 ? keys[0] : NULL, NULL}};
+            kv->key_product(&p);
+            for (uint32_t row = 0; row < rows; row++) {
+                for (uint32_t t = 0; t < panels * 16; t++) {
+                    float sum = 0;
+                    for (uint32_t d = 0; d < dims; d++)
+                        sum = fmaf(queries[row * KV_DIMS + d], numbers[which[t]][d], sum);
+                    assert_same_bits(&c[row * STRIDE + t], &sum, 1, "key_product");
+                }
+                for (uint32_t t = panels * 16; t < STRIDE; t++)
+                    assert_true(c[row * STRIDE + t] == POISON);
+            }
+            assert_true(c[rows * STRIDE] == POISON);
+        }
+    }
+}
+
 /* Keys and values of one type and length: unpacked exactly, and in sums as one after the other. */
 static void kv_check(const struct kernels *kernels, enum dtype type, uint32_t dims)
 {
-    enum { DIMS = 96, TOKENS = 16 };
+    enum { DIMS = KV_DIMS, TOKENS = 16 };
     const struct kv_kernels *kv = &kernels->kv[type];
     size_t row_bytes = dtype_row_bytes(type, dims);
     uint8_t stored[TOKENS * DIMS * 2];
@@ -259,18 +304,20 @@ static void kv_check(const struct kernels *kernels, enum dtype type, uint32_t di
         keys[t] = row;
     }
 
-    float tile[DIMS * TOKENS], row[6 * 56];
+    float tile[DIMS * TOKENS], row[8 * 56];
     kv->key_tile(keys, dims, tile, dims % 2 == 0 ? stored : NULL);
     for (uint32_t t = 0; t < TOKENS; t++)
         for (uint32_t d = 0; d < dims; d++)
             assert_true(tile[d * 16 + t] == numbers[t][d]);
-    for (uint32_t i = 0; i < 6 * 56; i++)
+    for (uint32_t i = 0; i < 8 * 56; i++)
         row[i] = POISON;
     kv->value_rows(stored, 3, dims, row, 56);
     for (uint32_t i = 0; i < 3; i++)
         for (uint32_t d = 0; d < (dims + 15) / 16 * 16; d++)
             assert_true(row[d / 16 * 56 + i * 16 + d % 16] == (d < dims ? numbers[i][d] : 0));
     assert_true(row[48] == POISON);
+    scores_check(kv, dims, keys, true, numbers);
+    scores_check(kv, dims, keys, false, numbers);
 
     /* A few rows at once: the same sums as one value after the other. */
     float weights[7 * 3], c[7 * DIMS + 1];
@@ -327,6 +374,7 @@ static void test_keys_and_values(void **state)
             assert_int_equal(halves[dims], 0x5a5a);
             kv_check(kernels, DTYPE_F16, dims);
         }
+        kv_check(kernels, DTYPE_F16, 128);
         for (uint32_t dims = 32; dims <= 96; dims += 32)
             kv_check(kernels, DTYPE_Q8_0, dims);
     }

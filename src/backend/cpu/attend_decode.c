@@ -1,8 +1,9 @@
 /* Attention of sequences that have a single row in the step, which is decode: each key and value
  * is read once, at the speed of memory if the cores keep up.
  *
- * A unit is one partition of one sequence, for all kv heads (or some, when there are few units):
- * its blocks are read in the order in which they lie in memory, all heads of a block side by side.
+ * A unit is one partition of one sequence, for all kv heads (or one, when there are few units), one
+ * head after the other: keys and values of a head's partition stay in the second cache between
+ * being asked for and being used.
  *
  *     sequence A   partition 0 | 1 | 2          units, any thread, any order
  *                      part, largest, sum of each query head
@@ -20,7 +21,6 @@
 #include "backend/cpu/elementary.h"
 
 #define WAVE_UNITS DECODE_WAVE_UNITS
-#define STEP_KEYS 32u /* keys of a head that are turned round at once */
 
 struct decode_job {
     struct cpu_backend *cpu;
@@ -66,9 +66,9 @@ bool attend_decode_open(struct cpu_backend *cpu)
 
 size_t attend_decode_scratch_bytes(const struct backend_shape *shape)
 {
-    size_t queries = shape->head_count;
-    return sizeof(float) *
-           (queries * (padded_dims(shape) + ATTEND_SCORE_STRIDE) + STEP_KEYS * padded_dims(shape));
+    size_t queries = shape->head_count / shape->kv_head_count;
+    return sizeof(float) * (queries * (padded_dims(shape) + ATTEND_SCORE_STRIDE) +
+                            KEY_PANELS_MAX * PANEL_COLUMNS * padded_dims(shape));
 }
 
 void attend_decode_append(struct cpu_backend *cpu, uint32_t sequence, uint32_t keys)
@@ -106,124 +106,196 @@ static struct unit_place place_of(const struct decode_job *job, uint32_t slot, u
                                .known = sequence->start_position + 1};
 }
 
-static const uint8_t *token_at(const struct unit_place *place, uint32_t plane, uint32_t head,
-                               uint32_t position)
+/* What the thread will probably be at after chunk; nothing is known of it when there is none. */
+static struct unit_place next_place(const struct decode_job *job, uint32_t chunk)
 {
-    uint32_t tokens = place->cpu->shape.block_tokens;
-    uint32_t block = position / tokens;
-    return pool_token(place->cpu, place->sequence->block_ids[block], place->layer, plane, head,
-                      position - block * tokens);
+    chunk++;
+    if (chunk < job->unit_count * job->head_parts)
+        return place_of(job, chunk / job->head_parts, chunk % job->head_parts);
+    return (struct unit_place){.cpu = job->cpu};
 }
 
-/* Tokens from position on in its block, at most most. */
-static uint32_t run_at(const struct unit_place *place, uint32_t position, uint32_t most)
+/* Where a unit's keys lie: pieces of blocks, in order. Values lie beside them, by the same offset
+ * in each block. Found once for all heads: a division costs as much as a key. */
+struct unit_runs {
+    uint32_t count;
+    struct {
+        const uint8_t *keys; /* of the first head */
+        uint32_t tokens;
+    } runs[ATTEND_PARTITION];
+};
+
+static void runs_find(const struct unit_place *place, struct unit_runs *runs_out)
 {
-    uint32_t tokens = place->cpu->shape.block_tokens;
-    uint32_t run = tokens - position % tokens;
-    return run < most ? run : most;
+    uint32_t tokens = place->cpu->shape.block_tokens, at = place->start;
+    uint32_t end = at + ATTEND_PARTITION < place->known ? at + ATTEND_PARTITION : place->known;
+    runs_out->count = 0;
+    while (at < end) {
+        uint32_t block = at / tokens, token = at - block * tokens;
+        uint32_t run = tokens - token < end - at ? tokens - token : end - at;
+        runs_out->runs[runs_out->count].keys =
+            pool_token(place->cpu, place->sequence->block_ids[block], place->layer, 0, 0, token);
+        runs_out->runs[runs_out->count++].tokens = run;
+        at += run;
+    }
 }
 
-/* Where tokens from position on lie, if count of them are there side by side: to ask for them
- * early. The machine sees no pattern by itself: what lies side by side is one block's. */
-static const void *ahead_at(const struct unit_place *place, uint32_t plane, uint32_t head,
-                            uint32_t position, uint32_t count)
+/* Bytes from a key to its value, and from a head to the next one. */
+static size_t value_offset(const struct backend_shape *shape)
 {
-    if (position >= place->known || run_at(place, position, count) < count)
-        return NULL;
-    return token_at(place, plane, head, position);
+    return shape->layer_bytes / 2;
 }
 
-/* Scores of the queries of one kv head against count keys from start on, at most STEP_KEYS. */
-static void head_scores(const struct unit_place *place, uint32_t head, uint32_t start,
-                        uint32_t count, const float *queries, float *tile, float *scores)
+static size_t head_offset(const struct cpu_backend *cpu, uint32_t head)
+{
+    return head * cpu->shape.block_tokens * kv_token_bytes(cpu);
+}
+
+/* One kv head of a unit at work. */
+struct head_work {
+    const struct cpu_backend *cpu;
+    const struct unit_runs *runs, *next_runs; /* of what comes next */
+    size_t offset, next_offset;               /* of the heads there */
+    const float *queries;
+    float *scores; /* [group][ATTEND_SCORE_STRIDE] */
+    float *tile;
+    float *parts; /* part_floats apart */
+};
+
+/* The next keys of a head, panel after panel. */
+struct key_cursor {
+    uint32_t run, token;
+};
+
+/* Up to 16 keys as a panel of product, with zeros after the last. The values of these tokens are to
+ * be asked for on the way: the machine sees no pattern by itself, what lies side by side is one
+ * block's. */
+static void keys_take(const struct head_work *work, struct key_cursor *cursor, uint32_t panel,
+                      const void **keys, struct key_product *product)
 {
     static const uint16_t zero_key[ATTEND_DIMS_MAX]; /* of either type */
-    const struct backend_shape *shape = &place->cpu->shape;
-    const struct kernels *kernels = place->cpu->kernels;
-    uint32_t group = shape->head_count / shape->kv_head_count, dims = shape->head_dim;
-    uint32_t panels = (count + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
-    size_t token_bytes = kv_token_bytes(place->cpu);
-    const void *keys[STEP_KEYS];
-    for (uint32_t i = 0; i < count;) {
-        uint32_t run = run_at(place, start + i, count - i);
-        const uint8_t *key = token_at(place, 0, head, start + i);
-        for (; run > 0; run--, key += token_bytes)
-            keys[i++] = key;
-    }
-    for (uint32_t i = count; i < panels * PANEL_COLUMNS; i++)
-        keys[i] = zero_key;
-    for (uint32_t at = 0; at < panels * PANEL_COLUMNS; at += PANEL_COLUMNS)
-        kv_kernels_of(place->cpu)
-            ->key_tile(keys + at, dims, tile + (size_t)at * dims,
-                       ahead_at(place, 1, head, start + at, PANEL_COLUMNS));
-    struct tile_product product = {.rows = group,
-                                   .panels = panels,
-                                   .k = dims,
-                                   .x = queries + (size_t)head * group * dims,
-                                   .x_stride = dims,
-                                   .w = tile,
-                                   .panel_stride = (size_t)dims * PANEL_COLUMNS,
-                                   .c = scores + (size_t)head * group * ATTEND_SCORE_STRIDE,
-                                   .c_stride = ATTEND_SCORE_STRIDE};
-    kernels->product(&product);
-}
-
-/* The sums of values of all query heads, each part_floats apart from parts on. The keys of the next
- * unit are asked for on the way. */
-static void unit_values(const struct unit_place *place, const struct unit_place *next,
-                        uint32_t start, uint32_t count, const float *scores, float *parts)
-{
-    const struct backend_shape *shape = &place->cpu->shape;
-    uint32_t group = shape->head_count / shape->kv_head_count;
-    struct value_product product = {.rows = group,
-                                    .dims = shape->head_dim,
-                                    .weight_stride = ATTEND_SCORE_STRIDE,
-                                    .c_stride = part_floats(shape)};
-    for (uint32_t i = 0; i < count; i += product.count) {
-        product.count = run_at(place, start + i, count - i);
-        product.add = i > 0;
-        for (uint32_t head = place->head; head < place->head_end; head++) {
-            product.values = token_at(place, 1, head, start + i);
-            product.ahead = ahead_at(next, 0, head, next->start + i, product.count);
-            product.weights = scores + (size_t)head * group * ATTEND_SCORE_STRIDE + i;
-            product.c = parts + head * group * part_floats(shape);
-            kv_kernels_of(place->cpu)->value_product(&product);
+    const struct unit_runs *runs = work->runs;
+    size_t token_bytes = kv_token_bytes(work->cpu);
+    product->side_by_side[panel] = false;
+    product->ahead[panel] = NULL;
+    for (uint32_t have = 0; have < PANEL_COLUMNS;) {
+        if (cursor->run == runs->count) {
+            keys[have++] = zero_key;
+            continue;
         }
+        uint32_t left = runs->runs[cursor->run].tokens - cursor->token;
+        uint32_t take = left < PANEL_COLUMNS - have ? left : PANEL_COLUMNS - have;
+        const uint8_t *key =
+            runs->runs[cursor->run].keys + work->offset + cursor->token * token_bytes;
+        if (take == PANEL_COLUMNS) {
+            product->side_by_side[panel] = true;
+            product->ahead[panel] = key + value_offset(&work->cpu->shape);
+            keys[0] = key;
+        } else {
+            for (uint32_t i = 0; i < take; i++)
+                keys[have + i] = key + i * token_bytes;
+        }
+        have += take;
+        cursor->token += take;
+        if (take == left)
+            *cursor = (struct key_cursor){.run = cursor->run + 1};
     }
 }
 
+/* Scores of the head's queries against all keys of the unit. */
+static void head_scores(const struct head_work *work)
+{
+    const struct backend_shape *shape = &work->cpu->shape;
+    const void *keys[KEY_PANELS_MAX * PANEL_COLUMNS];
+    struct key_product product = {.rows = shape->head_count / shape->kv_head_count,
+                                  .dims = shape->head_dim,
+                                  .queries = work->queries,
+                                  .query_stride = shape->head_dim,
+                                  .keys = keys,
+                                  .c = work->scores,
+                                  .c_stride = ATTEND_SCORE_STRIDE,
+                                  .tile = work->tile};
+    struct key_cursor cursor = {0};
+    while (cursor.run < work->runs->count) {
+        for (product.panels = 0; product.panels < KEY_PANELS_MAX && cursor.run < work->runs->count;
+             product.panels++)
+            keys_take(work, &cursor, product.panels, keys + (size_t)product.panels * PANEL_COLUMNS,
+                      &product);
+        kv_kernels_of(work->cpu)->key_product(&product);
+        product.c += (size_t)product.panels * PANEL_COLUMNS;
+    }
+}
+
+/* The sums of the head's values. The keys of what comes next are asked for on the way. */
+static void head_values(const struct head_work *work)
+{
+    const struct backend_shape *shape = &work->cpu->shape;
+    struct value_product product = {.rows = shape->head_count / shape->kv_head_count,
+                                    .dims = shape->head_dim,
+                                    .weights = work->scores,
+                                    .weight_stride = ATTEND_SCORE_STRIDE,
+                                    .c = work->parts,
+                                    .c_stride = part_floats(shape)};
+    for (uint32_t run = 0; run < work->runs->count; run++) {
+        product.count = work->runs->runs[run].tokens;
+        product.values = work->runs->runs[run].keys + work->offset + value_offset(shape);
+        product.ahead = NULL;
+        if (run < work->next_runs->count && work->next_runs->runs[run].tokens >= product.count)
+            product.ahead = work->next_runs->runs[run].keys + work->next_offset;
+        kv_kernels_of(work->cpu)->value_product(&product);
+        product.weights += product.count;
+        product.add = true;
+    }
+}
+
+static void head_run(const struct head_work *work, uint32_t count)
+{
+    uint32_t group = work->cpu->shape.head_count / work->cpu->shape.kv_head_count;
+    head_scores(work);
+    for (uint32_t g = 0; g < group; g++) {
+        float *most =
+            work->parts + g * part_floats(&work->cpu->shape) + padded_dims(&work->cpu->shape);
+        most[1] = work->cpu->kernels->softmax(work->scores + (size_t)g * ATTEND_SCORE_STRIDE, count,
+                                              most);
+    }
+    head_values(work);
+}
+
+/* One kv head after the other: what has been asked for is used while it is still in the cache. */
 static void decode_unit_run(void *ctx, uint32_t chunk, uint32_t thread)
 {
     const struct decode_job *job = ctx;
     struct cpu_backend *cpu = job->cpu;
     const struct backend_shape *shape = &cpu->shape;
-    uint32_t slot = chunk / job->head_parts, part = chunk % job->head_parts;
-    struct unit_place place = place_of(job, slot, part);
-    struct unit_place next = place_of(job, slot + 1 < job->unit_count ? slot + 1 : slot, part);
+    uint32_t slot = chunk / job->head_parts;
+    struct unit_place place = place_of(job, slot, chunk % job->head_parts);
+    struct unit_place next = next_place(job, chunk);
+    struct unit_runs runs, next_runs;
+    runs_find(&place, &runs);
+    runs_find(&next, &next_runs);
+
     uint32_t dims = shape->head_dim, group = shape->head_count / shape->kv_head_count;
-    uint32_t query0 = place.head * group, query_end = place.head_end * group;
+    uint32_t left = place.known - place.start;
     float *queries = (float *)(void *)(cpu->scratch + thread * cpu->scratch_bytes);
-    float *scores = queries + shape->head_count * padded_dims(shape);
-    float *tile = scores + (size_t)shape->head_count * ATTEND_SCORE_STRIDE;
-    float *parts = cpu->decode_parts + slot * shape->head_count * part_floats(shape);
-
     float scale = 1.0f / sqrtf((float)dims);
-    const float *q = buffer_row(job->q, place.sequence->first_row);
-    for (uint32_t i = query0 * dims; i < query_end * dims; i++)
-        queries[i] = q[i] * scale;
-
-    uint32_t count = place.known - place.start;
-    count = count < ATTEND_PARTITION ? count : ATTEND_PARTITION;
-    for (uint32_t t = 0; t < count; t += STEP_KEYS) {
-        uint32_t keys = count - t < STEP_KEYS ? count - t : STEP_KEYS;
-        for (uint32_t head = place.head; head < place.head_end; head++)
-            head_scores(&place, head, place.start + t, keys, queries, tile, scores + t);
+    struct head_work work = {.cpu = cpu, .runs = &runs, .next_runs = &runs, .queries = queries};
+    work.scores = queries + group * padded_dims(shape);
+    work.tile = work.scores + (size_t)group * ATTEND_SCORE_STRIDE;
+    for (uint32_t head = place.head; head < place.head_end; head++) {
+        const float *q =
+            buffer_row(job->q, place.sequence->first_row) + (size_t)head * group * dims;
+        for (uint32_t i = 0; i < group * dims; i++)
+            queries[i] = q[i] * scale;
+        work.offset = head_offset(cpu, head);
+        work.next_offset = head_offset(cpu, head + 1);
+        if (head + 1 == place.head_end) {
+            work.next_runs = &next_runs;
+            work.next_offset = head_offset(cpu, next.head);
+        }
+        work.parts =
+            cpu->decode_parts + (slot * shape->head_count + head * group) * part_floats(shape);
+        head_run(&work, left < ATTEND_PARTITION ? left : ATTEND_PARTITION);
     }
-    for (uint32_t query = query0; query < query_end; query++) {
-        float *most = parts + query * part_floats(shape) + padded_dims(shape);
-        most[1] = cpu->kernels->softmax(scores + (size_t)query * ATTEND_SCORE_STRIDE, count, most);
-    }
-    unit_values(&place, &next, place.start, count, scores, parts);
 }
 
 /* ---- merge ----------------------------------------------------------------------------------- */

@@ -58,6 +58,21 @@ struct few_product {
     size_t c_stride;
 };
 
+/* c[rows][16 * panels] = queries[rows][dims] times 16 * panels keys. Strides are in floats. */
+#define KEY_PANELS_MAX 2u
+struct key_product {
+    uint32_t rows, panels, dims;
+    const float *queries;
+    size_t query_stride;
+    const void *const *keys;           /* [16 * panels]; side by side: the first counts */
+    bool side_by_side[KEY_PANELS_MAX]; /* the panel's 16 keys are, as the pool has them */
+    float *c;
+    size_t c_stride;
+    float *tile;                       /* [panels][dims][16] to compute with */
+    const void *ahead[KEY_PANELS_MAX]; /* what is read after a panel, as many bytes as its keys:
+                                        * asked for on the way; NULL for nothing */
+};
+
 /* c[rows][dims] (+)= weights[rows][count] times values[count][dims]. Strides are in floats. */
 struct value_product {
     uint32_t rows, count, dims;
@@ -143,6 +158,9 @@ struct kv_kernels {
      * on the way; or NULL. */
     void (*key_tile)(const void *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
                      const void *ahead);
+    /* Scores of a few queries, each a sum over the dimensions in order: what key_tile and product
+     * do. */
+    void (*key_product)(const struct key_product *product);
     /* c[rows][dims] (+)= weights[rows][count] times values [count][dims] side by side, one value
      * after the other, for a few rows: what value_rows and product do for many. */
     void (*value_product)(const struct value_product *product);

@@ -236,6 +236,22 @@ static void key_tile(enum dtype type, const void *const keys[PANEL_COLUMNS], uin
             tile[d * PANEL_COLUMNS + t] = kv_number(type, keys[t], d);
 }
 
+static void key_product(enum dtype type, const struct key_product *p)
+{
+    for (uint32_t t = 0; t < p->panels * PANEL_COLUMNS; t++) {
+        uint32_t panel = t / PANEL_COLUMNS, first = panel * PANEL_COLUMNS;
+        const uint8_t *key = p->keys[p->side_by_side[panel] ? first : t];
+        if (p->side_by_side[panel])
+            key += (t - first) * kv_row_bytes(type, p->dims);
+        for (uint32_t row = 0; row < p->rows; row++) {
+            float sum = 0.0f;
+            for (uint32_t d = 0; d < p->dims; d++)
+                sum = fmaf(p->queries[row * p->query_stride + d], kv_number(type, key, d), sum);
+            p->c[row * p->c_stride + t] = sum;
+        }
+    }
+}
+
 static void value_product(enum dtype type, const struct value_product *p)
 {
     size_t row_bytes = kv_row_bytes(type, p->dims);
@@ -268,6 +284,10 @@ static void value_rows(enum dtype type, const uint8_t *values, uint32_t count, u
     {                                                                                              \
         (void)ahead;                                                                               \
         key_tile(type, keys, dims, tile);                                                          \
+    }                                                                                              \
+    static void key_product_##name(const struct key_product *p)                                    \
+    {                                                                                              \
+        key_product(type, p);                                                                      \
     }                                                                                              \
     static void value_product_##name(const struct value_product *p)                                \
     {                                                                                              \
@@ -348,6 +368,6 @@ const struct kernels kernels_scalar = {
     .softmax = softmax,
     .merge = merge,
     .half_store = half_store,
-    .kv = {[DTYPE_F16] = {key_tile_f16, value_product_f16, value_rows_f16},
-           [DTYPE_Q8_0] = {key_tile_q8_0, value_product_q8_0, value_rows_q8_0}},
+    .kv = {[DTYPE_F16] = {key_tile_f16, key_product_f16, value_product_f16, value_rows_f16},
+           [DTYPE_Q8_0] = {key_tile_q8_0, key_product_q8_0, value_product_q8_0, value_rows_q8_0}},
 };

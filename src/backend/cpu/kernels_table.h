@@ -44,6 +44,8 @@ const struct kernels TABLE = {
     .softmax = lanes_softmax,
     .merge = lanes_merge,
     .half_store = lanes_half_store,
-    .kv = {[DTYPE_F16] = {lanes_key_tile_f16, lanes_value_product_f16, lanes_value_rows_f16},
-           [DTYPE_Q8_0] = {lanes_key_tile_q8_0, lanes_value_product_q8_0, lanes_value_rows_q8_0}},
+    .kv = {[DTYPE_F16] = {lanes_key_tile_f16, lanes_key_product_f16, lanes_value_product_f16,
+                          lanes_value_rows_f16},
+           [DTYPE_Q8_0] = {lanes_key_tile_q8_0, lanes_key_product_q8_0, lanes_value_product_q8_0,
+                           lanes_value_rows_q8_0}},
 };

@@ -135,15 +135,20 @@ static ALWAYS_INLINE void lanes_turn_bytes(const void *const *keys, size_t at, i
         _mm_storeu_si128((__m128i *)(void *)(to + (size_t)i * 16), r[i]);
 }
 
-/* Sixteen keys by eight dimensions, turned round: to[d * 16 + t] = keys[t][d]. They are turned as
+/* Dimensions d .. d + 8 of sixteen keys, turned round: dimension i of turned has a half of each
+ * key, 0 .. 15. keys NULL: they lie side by side from first on, row_bytes each. They are turned as
  * halves, which takes half the shuffles that floats would. */
-static ALWAYS_INLINE void lanes_turn_keys(const void *const *keys, uint32_t d, float *to)
+static ALWAYS_INLINE void lanes_turn(const void *const *keys, const uint8_t *first,
+                                     size_t row_bytes, uint32_t d, __m256i turned[8])
 {
     __m256i r[8], s[8];
     UNROLL
-    for (int t = 0; t < 8; t++)
-        r[t] = _mm256_inserti128_si256(_mm256_castsi128_si256(lanes_load16(keys[t], 2 * (size_t)d)),
-                                       lanes_load16(keys[t + 8], 2 * (size_t)d), 1);
+    for (size_t t = 0; t < 8; t++)
+        r[t] = _mm256_inserti128_si256(
+            _mm256_castsi128_si256(
+                lanes_load16(keys != NULL ? keys[t] : first + t * row_bytes, 2 * (size_t)d)),
+            lanes_load16(keys != NULL ? keys[t + 8] : first + (t + 8) * row_bytes, 2 * (size_t)d),
+            1);
     UNROLL
     for (int t = 0; t < 8; t += 2) {
         s[t] = _mm256_unpacklo_epi16(r[t], r[t + 1]);
@@ -158,9 +163,34 @@ static ALWAYS_INLINE void lanes_turn_keys(const void *const *keys, uint32_t d, f
     }
     UNROLL
     for (int i = 0; i < 8; i += 2) {
-        lanes_store_halves(to + (size_t)i * 16, _mm256_unpacklo_epi64(r[i / 2], r[i / 2 + 4]));
-        lanes_store_halves(to + (size_t)i * 16 + 16, _mm256_unpackhi_epi64(r[i / 2], r[i / 2 + 4]));
+        turned[i] = _mm256_unpacklo_epi64(r[i / 2], r[i / 2 + 4]);
+        turned[i + 1] = _mm256_unpackhi_epi64(r[i / 2], r[i / 2 + 4]);
     }
 }
+
+/* Sixteen keys by eight dimensions as floats: to[i * 16 + t] = keys[t][d + i]. */
+static ALWAYS_INLINE void lanes_turn_keys(const void *const *keys, uint32_t d, float *to)
+{
+    __m256i turned[8];
+    lanes_turn(keys, NULL, 0, d, turned);
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        lanes_store_halves(to + (size_t)i * 16, turned[i]);
+}
+
+#if LANES == 8
+/* The same as halves, which another load turns into floats: for those that are used once. Where
+ * there are 16 lanes nobody has measured it. */
+#define LANES_TURN_HALVES 1
+static ALWAYS_INLINE void lanes_turn_halves(const void *const *keys, const uint8_t *first,
+                                            size_t row_bytes, uint32_t d, uint16_t *to)
+{
+    __m256i turned[8];
+    lanes_turn(keys, first, row_bytes, d, turned);
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        _mm256_storeu_si256((__m256i *)(void *)(to + (size_t)i * 16), turned[i]);
+}
+#endif
 
 #endif
