@@ -43,8 +43,8 @@ static void bf16_round(const float *x, uint32_t count, const struct bf16_rows *t
         uint32_t left = count - group * BF16_GROUP;
         __mmask16 low = 0xffff, high = 0xffff;
         if (left < BF16_GROUP) {
-            low = left < 16 ? (__mmask16)((1u << left) - 1) : 0xffff;
-            high = left > 16 ? (__mmask16)((1u << (left - 16)) - 1) : 0;
+            low = (__mmask16)(left < 16 ? (1u << left) - 1 : 0xffffu);
+            high = (__mmask16)(left > 16 ? (1u << (left - 16)) - 1 : 0u);
         }
         __m512bh both =
             _mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, x + 16), _mm512_maskz_loadu_ps(low, x));
