@@ -77,6 +77,9 @@ struct command_spec {
 status options_parse(const struct command_spec *command, int argc, char **argv, void *options,
                      const char **operands_out, uint32_t *operand_count_out, bool *help_out);
 
+/* Word number index of an OPTION_CHOICE's words, which must have it; not ended by a zero. */
+const char *option_word(const char *words, uint32_t index, int *bytes_out);
+
 /* The one of count names (name_at gives each) that text was perhaps meant to be; NULL: none is
  * near. For messages that say: did you mean ...? */
 const char *options_nearest(const char *text, const char *(*name_at)(const void *ctx, size_t i),

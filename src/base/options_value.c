@@ -188,6 +188,14 @@ static bool parse_choice(const char *words, const char *text, uint32_t *index_ou
     return false;
 }
 
+const char *option_word(const char *words, uint32_t index, int *bytes_out)
+{
+    for (; index > 0; index--)
+        words = strchr(words, '|') + 1;
+    *bytes_out = (int)strcspn(words, "|");
+    return words;
+}
+
 /* Parse and store; false when text is not of the type or not in the limits. */
 static bool value_store(const struct option_spec *spec, const char *text, void *field)
 {

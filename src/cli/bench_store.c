@@ -40,8 +40,7 @@ static const struct option_spec bench_store_rows[] = {
     {"redis-keys", OPTION_UINT, "N", "0", 0, 65536, offsetof(T, redis_keys),
      "how many values that Redis holds, each written once before; a round writes the next --blocks "
      "of them. 0: as many as half the pool has blocks, so that they lie in no cache either. As "
-     "many "
-     "as --blocks: the same ones in each round"},
+     "many as --blocks: the same ones in each round"},
     {"layers", OPTION_UINT, "N", "32", 1, 1024, offsetof(T, layers),
      "layers of a block, 32 KiB each"},
     {"blocks", OPTION_UINT, "N", "32", 1, 4096, offsetof(T, blocks), "blocks of one call"},

@@ -123,6 +123,7 @@ static void args_hand_on(struct serve_args *args, const struct serve_options *op
     const char *field = (const char *)options + row->offset;
     uint64_t number;
     uint32_t count;
+    int bytes;
     bool flag;
     const char *text;
     switch (row->type) {
@@ -149,9 +150,8 @@ static void args_hand_on(struct serve_args *args, const struct serve_options *op
         break;
     case OPTION_CHOICE:
         memcpy(&count, field, sizeof(count));
-        for (text = row->unit; count > 0; count--)
-            text = strchr(text, '|') + 1;
-        args_add(args, "--%s=%.*s", row->name, (int)strcspn(text, "|"), text);
+        text = option_word(row->unit, count, &bytes);
+        args_add(args, "--%s=%.*s", row->name, bytes, text);
         break;
     default:
         assert(false && "an option of a type that is not handed on");

@@ -1,8 +1,7 @@
 #include "cli/serve_nodes.h"
 
-#include <string.h>
-
 #include "base/log.h"
+#include "base/options.h"
 
 void serve_nodes_share(const struct serve_nodes *nodes, uint32_t numa, uint32_t part,
                        struct cpus *share_out)
@@ -36,17 +35,18 @@ static uint64_t nodes_used(const struct serve_nodes *nodes, uint32_t *copies_out
 uint32_t serve_nodes_choose(const struct serve_nodes *nodes, uint64_t weight_bytes,
                             uint64_t other_bytes, uint64_t available_bytes, uint32_t *numa)
 {
-    static const char words[][12] = {"auto", "off", "local", "interleave", "copy"};
     char why[256];
     uint32_t copies;
+    int bytes;
     uint64_t used = nodes_used(nodes, &copies);
     if (*numa == TOPOLOGY_AUTO) {
         uint64_t room = available_bytes > other_bytes ? available_bytes - other_bytes : 0;
         *numa = topology_choose(&nodes->topology, used, weight_bytes, why, sizeof(why));
         if (*numa == TOPOLOGY_COPY && weight_bytes > room / copies)
             *numa = TOPOLOGY_INTERLEAVE;
+        const char *word = option_word(TOPOLOGY_WEIGHTS_WORDS, *numa, &bytes);
         if (topology_count(used) > 1)
-            log_info("memory nodes", "weights=%s why=\"%s\"", words[*numa], why);
+            log_info("memory nodes", "weights=%.*s why=\"%s\"", bytes, word, why);
     }
     return *numa == TOPOLOGY_COPY && copies > 0 ? copies : 1;
 }

@@ -72,11 +72,9 @@
          0,                                                                                        \
          offsetof(T, numa),                                                                        \
          "on a host with several memory nodes, pools lie on the nodes of a worker's cores, and "   \
-         "the "                                                                                    \
-         "packed weights: local (one copy, where it is read first), interleave (one copy over "    \
-         "all "                                                                                    \
-         "nodes), copy (one on each node), auto (chosen by distance and free memory); off: "       \
-         "nothing is placed"},                                                                     \
+         "the packed weights: local (one copy, where it is read first), interleave (one copy "     \
+         "over all nodes), copy (one on each node), auto (chosen by distance and free memory); "   \
+         "off: nothing is placed"},                                                                \
         {"kernels",                                                                                \
          OPTION_TEXT,                                                                              \
          "CLASS",                                                                                  \

@@ -7,22 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static struct backend_shape small_shape(void)
-{
-    return (struct backend_shape){.layer_count = 2,
-                                  .head_count = 4,
-                                  .kv_head_count = 2,
-                                  .head_dim = 8,
-                                  .block_tokens = 4,
-                                  .kv_dtype = DTYPE_F16,
-                                  .layer_bytes = 2 * 2 * 4 * 8 * 2,
-                                  .block_bytes = 2 * 2 * 2 * 4 * 8 * 2,
-                                  .rope_dims = 8,
-                                  .rope_theta = 10000,
-                                  .norm_epsilon = 1e-5f};
-}
-
-static const struct backend_limits small_limits = {8, 2, 4, 16};
+#include "backend_rig.h"
 
 static status open_with(const struct backend_shape *shape, uint32_t threads, const char *kernels,
                         const char *variant)
@@ -30,7 +15,7 @@ static status open_with(const struct backend_shape *shape, uint32_t threads, con
     struct backend_cpu_options options = {
         .threads = threads, .kernels = kernels, .variant = variant};
     struct backend *backend = NULL;
-    status result = backend_cpu_open(shape, &small_limits, &options, &backend);
+    status result = backend_cpu_open(shape, &rig_small_limits, &options, &backend);
     if (result == OK)
         backend->calls->close(backend);
     else
@@ -41,7 +26,7 @@ static status open_with(const struct backend_shape *shape, uint32_t threads, con
 static void test_refusals(void **state)
 {
     (void)state;
-    struct backend_shape shape = small_shape();
+    struct backend_shape shape = rig_small_shape();
     assert_int_equal(open_with(&shape, 1, "float", NULL), OK);
     assert_int_equal(open_with(&shape, 1, "auto", "auto"), OK);
     assert_int_equal(open_with(&shape, 0, "float", NULL), ERR_BAD_INPUT);
@@ -56,10 +41,10 @@ static void test_refusals(void **state)
 
     shape.kv_dtype = DTYPE_BF16;
     assert_int_equal(open_with(&shape, 1, "float", NULL), ERR_UNSUPPORTED);
-    shape = small_shape();
+    shape = rig_small_shape();
     shape.kv_head_count = 3;
     assert_int_equal(open_with(&shape, 1, "float", NULL), ERR_BAD_INPUT);
-    shape = small_shape();
+    shape = rig_small_shape();
     shape.rope_dims = 10;
     assert_int_equal(open_with(&shape, 1, "float", NULL), ERR_UNSUPPORTED);
     shape.head_dim = 4000;
@@ -69,13 +54,13 @@ static void test_refusals(void **state)
 static void test_classes(void **state)
 {
     (void)state;
-    struct backend_shape shape = small_shape();
+    struct backend_shape shape = rig_small_shape();
     static const char *const names[][2] = {
         {"float", "cpu-float"}, {"int8", "cpu-int8"}, {"bf16", "cpu-bf16"}, {"auto", "cpu-int8"}};
     for (size_t i = 0; i < 4; i++) {
         struct backend_cpu_options options = {.threads = 1, .kernels = names[i][0]};
         struct backend *backend;
-        assert_int_equal(backend_cpu_open(&shape, &small_limits, &options, &backend), OK);
+        assert_int_equal(backend_cpu_open(&shape, &rig_small_limits, &options, &backend), OK);
         assert_string_equal(backend->numerics_class, names[i][1]);
         assert_string_equal(backend->name, "cpu");
         backend->calls->close(backend);
@@ -85,11 +70,11 @@ static void test_classes(void **state)
 static void test_pool(void **state)
 {
     (void)state;
-    struct backend_shape shape = small_shape();
+    struct backend_shape shape = rig_small_shape();
     struct backend_cpu_options options = {.threads = 2, .kernels = "float"};
     struct backend *backend;
     struct backend_pool pool;
-    assert_int_equal(backend_cpu_open(&shape, &small_limits, &options, &backend), OK);
+    assert_int_equal(backend_cpu_open(&shape, &rig_small_limits, &options, &backend), OK);
     assert_int_equal(backend->calls->pool_open(backend, 5, &pool), OK);
     assert_int_equal(pool.block_count, 5);
     assert_int_equal(pool.bytes, 5 * shape.block_bytes);
@@ -129,10 +114,10 @@ static void test_pool(void **state)
 static void test_bad_tensors(void **state)
 {
     (void)state;
-    struct backend_shape shape = small_shape();
+    struct backend_shape shape = rig_small_shape();
     struct backend_cpu_options options = {.threads = 1, .kernels = "int8"};
     struct backend *backend;
-    assert_int_equal(backend_cpu_open(&shape, &small_limits, &options, &backend), OK);
+    assert_int_equal(backend_cpu_open(&shape, &rig_small_limits, &options, &backend), OK);
     struct backend_tensor *tensor = NULL;
     uint8_t data[64] = {0};
     struct backend_weight weight = {

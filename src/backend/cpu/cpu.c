@@ -146,19 +146,19 @@ static status quant_room(struct cpu_backend *cpu, uint32_t columns)
 }
 
 /* The same for BF16 matrices in the class cpu-bf16. */
-static status brain_room(struct cpu_backend *cpu, uint32_t columns)
+static status rounded_room(struct cpu_backend *cpu, uint32_t columns)
 {
     uint32_t groups = packed_bf16_groups(columns);
-    if (groups <= cpu->brain_groups)
+    if (groups <= cpu->rounded_groups)
         return OK;
     uint32_t rows = cpu->limits.rows_max > cpu->limits.outputs_max ? cpu->limits.rows_max
                                                                    : cpu->limits.outputs_max;
     size_t bytes = rounded_up(rows, BF16_ROWS) * groups * BF16_GROUP * sizeof(uint16_t);
-    cpu->brain.values = cpu_take(cpu, bytes);
-    if (cpu->brain.values == NULL)
+    cpu->rounded.values = cpu_take(cpu, bytes);
+    if (cpu->rounded.values == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for %u rows of %u activations in bf16", rows,
                          columns);
-    cpu->brain_groups = groups;
+    cpu->rounded_groups = groups;
     return OK;
 }
 
@@ -188,7 +188,7 @@ static status cpu_tensor_open(struct backend *backend, const struct backend_weig
         if (result == OK && cpu->int8 && dtype_group(weight->type) > 1)
             result = quant_room(cpu, weight->columns);
         if (result == OK && cpu->bf16 && weight->type == DTYPE_BF16)
-            result = brain_room(cpu, weight->columns);
+            result = rounded_room(cpu, weight->columns);
     }
     if (result == OK)
         *tensor_out = tensor;

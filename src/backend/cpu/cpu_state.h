@@ -91,8 +91,8 @@ struct cpu_backend {
     size_t scratch_bytes;
     struct quant_rows quant; /* rows_max rows of the widest matrix; int8 only */
     uint32_t quant_columns;
-    struct bf16_rows brain; /* the same, rounded to bf16; groups of the rows in hand; bf16 only */
-    uint32_t brain_groups;  /* there is room for */
+    struct bf16_rows rounded; /* the same, rounded to bf16; groups of the rows in hand; bf16 only */
+    uint32_t rounded_groups;  /* there is room for */
 };
 
 static inline struct cpu_backend *cpu_of(struct backend *backend)

@@ -168,7 +168,7 @@ static void project_chunk(void *ctx, uint32_t chunk, uint32_t thread)
                                        .first_row = row,
                                        .panels = panels,
                                        .first_panel = panel,
-                                       .x = &job->cpu->brain,
+                                       .x = &job->cpu->rounded,
                                        .w = w,
                                        .c = sums,
                                        .c_stride = CHUNK_PANELS * PANEL_COLUMNS,
@@ -213,7 +213,7 @@ static void round_piece(void *ctx, uint32_t piece, uint32_t thread)
     const struct project_job *job = ctx;
     uint32_t end = (piece + 1) * BF16_ROWS < job->rows ? (piece + 1) * BF16_ROWS : job->rows;
     for (uint32_t row = piece * BF16_ROWS; row < end; row++)
-        job->cpu->kernels->bf16_round(buffer_row(job->x, row), job->x->width, &job->cpu->brain,
+        job->cpu->kernels->bf16_round(buffer_row(job->x, row), job->x->width, &job->cpu->rounded,
                                       row);
 }
 
@@ -230,14 +230,14 @@ void cpu_project(struct backend *backend, const struct backend_buffer *x,
         return;
     job.row_pieces = piece_count(job.rows, CHUNK_ROWS);
     uint32_t panels = 0, columns = 0;
-    bool quantized = false, brain = false;
+    bool quantized = false, rounded = false;
     for (uint32_t i = 0; i < projection_count; i++) {
         const struct packed *w = &projections[i].weight->packed;
         assert(w->base != NULL && w->columns == x->width && w->rows == projections[i].y->width);
         assert(projections[i].y->outputs == x->outputs && projections[i].y != x);
         panels += w->panels;
         quantized |= dtype_group(w->type) > 1;
-        brain |= w->type == DTYPE_BF16;
+        rounded |= w->type == DTYPE_BF16;
         uint64_t operations = 2ull * job.rows * w->rows * w->columns;
         cpu->counters.operations += operations;
         if (cpu->int8 && dtype_group(w->type) > 1)
@@ -248,8 +248,8 @@ void cpu_project(struct backend *backend, const struct backend_buffer *x,
     }
     if (cpu->int8 && quantized)
         team_run(cpu->team, piece_count(job.rows, QUANT_ROWS), quantize_piece, &job);
-    if (cpu->bf16 && brain) {
-        cpu->brain.groups = packed_bf16_groups(x->width);
+    if (cpu->bf16 && rounded) {
+        cpu->rounded.groups = packed_bf16_groups(x->width);
         team_run(cpu->team, piece_count(job.rows, BF16_ROWS), round_piece, &job);
     }
     job.chunk_panels = choose_chunk_panels(&job, panels);

@@ -275,12 +275,29 @@ static void test_help(void **state)
     free(text);
 }
 
+static void test_word_of_a_choice(void **state)
+{
+    static const char words[] = "auto|off|interleave";
+    int bytes;
+    (void)state;
+    assert_ptr_equal(option_word(words, 0, &bytes), words);
+    assert_int_equal(bytes, 4);
+    assert_memory_equal(option_word(words, 1, &bytes), "off", 3);
+    assert_int_equal(bytes, 3);
+    assert_string_equal(option_word(words, 2, &bytes), "interleave");
+    assert_int_equal(bytes, 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_forms),
-        cmocka_unit_test(test_units),    cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_nearest),  cmocka_unit_test(test_file),
+        cmocka_unit_test(test_word_of_a_choice),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_units),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_nearest),
+        cmocka_unit_test(test_file),
         cmocka_unit_test(test_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

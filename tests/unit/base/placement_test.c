@@ -21,6 +21,7 @@
 #include <cmocka.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend_rig.h"
 #include "base/error.h"
 #include "base/placement.h"
 #include "base/topology.h"
@@ -173,20 +174,9 @@ static void test_text(void **state)
 static status backend_with(uint64_t nodes, struct backend **backend_out,
                            struct backend_pool *pool_out)
 {
-    static const struct backend_shape shape = {.layer_count = 2,
-                                               .head_count = 4,
-                                               .kv_head_count = 2,
-                                               .head_dim = 8,
-                                               .block_tokens = 4,
-                                               .kv_dtype = DTYPE_F16,
-                                               .layer_bytes = 2 * 2 * 4 * 8 * 2,
-                                               .block_bytes = 2 * 2 * 2 * 4 * 8 * 2,
-                                               .rope_dims = 8,
-                                               .rope_theta = 10000,
-                                               .norm_epsilon = 1e-5f};
-    static const struct backend_limits limits = {8, 2, 4, 16};
+    struct backend_shape shape = rig_small_shape();
     const struct backend_cpu_options options = {.threads = 1, .kernels = "float", .nodes = nodes};
-    status st = backend_cpu_open(&shape, &limits, &options, backend_out);
+    status st = backend_cpu_open(&shape, &rig_small_limits, &options, backend_out);
     return st == OK ? (*backend_out)->calls->pool_open(*backend_out, 5000, pool_out) : st;
 }
 
