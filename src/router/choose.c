@@ -95,6 +95,22 @@ static uint32_t route_run(const struct route_ask *ask, const struct route_view *
     return view->run_blocks < most ? view->run_blocks : most;
 }
 
+/* Bytes/s from the worker of that slot. One that was slow long ago is more and more taken to be as
+ * it was guessed to be, or it would never be asked again. */
+static double route_pull_rate(const struct route_view *view, int slot)
+{
+    if (view->pulls == NULL)
+        return 0;
+    const struct route_pull *pull = &view->pulls[slot];
+    double rate = (double)pull->rate,
+           guess = pull->guess > 0 ? (double)pull->guess : ROUTE_PULL_RATE;
+    if (rate <= 0 || rate >= guess)
+        return rate;
+    double age_s = (double)(view->now_ns - pull->measured_ns) / 1e9;
+    double faded = age_s < ROUTE_FADE_S ? age_s / ROUTE_FADE_S : 1;
+    return 1 / (1 / rate - faded * (1 / rate - 1 / guess)); /* as times fade */
+}
+
 static double route_move_s(double fixed_s, uint32_t blocks, double block_bytes, double rate)
 {
     return fixed_s + blocks * block_bytes / (rate > 0 ? rate : ROUTE_PULL_RATE);
@@ -165,8 +181,7 @@ static void route_weigh_pulls(const struct route_scene *scene, uint32_t of,
         if (h == of || run <= own || views[h].slot < 0 ||
             (ask->apart && (views[h].roles & views[of].roles) == 0))
             continue;
-        double rate =
-            views[of].pull_rates != NULL ? (double)views[of].pull_rates[views[h].slot] : 0;
+        double rate = route_pull_rate(&views[of], views[h].slot);
         double pull_s = route_move_s(route_lend_s(scene, h), run - own, ask->block_bytes, rate);
         route_offer(option, views, of, (int)h, pull_s + route_compute_s(scene, of, run));
     }

@@ -17,23 +17,31 @@ enum route_place {
     ROUTE_PLACE_DECODE,
 };
 
+/* How fast blocks come from one worker to another: bytes/s. */
+struct route_pull {
+    float rate;           /* of late; 0: unknown */
+    float guess;          /* before any were measured (route_pull_guess) */
+    uint64_t measured_ns; /* when rate was */
+};
+
 /* What the choice looks at. */
 struct route_view {
-    uint32_t roles;          /* WIRE_ROLE_ bits */
-    bool usable;             /* registered, alive, not leaving */
-    uint64_t queued_tokens;  /* of prompts it has not computed yet */
-    uint32_t decoding;       /* sequences given to it and not finished */
-    uint32_t decode_batch;   /* most that it decodes at once; at least 1 */
-    uint32_t run_blocks;     /* leading blocks of the prompt that it holds */
-    struct cost cost;        /* of computing prompts, of late */
-    double cost_age_s;       /* since that was measured */
-    double place_s;          /* until a decode worker has room for what it is to compute, of late */
-    double lend_s;           /* until it lends while it decodes only, of late; 0: unknown */
-    double lend_age_s;       /* since that was measured */
-    bool store_up;           /* it gets blocks from the store */
-    double store_rate;       /* bytes/s of late; 0: unknown */
-    int slot;                /* index into pull_rates of others */
-    const float *pull_rates; /* bytes/s from the worker of that slot, of late; 0: unknown */
+    uint32_t roles;         /* WIRE_ROLE_ bits */
+    bool usable;            /* registered, alive, not leaving */
+    uint64_t queued_tokens; /* of prompts it has not computed yet */
+    uint32_t decoding;      /* sequences given to it and not finished */
+    uint32_t decode_batch;  /* most that it decodes at once; at least 1 */
+    uint32_t run_blocks;    /* leading blocks of the prompt that it holds */
+    struct cost cost;       /* of computing prompts, of late */
+    double cost_age_s;      /* since that was measured */
+    double place_s;         /* until a decode worker has room for what it is to compute, of late */
+    double lend_s;          /* until it lends while it decodes only, of late; 0: unknown */
+    double lend_age_s;      /* since that was measured */
+    bool store_up;          /* it gets blocks from the store */
+    double store_rate;      /* bytes/s of late; 0: unknown */
+    int slot;               /* index into pulls of others */
+    const struct route_pull *pulls; /* from the worker of that slot; NULL: nothing is known */
+    uint64_t now_ns;                /* by the clock of their measured_ns */
 };
 
 struct route_ask {

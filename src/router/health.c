@@ -142,13 +142,13 @@ static void worker_take_blocks(struct worker *worker, const uint8_t *payload, ui
 static void worker_guess_pulls(struct router *router, struct worker *worker)
 {
     for (struct worker *w = router->workers; w != NULL && worker->slot >= 0; w = w->next) {
-        float guess =
-            route_pull_guess(worker->hello.numerics_class, w->hello.numerics_class,
-                             strcmp(worker->registration.host, w->registration.host) == 0);
-        w->pull_rates[worker->slot] = guess;
+        float rate = route_pull_guess(worker->hello.numerics_class, w->hello.numerics_class,
+                                      strcmp(worker->registration.host, w->registration.host) == 0);
+        const struct route_pull guess = {.rate = rate, .guess = rate};
+        w->pulls[worker->slot] = guess;
         w->apart_until_ns[worker->slot] = 0;
         if (w->registered && w->slot >= 0)
-            worker->pull_rates[w->slot] = guess;
+            worker->pulls[w->slot] = guess;
     }
 }
 

@@ -23,6 +23,7 @@
 #include "model/token_list.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
+#include "router/choose.h"
 #include "router/cost.h"
 #include "router/directory.h"
 #include "router/router.h"
@@ -62,14 +63,14 @@ struct worker {
     uint32_t marked;        /* lost: requests that it computed, and with which one died before */
     /* Between the last two heartbeats in which steps were made. */
     double recent_operations, recent_bytes, recent_step_s;
-    int slot;                                /* in the directory; -1: none */
-    struct cost_fit cost;                    /* of computing prompts */
-    uint64_t cost_ns;                        /* when that was last measured */
-    double place_s;                          /* until its prompts had a place, of late */
-    double lend_s;                           /* until it lends while it decodes only, of late */
-    uint64_t lend_ns;                        /* when that was last measured */
-    double store_rate;                       /* bytes/s of late from the store; 0: unknown */
-    float pull_rates[DIRECTORY_WORKERS_MAX]; /* bytes/s from another, by its slot; 0: unknown */
+    int slot;             /* in the directory; -1: none */
+    struct cost_fit cost; /* of computing prompts */
+    uint64_t cost_ns;     /* when that was last measured */
+    double place_s;       /* until its prompts had a place, of late */
+    double lend_s;        /* until it lends while it decodes only, of late */
+    uint64_t lend_ns;     /* when that was last measured */
+    double store_rate;    /* bytes/s of late from the store; 0: unknown */
+    struct route_pull pulls[DIRECTORY_WORKERS_MAX]; /* from another, by its slot */
     /* By the slot of another: until then it is taken to be out of reach (handoff.c). */
     uint64_t apart_until_ns[DIRECTORY_WORKERS_MAX];
 };

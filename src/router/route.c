@@ -76,7 +76,8 @@ uint32_t route_views(struct router *router, struct route_view *views, struct wor
             .store_up = w->registration.has_store && w->beat.store_up,
             .store_rate = w->store_rate,
             .slot = w->slot,
-            .pull_rates = w->pull_rates,
+            .pulls = w->pulls,
+            .now_ns = clock_ns(),
         };
     }
     return count;

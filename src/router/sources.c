@@ -168,9 +168,10 @@ static void sources_measure_peer(struct worker *asker, const struct request *req
         holder = holder->next;
     if (holder == NULL || range->ns <= range->wait_ns)
         return;
-    float *rate = &asker->pull_rates[holder->slot];
-    *rate = (float)sources_mean(*rate,
-                                (double)range->bytes * 1e9 / (double)(range->ns - range->wait_ns));
+    struct route_pull *pull = &asker->pulls[holder->slot];
+    double found = (double)range->bytes * 1e9 / (double)(range->ns - range->wait_ns);
+    pull->rate = (float)sources_mean((double)pull->rate, found);
+    pull->measured_ns = clock_ns();
     for (uint32_t i = 0; i < request->wire.source_count; i++) {
         if (request->sources[i].holder.incarnation != range->holder || !request->found_idle ||
             (request->holders_decoding >> i & 1) == 0)

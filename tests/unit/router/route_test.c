@@ -194,11 +194,11 @@ static void the_soonest_first_token_is_chosen(void **state)
 {
     (void)state;
     struct route_choice choice;
-    float slow[3] = {0, 0, 1e6f}, fast[3] = {0, 0, 1e9f};
+    const struct route_pull slow[3] = {[2] = {.rate = 1e6f}}, fast[3] = {[2] = {.rate = 1e9f}};
     const struct route_ask ask = {
         .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .local_tokens_max = 0};
     struct route_view views[] = {holder(P, 0, 0), holder(P, 1, 0), holder(D, 2, 60)};
-    views[0].pull_rates = views[1].pull_rates = fast;
+    views[0].pulls = views[1].pulls = fast;
 
     /* 60 blocks in 60 ms, against 0.96 s to compute them. */
     assert_true(route_choose(&ask, views, 3, &choice));
@@ -210,11 +210,11 @@ static void the_soonest_first_token_is_chosen(void **state)
     assert_int_equal(choice.ways[ROUTE_LOCAL].worker, -1);
 
     /* 60 s over a slow link: computed. */
-    views[0].pull_rates = views[1].pull_rates = slow;
+    views[0].pulls = views[1].pulls = slow;
     assert_true(route_choose(&ask, views, 3, &choice));
     assert_int_equal(choice.way, ROUTE_PREFILL);
     /* One of the two has a fast link. */
-    views[1].pull_rates = fast;
+    views[1].pulls = fast;
     assert_true(route_choose(&ask, views, 3, &choice));
     assert_int_equal(choice.way, ROUTE_PULL);
     assert_int_equal(choice.ways[ROUTE_PULL].worker, 1);
@@ -236,10 +236,10 @@ static void a_busy_holder_keeps_one_waiting(void **state)
 {
     (void)state;
     struct route_choice choice;
-    float fast[3] = {1e9f, 1e9f, 1e9f};
+    struct route_pull fast[3] = {{.rate = 1e9f}, {.rate = 1e9f}, {.rate = 1e9f}};
     const struct route_ask ask = {.prompt_tokens = 280, .block_tokens = 16, .block_bytes = 4e5};
     struct route_view views[] = {holder(P, 0, 16), holder(P, 1, 0), holder(D, 2, 0)};
-    views[0].pull_rates = views[1].pull_rates = fast;
+    views[0].pulls = views[1].pulls = fast;
     views[0].queued_tokens = 300; /* as long as computing it elsewhere, and then its own rest */
     assert_true(route_choose(&ask, views, 3, &choice));
     assert_int_equal(choice.way, ROUTE_PREFILL);
@@ -261,11 +261,11 @@ static void a_decoding_holder_keeps_one_waiting(void **state)
 {
     (void)state;
     struct route_choice choice;
-    float fast[2] = {1e9f, 1e9f};
+    struct route_pull fast[2] = {{.rate = 1e9f}, {.rate = 1e9f}};
     const struct route_ask ask = {
         .prompt_tokens = 100, .block_tokens = 16, .block_bytes = 1e5, .saved_blocks = 3};
     struct route_view views[] = {holder(P, 0, 0), holder(D, 1, 3)};
-    views[0].pull_rates = fast;
+    views[0].pulls = fast;
     views[0].store_up = true;
     views[0].store_rate = 1e9;
     views[1].decoding = 1;
@@ -294,11 +294,11 @@ static void the_store_counts_too(void **state)
 {
     (void)state;
     struct route_choice choice;
-    float fast[3] = {0, 0, 1e9f};
+    struct route_pull fast[3] = {[2] = {.rate = 1e9f}};
     struct route_ask ask = {
         .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .saved_blocks = 60};
     struct route_view views[] = {holder(P, 0, 0), holder(P, 1, 20), holder(D, 2, 40)};
-    views[0].pull_rates = views[1].pull_rates = fast;
+    views[0].pulls = views[1].pulls = fast;
     /* The longest own prefix, while nobody reaches the store: 20 blocks more from the peer. */
     assert_true(route_choose(&ask, views, 3, &choice));
     assert_int_equal(choice.way, ROUTE_PULL);
@@ -328,11 +328,11 @@ static void roles_apart_do_not_pull(void **state)
 {
     (void)state;
     struct route_choice choice;
-    float fast[3] = {0, 1e9f, 1e9f};
+    struct route_pull fast[3] = {{0}, {.rate = 1e9f}, {.rate = 1e9f}};
     struct route_ask ask = {
         .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .apart = true};
     struct route_view views[] = {holder(P, 0, 0), holder(P, 1, 10), holder(D, 2, 60)};
-    views[0].pull_rates = fast;
+    views[0].pulls = fast;
     views[1].cost.token_s = 0.005; /* so slow that it is computed elsewhere */
     assert_true(route_choose(&ask, views, 3, &choice));
     assert_int_equal(choice.way, ROUTE_PULL);
@@ -353,15 +353,15 @@ static void gpus_pull_before_anything_was_measured(void **state)
         .prompt_tokens = 5200, .block_tokens = 16, .block_bytes = 2 << 20, .local_tokens_max = 0};
     struct route_view views[] = {holder(P, 0, 256), holder(D, 1, 320)};
     views[0].cost.token_s = views[1].cost.token_s = 1 / 44000.0;
-    float rates[2] = {0, route_pull_guess("cuda-bf16", "cuda-bf16", true)};
-    views[0].pull_rates = rates;
+    struct route_pull rates[2] = {{0}, {.rate = route_pull_guess("cuda-bf16", "cuda-bf16", true)}};
+    views[0].pulls = rates;
     assert_true(route_choose(&ask, views, 2, &choice));
     assert_int_equal(choice.way, ROUTE_PULL);
     /* Not between hosts, nor on CPUs: what nothing is known of is slow. */
     assert_true(route_pull_guess("cuda-bf16", "cuda-bf16", false) == 0);
     assert_true(route_pull_guess("cuda-bf16", "cpu-int8", true) == 0);
-    rates[1] = route_pull_guess("cpu-int8", "cpu-int8", true);
-    assert_true(rates[1] == 0);
+    rates[1].rate = route_pull_guess("cpu-int8", "cpu-int8", true);
+    assert_true(rates[1].rate == 0);
     assert_true(route_choose(&ask, views, 2, &choice));
     assert_int_equal(choice.way, ROUTE_PREFILL);
 }
@@ -370,11 +370,11 @@ static void a_short_rest_is_computed_where_the_prefix_is(void **state)
 {
     (void)state;
     struct route_choice choice;
-    float rates[2] = {0, 1e9f};
+    struct route_pull rates[2] = {{0}, {.rate = 1e9f}};
     struct route_ask ask = {
         .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .local_tokens_max = 64};
     struct route_view views[] = {holder(P, 0, 0), holder(D, 1, 60)};
-    views[0].pull_rates = rates;
+    views[0].pulls = rates;
     assert_true(route_choose(&ask, views, 2, &choice));
     assert_int_equal(choice.way, ROUTE_LOCAL);
     assert_int_equal(choice.ways[ROUTE_LOCAL].worker, 1);
@@ -397,12 +397,12 @@ static void a_way_that_is_set_is_taken_where_there_is_one(void **state)
 {
     (void)state;
     struct route_choice choice;
-    float rates[2] = {0, 1e9f};
+    struct route_pull rates[2] = {{0}, {.rate = 1e9f}};
     struct route_ask ask = {
         .prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6, .local_tokens_max = 64};
     struct route_view views[] = {holder(P, 0, 0), holder(D, 1, 60)};
     const enum route_way ways[] = {ROUTE_LOCAL, ROUTE_PREFILL, ROUTE_PULL, ROUTE_LOCAL};
-    views[0].pull_rates = rates;
+    views[0].pulls = rates;
     for (uint32_t place = ROUTE_PLACE_AUTO; place <= ROUTE_PLACE_DECODE; place++) {
         ask.place = place;
         assert_true(route_choose(&ask, views, 2, &choice));
@@ -489,6 +489,44 @@ static void a_worker_that_was_slow_is_tried_again(void **state)
     assert_int_equal(choice.ways[choice.way].worker, 0);
 }
 
+/* One pull over a link that others filled, and then that pair never pulled again. */
+static void a_pair_that_was_slow_is_asked_again(void **state)
+{
+    (void)state;
+    const uint64_t second = UINT64_C(1000000000), then = 1000 * second;
+    struct route_choice choice;
+    struct route_pull pulls[2] = {{0}, {.rate = 1e6f, .measured_ns = then}};
+    const struct route_ask ask = {.prompt_tokens = 1000, .block_tokens = 16, .block_bytes = 1e6};
+    struct route_view views[] = {holder(P, 0, 0), holder(D, 1, 60)};
+    views[0].pulls = pulls;
+    views[0].now_ns = then; /* 60 s to fetch what takes 0.96 s to compute */
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    views[0].now_ns = then + 30 * second; /* half of that, and still not worth it */
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+    assert_true(choice.ways[ROUTE_PULL].seconds > 30 && choice.ways[ROUTE_PULL].seconds < 30.2);
+    for (uint64_t s = 60; s <= 6000; s *= 10) { /* as one that nothing is known of */
+        views[0].now_ns = then + s * second;
+        assert_true(route_choose(&ask, views, 2, &choice));
+        assert_int_equal(choice.way, ROUTE_PULL);
+        assert_true(choice.ways[ROUTE_PULL].seconds > 0.16 &&
+                    choice.ways[ROUTE_PULL].seconds < 0.17);
+    }
+    /* Two GPUs of one host: what was guessed of those, and nothing better than it. */
+    pulls[1].guess = route_pull_guess("cuda-bf16", "cuda-bf16", true);
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_true(choice.ways[ROUTE_PULL].seconds > 0.045 && choice.ways[ROUTE_PULL].seconds < 0.05);
+    /* A fast one stays fast. */
+    pulls[1] = (struct route_pull){.rate = 2e9f, .measured_ns = then};
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_true(choice.ways[ROUTE_PULL].seconds > 0.07 && choice.ways[ROUTE_PULL].seconds < 0.073);
+    /* It was slow again: that counts at once. */
+    pulls[1] = (struct route_pull){.rate = 1e6f, .measured_ns = views[0].now_ns};
+    assert_true(route_choose(&ask, views, 2, &choice));
+    assert_int_equal(choice.way, ROUTE_PREFILL);
+}
+
 static void without_knowledge_it_is_the_shortest_queue(void **state)
 {
     (void)state;
@@ -537,6 +575,7 @@ int main(void)
         cmocka_unit_test(a_way_that_is_set_is_taken_where_there_is_one),
         cmocka_unit_test(what_a_worker_did_of_late_is_no_bias),
         cmocka_unit_test(a_worker_that_was_slow_is_tried_again),
+        cmocka_unit_test(a_pair_that_was_slow_is_asked_again),
         cmocka_unit_test(without_knowledge_it_is_the_shortest_queue),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
