@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "wire/auth.h"
 #include "wire/link.h"
 
 #define BLOCKS 32
@@ -378,6 +379,125 @@ static void a_holder_that_lies(void **state)
     }
 }
 
+/* ---- before the proof ---- */
+
+/* Who speaks to a Unix socket byte by byte, and sees every descriptor that comes. */
+struct stranger {
+    int fd;
+    uint32_t sent, descriptors, bytes;
+    bool closed;
+    uint8_t heard[8192];
+};
+
+static void stranger_say(struct stranger *stranger, uint16_t type, const void *payload,
+                         uint32_t bytes)
+{
+    uint8_t frame[FRAME_HEADER_BYTES + HELLO_PAYLOAD_BYTES_MAX];
+    struct frame_header header = {.payload_bytes = bytes, .type = type, .number = stranger->sent++};
+    frame_header_write(&header, frame);
+    memcpy(frame + FRAME_HEADER_BYTES, payload, bytes);
+    (void)send(stranger->fd, frame, FRAME_HEADER_BYTES + bytes, MSG_NOSIGNAL); /* it may be over */
+}
+
+/* What comes next: bytes, a descriptor, or the end. */
+static void stranger_hear(struct stranger *stranger)
+{
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(8 * sizeof(int))];
+    } control;
+    struct iovec span = {.iov_base = stranger->heard + stranger->bytes,
+                         .iov_len = sizeof(stranger->heard) - stranger->bytes};
+    struct msghdr got = {.msg_iov = &span,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
+    ssize_t bytes = recvmsg(stranger->fd, &got, MSG_CMSG_CLOEXEC);
+    if (bytes < 0 && errno != ECONNRESET)
+        fail_msg("nothing was heard for 20 s: %s", strerror(errno));
+    stranger->closed = bytes <= 0;
+    stranger->bytes += bytes > 0 ? (uint32_t)bytes : 0;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&got); c != NULL; c = CMSG_NXTHDR(&got, c)) {
+        int fd;
+        assert_int_equal(c->cmsg_type, SCM_RIGHTS);
+        memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+        stranger->descriptors++;
+        close(fd);
+    }
+}
+
+enum approach {
+    SAYS_NO_KEY,
+    HAS_ANOTHER,
+    READY_AT_ONCE,
+    ASKS_AT_ONCE,
+    SENDS_HELLO_ONLY,
+    APPROACHES
+};
+
+/* A worker with a key (NULL: none) and a stranger without it: what it heard until it was cut off,
+ * or got a descriptor. */
+static void stranger_comes(struct stranger *stranger, const struct address *address,
+                           enum approach how)
+{
+    const struct cluster_key another = {.bytes = {99}};
+    const struct timeval wait = {.tv_sec = 20};
+    struct hello hello = hello_sample("stranger");
+    struct auth *auth;
+    uint8_t payload[HELLO_PAYLOAD_BYTES_MAX], proof[AUTH_PROOF_BYTES] = {0};
+    *stranger = (struct stranger){0};
+    assert_int_equal(address_connect(address, &stranger->fd), OK);
+    assert_int_equal(fcntl(stranger->fd, F_SETFL, 0), 0);
+    assert_int_equal(setsockopt(stranger->fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait)), 0);
+    assert_int_equal(auth_open(&another, false, &auth), OK);
+    memcpy(hello.nonce, auth_public(auth), sizeof(hello.nonce));
+    hello.auth = how == SAYS_NO_KEY ? HELLO_AUTH_NONE : HELLO_AUTH_CLUSTER_KEY;
+    stranger_say(stranger, FRAME_HELLO, payload, hello_write(&hello, payload));
+    if (how == HAS_ANOTHER)
+        stranger_say(stranger, FRAME_AUTH, proof, sizeof(proof));
+    if (how == SAYS_NO_KEY || how == HAS_ANOTHER || how == READY_AT_ONCE)
+        stranger_say(stranger, FRAME_READY, payload, 0);
+    if (how == ASKS_AT_ONCE) {
+        struct subscribe_message subscribe = {.block_count = 1, .wait_ms = 1000};
+        stranger_say(stranger, FRAME_SUBSCRIBE, payload, subscribe_write(&subscribe, payload));
+    }
+    while (!stranger->closed && stranger->descriptors == 0)
+        stranger_hear(stranger);
+    auth_close(auth);
+    close(stranger->fd);
+}
+
+/* The pool's descriptor goes to whoever has proved the key, and to nobody before. */
+static void no_descriptor_before_the_proof(void **state)
+{
+    (void)state;
+    static const char *const reasons[APPROACHES] = {
+        [SAYS_NO_KEY] = "cluster key: we need one", [HAS_ANOTHER] = "has another key"};
+    const struct cluster_key key = {.bytes = {1}};
+    struct shape shape = shape_even(2, BLOCKS, 4096);
+    struct worker holder, receiver;
+    struct stranger stranger;
+    worker_open(&holder, "open", &shape);
+    stranger_comes(&stranger, &holder.unix_address, SAYS_NO_KEY); /* nobody has a key: it comes */
+    assert_int_equal(stranger.descriptors, 1);
+    worker_close(&holder);
+    sample_key = &key;
+    worker_open(&holder, "holder", &shape);
+    worker_open(&receiver, "receiver", &shape);
+    for (int how = 0; how < APPROACHES; how++) {
+        stranger_comes(&stranger, &holder.unix_address, (enum approach)how);
+        assert_int_equal(stranger.descriptors, 0);
+        assert_true(stranger.closed);
+        const char *why = reasons[how];
+        if (why != NULL && memmem(stranger.heard, stranger.bytes, why, strlen(why)) == NULL)
+            fail_msg("approach %d was not told \"%s\"", how, why);
+    }
+    one_handoff(&holder, &receiver, TRANSFER_SHM, 0);
+    worker_close(&receiver);
+    worker_close(&holder);
+    sample_key = NULL;
+}
+
 /* ---- rdma ---- */
 
 enum remote_lie { NOTHING, CUT, OTHER_BLOCKS, TWICE, OUTSIDE, REMOTE_LIES };
@@ -463,6 +583,7 @@ int main(void)
         cmocka_unit_test(a_receiver_that_lies),
         cmocka_unit_test(a_pool_is_lent_to_be_read),
         cmocka_unit_test(a_holder_that_lies),
+        cmocka_unit_test(no_descriptor_before_the_proof),
     };
     strcpy(folder, "/tmp/baton-liar-XXXXXX");
     if (mkdtemp(folder) == NULL)
