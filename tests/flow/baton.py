@@ -238,8 +238,9 @@ class Server:
                    if key[0] == name and set(labels.items()) <= set(key[1:]))
 
     def wait_until(self, condition, timeout_s=10, what="condition"):
-        end = time.monotonic() + timeout_s * SLOW
-        while time.monotonic() < end:
+        end, looks = time.monotonic() + timeout_s * SLOW, 0
+        while time.monotonic() < end or looks < 10:  # one that was kept from looking has not seen it
+            looks += 1
             if condition():
                 return
             time.sleep(0.05)

@@ -40,7 +40,7 @@ class Answer:
     def __init__(self, count):
         self.texts, self.finish = [""] * count, [None] * count
         self.logprobs = [[] for _ in range(count)]
-        self.usage, self.error, self.at = None, None, []
+        self.usage, self.error, self.at, self.id = None, None, [], None
 
     def add(self, choice):
         i = choice["index"]
@@ -66,6 +66,7 @@ def streamed(server, body, heard=None):
     answer = Answer(choices_of(body))
     for now, event in server.stream(**body, stream_options={"include_usage": True}):
         answer.at.append(time.monotonic())
+        answer.id = answer.id or (event or {}).get("id")
         if heard is not None:
             heard(answer)
         if event is None:
