@@ -1,6 +1,8 @@
 """The second turn of a chat: the prefill worker fetches from the decode worker what that generated."""
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +73,10 @@ def second_turn_pulls_from_decode(binary):
             assert server.sum("baton_prompt_tokens_reused_total", source="local") == local
             server.assert_all_free()
             timeline = why(server, usage2["id"])
+            connection, answer = server.request("POST", "/v1/completions", {"prompt": first, "max_tokens": 1})
+            header, body = answer.getheader("X-Request-Id"), json.loads(answer.read())
+            connection.close()
+            assert header == body["id"] and f"request {header}\n" in why(server, header), (header, body)
             assert "chosen   pull, then prefill: prefill-0 from decode-0" in timeline, timeline
             assert f"tokens: own {local}, peers {full - local}, store 0" in timeline, timeline
             assert f"by {carrier}: ok" in timeline and "decode   64 tokens" in timeline, timeline
@@ -79,12 +85,12 @@ def second_turn_pulls_from_decode(binary):
 
 
 def prefill_pulls_from_prefill(binary):
-    """Two prefill workers: what one has computed, the other need not."""
-    with Server(binary, SMALL, *WIDE, "--prefill-workers", "2") as server:
+    """Two prefill workers: what one has computed, the other need not. A request that ends with its first
+    token is not handed over, so no decode worker has it."""
+    with Server(binary, SMALL, *WIDE, "--prefill-workers", "2", "--place", "pull") as server:
         prompt = conversation(3, 640)
-        want, _ = turn(server, prompt, 4)
+        turn(server, prompt, 1)
         known_everywhere(server, 640 // BLOCK)
-        # Keep the first busy or not: whoever gets it, nothing but the rest is computed.
         got = [None] * 4
 
         def ask(i):
@@ -96,6 +102,9 @@ def prefill_pulls_from_prefill(binary):
             t.join()
         for choice, usage in got:
             assert usage["prompt_tokens_details"]["cached_tokens"] >= 640, usage
+        assert server.sum("baton_prompt_tokens_reused_total", source="peer") >= 640
+        timelines = "".join(why(server, usage["id"]) for _, usage in got)
+        assert re.search(r"chosen   pull, then prefill: prefill-(\d) from prefill-(?!\1)", timelines), timelines
         server.assert_all_free()
     bodies = [{"prompt": prompt + conversation(10 + i, 20), "tokens": 4} for i in range(4)]
     for want, (have, _) in zip(reference(binary, bodies), got):

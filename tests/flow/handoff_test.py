@@ -1,6 +1,7 @@
 """The test above all: disaggregated output equals colocated output, token for token."""
 import os
 import random
+import subprocess
 import sys
 import tempfile
 
@@ -133,8 +134,19 @@ def by_the_store(binary, splits=BY_STORE):
 
 
 def by_redis(binary):
-    """The store is a real Redis."""
+    """The store is a real Redis. What only a handoff needs, the partial block, has a minute there; a full
+    one stays."""
     with Redis() as redis:
+        with Server(binary, SMALL, *WIDE, "--store", redis.address, "--handoff", "store") as server:
+            stores_are_up(server)
+            server.complete(prompt=list(range(5, 41)), max_tokens=2, ignore_eos=True)
+            assert server.sum("baton_handoffs_total", carrier="store") == 1
+        script = ("local n = {} for _, k in ipairs(redis.call('KEYS', 'baton:b:*')) do "
+                  "n[#n + 1] = redis.call('PTTL', k) end return n")
+        left_ms = sorted(int(line) for line in subprocess.run(
+            ["redis-cli", "-p", str(redis.port), "EVAL", script, "0"], check=True, capture_output=True,
+            text=True, timeout=30).stdout.split())
+        assert left_ms[:-1] == [-1, -1] and 0 < left_ms[-1] <= 60000, left_ms
         by_the_store(binary, [("store, Redis 2+1", ["--store", redis.address, "--handoff", "store",
                                                     "--prefill-workers", "2"])])
 
