@@ -133,6 +133,18 @@ static const struct neutral {
 #define PARAMETER_COUNT (sizeof(parameters) / sizeof(parameters[0]))
 #define NEUTRAL_COUNT (sizeof(neutrals) / sizeof(neutrals[0]))
 
+const char *parameters_at(size_t index, unsigned *kinds_out)
+{
+    if (index >= PARAMETER_COUNT + NEUTRAL_COUNT)
+        return NULL;
+    if (index < PARAMETER_COUNT) {
+        *kinds_out = parameters[index].kinds;
+        return parameters[index].name;
+    }
+    *kinds_out = neutrals[index - PARAMETER_COUNT].kinds;
+    return neutrals[index - PARAMETER_COUNT].name;
+}
+
 /* ---- readers by type ---- */
 
 static bool integer_read(struct openai_parse *p, const char *name, const json_t *value,

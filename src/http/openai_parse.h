@@ -70,6 +70,9 @@ void parameters_default(struct openai_parse *p);
 /* Look at every member of root. */
 bool parameters_parse(struct openai_parse *p);
 
+/* The name of a row of the tables, and in which kinds of body it may stand; NULL past the last. */
+const char *parameters_at(size_t index, unsigned *kinds_out);
+
 /* ---- openai_prompt.c: what is to be continued ---- */
 bool prompt_parse(struct openai_parse *p, const char *name, json_t *value);
 bool messages_parse(struct openai_parse *p, const char *name, json_t *value);

@@ -1,76 +1,6 @@
-/* Bodies to requests: every parameter at and beyond its limits, and everything that must be
- * refused. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "base/error.h"
-#include "http/openai_request.h"
-
-static const struct openai_limits limits = {.vocabulary = 1000, .context_tokens = 512};
-
-/* {"prompt": "hi", MEMBERS}, or a chat. */
-static status parse(enum openai_kind kind, const char *members, struct openai_request **request_out,
-                    struct openai_error *error_out)
-{
-    size_t bytes = strlen(members) + 200;
-    char *body = malloc(bytes);
-    assert_non_null(body);
-    const char *base = kind == OPENAI_CHAT
-                           ? "\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]"
-                           : "\"prompt\": \"hi\"";
-    int length = snprintf(body, bytes, "{%s%s%s}", base, members[0] != '\0' ? ", " : "", members);
-    status st =
-        kind == OPENAI_CHAT
-            ? openai_chat_parse(body, (size_t)length, &limits, request_out, error_out)
-            : openai_completion_parse(body, (size_t)length, &limits, request_out, error_out);
-    memset(body, '#', bytes); /* a request must not point into the body */
-    free(body);
-    return st;
-}
-
-static struct openai_request *accepted(enum openai_kind kind, const char *members)
-{
-    struct openai_request *request = NULL;
-    struct openai_error error;
-    if (parse(kind, members, &request, &error) != OK)
-        fail_msg("%s: refused: %s", members, error.message);
-    return request;
-}
-
-/* The error names param (NULL: none) and its message holds words. */
-static void refused(enum openai_kind kind, const char *members, const char *param,
-                    const char *words)
-{
-    struct openai_request *request = NULL;
-    struct openai_error error;
-    if (parse(kind, members, &request, &error) == OK)
-        fail_msg("%s: accepted", members);
-    assert_int_equal(error.http_code, 400);
-    assert_string_equal(error.type, "invalid_request_error");
-    if (strcmp(error.param, param != NULL ? param : "") != 0 ||
-        (words != NULL && strstr(error.message, words) == NULL))
-        fail_msg("%s: expected param %s and \"%s\", found %s: %s", members, param, words,
-                 error.param, error.message);
-    assert_string_equal(error_text(), error.message);
-}
-
-static void both_accept(const char *members)
-{
-    openai_request_free(accepted(OPENAI_CHAT, members));
-    openai_request_free(accepted(OPENAI_COMPLETION, members));
-}
-
-static void both_refuse(const char *members, const char *param)
-{
-    refused(OPENAI_CHAT, members, param, NULL);
-    refused(OPENAI_COMPLETION, members, param, NULL);
-}
+/* Bodies to requests: defaults, values, prompts, messages, and bytes that are no request. Types and
+ * ranges of the parameters are in openai_parameters_test.c. */
+#include "unit/http/openai_rig.h"
 
 static void defaults_are_those_of_the_api(void **state)
 {
@@ -98,61 +28,6 @@ static void defaults_are_those_of_the_api(void **state)
     assert_true(r->add_special_tokens);
     assert_false(r->echo);
     openai_request_free(r);
-}
-
-/* name, the values just inside, just outside, and of wrong types. */
-static void ranges_hold_at_their_limits(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *name;
-        const char *good[4];
-        const char *bad[8];
-    } rows[] = {
-        {"temperature",
-         {"0", "2", "0.5", "2.0"},
-         {"-0.001", "2.001", "1e300", "\"1\"", "true", "[]"}},
-        {"top_p", {"1", "0.001", "1e-30", NULL}, {"0", "-0.1", "1.001", "1e-300", "\"1\"", "{}"}},
-        {"min_p", {"0", "1", "0.05", NULL}, {"-0.001", "1.001", "\"0\"", "false"}},
-        {"top_k",
-         {"-1", "0", "1", "2147483647"},
-         {"-2", "2147483648", "1.5", "1.0", "\"1\"", "true"}},
-        {"frequency_penalty", {"-2", "2", "0", NULL}, {"-2.001", "2.001", "\"0\""}},
-        {"presence_penalty", {"-2", "2", "0", NULL}, {"-2.001", "2.001", "[0]"}},
-        {"repetition_penalty", {"0.01", "1", "10", NULL}, {"0", "-1", "10.001", "\"1\""}},
-        {"n", {"1", "16", NULL, NULL}, {"0", "17", "-1", "1.0", "\"1\"", "true", "99999999999"}},
-        {"max_tokens", {"1", "512", NULL, NULL}, {"513", "-1", "1.5", "\"5\"", "4294967296"}},
-        {"min_tokens", {"0", "1", "16", NULL}, {"-1", "0.5", "\"0\"", "99999999"}},
-        {"seed",
-         {"0", "-1", "9223372036854775807", "-9223372036854775808"},
-         {"1.5", "\"1\"", "true"}},
-        {"priority",
-         {"-2147483648", "2147483647", "0", NULL},
-         {"2147483648", "-2147483649", "0.5"}},
-        {"stream", {"true", "false", NULL, NULL}, {"1", "0", "\"true\"", "[]"}},
-        {"ignore_eos", {"true", "false", NULL, NULL}, {"1", "\"no\""}},
-        {"add_special_tokens", {"true", "false", NULL, NULL}, {"1", "\"no\""}},
-        {"model", {"\"m\"", NULL, NULL, NULL}, {"\"\"", "5", "[\"m\"]"}},
-        {"user", {"\"\"", "\"u\"", NULL, NULL}, {"5", "{}"}},
-        {"cache_salt", {"\"s\"", NULL, NULL, NULL}, {"\"\"", "5"}},
-        {"stop", {"\"x\"", "[\"x\", \"y\"]", "[]", NULL}, {"5", "{}", "true"}},
-        {"stop_token_ids", {"[]", "[0, 999]", NULL, NULL}, {"5", "\"x\""}},
-        {"logit_bias", {"{}", "{\"0\": -100, \"999\": 100}", "{\"5\": 0.5}", NULL}, {"[]", "5"}},
-        {"metadata", {"{}", "{\"a\": \"b\"}", NULL, NULL}, {"[]", "{\"a\": 1}"}},
-    };
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        char members[200];
-        for (size_t k = 0; k < 4 && rows[i].good[k] != NULL; k++) {
-            snprintf(members, sizeof(members), "\"%s\": %s", rows[i].name, rows[i].good[k]);
-            both_accept(members);
-        }
-        for (size_t k = 0; k < 8 && rows[i].bad[k] != NULL; k++) {
-            snprintf(members, sizeof(members), "\"%s\": %s", rows[i].name, rows[i].bad[k]);
-            both_refuse(members, rows[i].name);
-        }
-        snprintf(members, sizeof(members), "\"%s\": null", rows[i].name);
-        both_accept(members);
-    }
 }
 
 static void values_arrive(void **state)
@@ -200,118 +75,6 @@ static void values_arrive(void **state)
     assert_false(r->add_generation_prompt);
     assert_true(json_is_false(json_object_get(r->template_kwargs, "enable_thinking")));
     openai_request_free(r);
-}
-
-static void parameters_agree_with_each_other(void **state)
-{
-    (void)state;
-    refused(OPENAI_CHAT, "\"max_tokens\": 5, \"max_completion_tokens\": 6", "max_tokens", NULL);
-    openai_request_free(accepted(OPENAI_CHAT, "\"max_tokens\": 5, \"max_completion_tokens\": 5"));
-    refused(OPENAI_COMPLETION, "\"max_completion_tokens\": 5", "max_completion_tokens", NULL);
-    refused(OPENAI_COMPLETION, "\"max_tokens\": 0", "max_tokens", "echo");
-    openai_request_free(accepted(OPENAI_COMPLETION, "\"max_tokens\": 0, \"echo\": true"));
-    refused(OPENAI_CHAT, "\"max_tokens\": 0", "max_tokens", NULL);
-    both_refuse("\"max_tokens\": 5, \"min_tokens\": 6", "min_tokens");
-    refused(OPENAI_COMPLETION, "\"best_of\": 2", "best_of", NULL);
-    openai_request_free(accepted(OPENAI_COMPLETION, "\"best_of\": 1"));
-    refused(OPENAI_CHAT, "\"top_logprobs\": 2", "top_logprobs", NULL);
-    refused(OPENAI_CHAT, "\"logprobs\": true, \"top_logprobs\": 21", "top_logprobs", NULL);
-    refused(OPENAI_CHAT, "\"logprobs\": 1", "logprobs", NULL);
-    refused(OPENAI_COMPLETION, "\"logprobs\": true", "logprobs", NULL);
-    refused(OPENAI_COMPLETION, "\"logprobs\": 21", "logprobs", NULL);
-    refused(OPENAI_COMPLETION, "\"logprobs\": -1", "logprobs", NULL);
-    refused(OPENAI_COMPLETION, "\"top_logprobs\": 1", "top_logprobs", NULL);
-    both_refuse("\"stream_options\": {\"include_usage\": true}", "stream_options");
-    both_refuse("\"stream\": true, \"stream_options\": {\"other\": true}", "stream_options.other");
-    both_refuse("\"stream\": true, \"stream_options\": {\"include_usage\": 1}",
-                "stream_options.include_usage");
-    both_refuse("\"stream\": true, \"stream_options\": {\"continuous_usage_stats\": true}",
-                "stream_options.continuous_usage_stats");
-    both_accept("\"stream\": true, \"stream_options\": {\"continuous_usage_stats\": false}");
-}
-
-static void what_is_not_built_is_named(void **state)
-{
-    (void)state;
-    static const char *const chat_only[] = {
-        "tools",         "[{\"type\": \"function\"}]",
-        "tool_choice",   "\"required\"",
-        "functions",     "[{}]",
-        "function_call", "\"f\"",
-        "modalities",    "[\"audio\"]",
-        "audio",         "{}",
-        "prediction",    "{}",
-        "documents",     "[{}]",
-    };
-    for (size_t i = 0; i < sizeof(chat_only) / sizeof(chat_only[0]); i += 2) {
-        char members[200];
-        snprintf(members, sizeof(members), "\"%s\": %s", chat_only[i], chat_only[i + 1]);
-        refused(OPENAI_CHAT, members, chat_only[i], "leave it out");
-    }
-    both_refuse("\"response_format\": {\"type\": \"json_object\"}", "response_format");
-    both_refuse("\"store\": true", "store");
-    both_refuse("\"use_beam_search\": true", "use_beam_search");
-    both_refuse("\"length_penalty\": 2.0", "length_penalty");
-    both_refuse("\"skip_special_tokens\": false", "skip_special_tokens");
-    both_refuse("\"guided_json\": {}", "guided_json");
-    both_refuse("\"temprature\": 1", "temprature");
-    both_refuse("\"Temperature\": 1", "Temperature");
-    both_refuse("\"\": 1", NULL);
-    refused(OPENAI_COMPLETION, "\"suffix\": \"end\"", "suffix", NULL);
-    refused(OPENAI_COMPLETION, "\"messages\": []", "messages", NULL);
-    refused(OPENAI_CHAT, "\"prompt\": \"x\"", "prompt", NULL);
-    refused(OPENAI_CHAT, "\"echo\": true", "echo", NULL);
-    /* The same where they ask for nothing. */
-    openai_request_free(accepted(
-        OPENAI_CHAT, "\"tools\": [], \"tool_choice\": \"none\", \"functions\": null, "
-                     "\"response_format\": {\"type\": \"text\"}, \"store\": false, "
-                     "\"parallel_tool_calls\": true, \"service_tier\": \"auto\", \"user\": \"u\", "
-                     "\"modalities\": [\"text\"], \"metadata\": {\"k\": \"v\"}, \"unheard_of\": "
-                     "null, \"length_penalty\": 1.0, \"echo\": false"));
-    openai_request_free(accepted(OPENAI_COMPLETION, "\"suffix\": null, \"best_of\": null"));
-    openai_request_free(accepted(OPENAI_COMPLETION, "\"suffix\": \"\", \"length_penalty\": 1"));
-}
-
-static void lists_are_bounded(void **state)
-{
-    (void)state;
-    char members[65536];
-    int at = snprintf(members, sizeof(members), "\"stop\": [\"s\"");
-    for (int i = 1; i < OPENAI_STOPS_MAX; i++)
-        at += snprintf(members + at, sizeof(members) - (size_t)at, ", \"s\"");
-    snprintf(members + at, sizeof(members) - (size_t)at, "]");
-    both_accept(members);
-    snprintf(members + at, sizeof(members) - (size_t)at, ", \"s\"]");
-    both_refuse(members, "stop");
-    both_refuse("\"stop\": [\"a\", \"\"]", "stop[1]");
-    both_refuse("\"stop\": [5]", "stop[0]");
-    both_refuse("\"stop_token_ids\": [1, 1000]", "stop_token_ids[1]");
-    both_refuse("\"stop_token_ids\": [-1]", "stop_token_ids[0]");
-    both_refuse("\"stop_token_ids\": [1.0]", "stop_token_ids[0]");
-
-    at = snprintf(members, sizeof(members), "\"stop\": \"");
-    memset(members + at, 's', OPENAI_STOP_BYTES_MAX);
-    snprintf(members + at + OPENAI_STOP_BYTES_MAX, 10, "\"");
-    both_accept(members);
-    snprintf(members + at + OPENAI_STOP_BYTES_MAX, 10, "s\"");
-    both_refuse(members, "stop");
-
-    both_refuse("\"logit_bias\": {\"1000\": 1}", "logit_bias[\"1000\"]");
-    both_refuse("\"logit_bias\": {\"-1\": 1}", "logit_bias[\"-1\"]");
-    both_refuse("\"logit_bias\": {\"01\": 1}", "logit_bias[\"01\"]");
-    both_refuse("\"logit_bias\": {\"+1\": 1}", "logit_bias[\"+1\"]");
-    both_refuse("\"logit_bias\": {\"\": 1}", "logit_bias[\"\"]");
-    both_refuse("\"logit_bias\": {\"x\": 1}", "logit_bias[\"x\"]");
-    both_refuse("\"logit_bias\": {\"99999999999999999999\": 1}",
-                "logit_bias[\"99999999999999999999\"]");
-    both_refuse("\"logit_bias\": {\"1\": 101}", "logit_bias[\"1\"]");
-    both_refuse("\"logit_bias\": {\"1\": -100.5}", "logit_bias[\"1\"]");
-    both_refuse("\"logit_bias\": {\"1\": \"1\"}", "logit_bias[\"1\"]");
-    at = snprintf(members, sizeof(members), "\"logit_bias\": {");
-    for (int i = 0; i <= OPENAI_BIASES_MAX; i++)
-        at += snprintf(members + at, sizeof(members) - (size_t)at, "%s\"%d\": 1", i ? ", " : "", i);
-    snprintf(members + at, sizeof(members) - (size_t)at, "}");
-    both_refuse(members, "logit_bias");
 }
 
 static void prompt_refused(const char *body, const char *param)
@@ -587,11 +350,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_those_of_the_api),
-        cmocka_unit_test(ranges_hold_at_their_limits),
         cmocka_unit_test(values_arrive),
-        cmocka_unit_test(parameters_agree_with_each_other),
-        cmocka_unit_test(what_is_not_built_is_named),
-        cmocka_unit_test(lists_are_bounded),
         cmocka_unit_test(prompts_come_in_four_shapes),
         cmocka_unit_test(messages_are_normalised),
         cmocka_unit_test(bytes_that_are_no_request),
