@@ -129,12 +129,15 @@ static json_t *subject_object(const struct report_subject *subject)
     time_t now = time(NULL);
     struct tm local;
     strftime(date, sizeof(date), "%Y%m%d-%H%M%S", localtime_r(&now, &local));
+    const char *backend = strcmp(subject->endpoint, "chat") == 0 ? "openai-chat" : "openai";
     json_t *object = json_object();
     json_object_set_new(object, "date", json_string(date));
-    json_object_set_new(
-        object, "endpoint_type",
-        json_string(strcmp(subject->endpoint, "chat") == 0 ? "openai-chat" : "openai"));
+    json_object_set_new(object, "endpoint_type", json_string(backend)); /* its older name */
+    json_object_set_new(object, "backend", json_string(backend));
+    json_object_set_new(object, "label", json_null());
     json_object_set_new(object, "model_id", json_string(subject->model));
+    /* Tokens are counted by the server's usage, so by the model's own tokenizer. */
+    json_object_set_new(object, "tokenizer_id", json_string(subject->model));
     return object;
 }
 

@@ -173,6 +173,10 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(found["total_input_tokens"], 300)
         self.assertEqual(found["total_output_tokens"], 60)
         self.assertEqual(found["model_id"], 'fake-"model"')
+        self.assertEqual(found["tokenizer_id"], 'fake-"model"')
+        self.assertEqual((found["backend"], found["endpoint_type"]), ("openai", "openai"))
+        self.assertIsNone(found["label"])
+        self.assertRegex(found["date"], r"^\d{8}-\d{6}$")
         self.assertEqual(found["max_concurrency"], 2)
         self.assertEqual(found["request_rate"], "inf")
         self.assertIsNone(found["request_goodput"])
@@ -218,6 +222,7 @@ class BenchTest(unittest.TestCase):
         self.assertEqual(found["total_input_tokens"], 60)
         self.assertEqual(found["total_output_tokens"], 8)
         self.assertEqual(found["endpoint_type"], "openai-chat")
+        self.assertEqual(found["backend"], "openai-chat")
         # The role's chunk comes at once and is no token.
         self.assertGreaterEqual(found["median_ttft_ms"], FIRST_S * 1000 - 1)
         path, body = self.server.bodies[0]
