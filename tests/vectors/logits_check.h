@@ -1,9 +1,10 @@
 /* tests/vectors/logits_check.h - an engine's logits against a golden file, teacher-forced.
  *
- * float class: every logit of every position that the file keeps, within LOGIT_BOUND with the pool
- * that it has by default, and within KV_BOUND with one of f16.
- * other classes: the share of positions with the same top token; every exception is printed with
- * its margin: how far the golden's own top token leads the one that was picked instead.
+ * float class: every logit of every position that the file keeps, and the log of the sum of exp
+ * over the whole vocabulary, within LOGIT_BOUND with the pool that it has by default, and within
+ * KV_BOUND with one of f16. other classes: the share of positions with the same top token; every
+ * exception is printed with its margin: how far the golden's own top token leads the one that was
+ * picked instead.
  */
 #ifndef TESTS_LOGITS_CHECK_H
 #define TESTS_LOGITS_CHECK_H
@@ -19,7 +20,8 @@
 struct logits_report {
     uint32_t positions;
     uint32_t top_equal;
-    double worst; /* largest difference of any logit */
+    double worst;     /* largest difference of any logit */
+    double worst_sum; /* and of any log of the sum of exp */
     double square_sum;
     uint64_t compared;
     char where[128];
@@ -47,12 +49,29 @@ static inline uint32_t argmax(const float *logits, uint32_t count)
     return best;
 }
 
+static inline double log_sum_exp(const float *logits, uint32_t count)
+{
+    double most = (double)logits[argmax(logits, count)], sum = 0.0;
+    for (uint32_t i = 0; i < count; i++)
+        sum += exp((double)logits[i] - most);
+    return most + log(sum);
+}
+
+static inline void compare_sum(struct logits_report *report, const float *logits, uint32_t count,
+                               float expected)
+{
+    double off = fabs(log_sum_exp(logits, count) - (double)expected);
+    if (off > report->worst_sum || isnan(off))
+        report->worst_sum = isnan(off) ? INFINITY : off;
+}
+
 static inline void compare_position(struct logits_report *report, const struct golden *golden,
                                     const struct golden_sequence *sequence, uint32_t at,
                                     const float *logits)
 {
     struct golden_position position;
     golden_position_at(golden, sequence, at, &position);
+    compare_sum(report, logits, golden->vocabulary, position.log_sum_exp);
     uint32_t picked = argmax(logits, golden->vocabulary), expected;
     double margin = NAN;
     if (golden->full) {

@@ -42,10 +42,12 @@ static void compare_float(enum engine_kv kv, double bound)
     for (size_t i = 0; i < MODEL_COUNT; i++) {
         struct logits_report report = {.worst = 0.0};
         compare_model(&report, i, "float", kv);
-        print_message("%-28s %u positions, largest difference %.6f (%s)\n", models[i].path,
-                      report.positions, report.worst, report.where);
+        print_message("%-28s %u positions, largest difference %.6f (%s), of the sum %.6f\n",
+                      models[i].path, report.positions, report.worst, report.where,
+                      report.worst_sum);
         assert_true(report.positions > 60);
         assert_true(report.worst <= bound);
+        assert_true(report.worst_sum <= bound);
     }
 }
 

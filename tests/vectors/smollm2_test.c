@@ -46,10 +46,11 @@ static void compare_float(enum engine_kv kv, double bound, bool greedy)
     struct fixture_config config = float_config;
     config.kv = kv;
     compare_all(&report, &config, greedy);
-    print_message("float: %u positions, largest difference %.6f (%s)\n", report.positions,
-                  report.worst, report.where);
+    print_message("float: %u positions, largest difference %.6f (%s), of the sum %.6f\n",
+                  report.positions, report.worst, report.where, report.worst_sum);
     assert_true(report.positions >= POSITIONS_MIN);
     assert_true(report.worst <= bound);
+    assert_true(report.worst_sum <= bound);
 }
 
 static void float_class_is_within_its_bound(void **state)
