@@ -22,6 +22,7 @@
 #define CHUNKS 3u /* of a warp */
 #define MERGERS 4 /* warps that add the partitions of a row */
 #define MERGED_AT_ONCE 4u
+#define MERGED_BY_ONE 16u /* partitions that one warp adds as well */
 #define UNIT_SINGLES 65536u /* a unit: partition * UNIT_SINGLES + single row */
 
 struct decode_work { /* a partition of a row, for one kv head; of one warp */
@@ -346,6 +347,56 @@ __global__ void __launch_bounds__(MERGERS * 32)
     to[dimension_of(j + 1, n + 1)] = from_float<T>(m.value.w / m.sum);
 }
 
+/* The same sums in the same order, by one warp a head: where there are more rows than blocks have
+ * room at once, and few partitions. */
+template <typename T, int DIMS>
+__global__ void __launch_bounds__(MERGERS * 32)
+    merge_few_kernel(const __grid_constant__ decode_args args, T *o)
+{
+    uint32_t head = blockIdx.y * MERGERS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t kv_head = head / args.group, h = head % args.group;
+    chain_next();
+    if (args.first + blockIdx.x >= args.head[3] || kv_head >= args.kv_head_count)
+        return;
+    uint32_t row = args.rows[args.first + blockIdx.x];
+    uint32_t partitions = args.positions[row] / args.head[6] + 1;
+    chain_wait();
+    if (partitions == 1)
+        return;
+    size_t step = partial_step(args.group, DIMS);
+    const float *from = args.partials + ((size_t)blockIdx.x * args.kv_head_count + kv_head) *
+                                            args.partitions_max * step;
+    merging chains[MERGERS], m = {-1e30f, 0, make_float4(0, 0, 0, 0)};
+#pragma unroll
+    for (uint32_t w = 0; w < MERGERS; w++)
+        chains[w] = m;
+    for (uint32_t p = 0; p < partitions; p += MERGERS) {
+        float4 value[MERGERS];
+        float2 weight[MERGERS];
+#pragma unroll
+        for (uint32_t w = 0; w < MERGERS; w++) {
+            const float *part = from + min(p + w, partitions - 1) * step;
+            value[w] = __ldcg((const float4 *)(part + h * DIMS) + lane % (DIMS / 4));
+            weight[w] = __ldcg((const float2 *)(part + args.group * DIMS + h * 2));
+        }
+#pragma unroll
+        for (uint32_t w = 0; w < MERGERS; w++)
+            if (p + w < partitions)
+                merging_add(chains[w], weight[w].x, weight[w].y, value[w]);
+    }
+#pragma unroll
+    for (uint32_t w = 0; w < MERGERS; w++)
+        merging_add(m, chains[w].most, chains[w].sum, chains[w].value);
+    if (lane >= DIMS / 4)
+        return;
+    uint32_t j = lane / 4 * 2, n = lane % 4 * 2; /* as above */
+    T *to = o + (size_t)row * args.o_stride + head * DIMS;
+    to[dimension_of(j, n)] = from_float<T>(m.value.x / m.sum);
+    to[dimension_of(j, n + 1)] = from_float<T>(m.value.y / m.sum);
+    to[dimension_of(j + 1, n)] = from_float<T>(m.value.z / m.sum);
+    to[dimension_of(j + 1, n + 1)] = from_float<T>(m.value.w / m.sum);
+}
+
 /* ---- the host's side ---- */
 
 bool decode_hopper_can(const struct cuda_backend *cuda, const struct decode_args *args)
@@ -410,9 +461,13 @@ static void works_run(struct cuda_backend *cuda, const struct decode_args *args,
               "shared memory of attention");
     chain(cuda, works_kernel<T, DIMS>, works < blocks ? works : blocks, THREADS, bytes, *args, q,
           o);
-    if (args->partitions_max > 1)
-        chain(cuda, merge_kernel<T, DIMS>, dim3(args->singles, args->kv_head_count * args->group),
-              MERGERS * 32, 0, *args, o);
+    uint32_t heads = args->kv_head_count * args->group;
+    bool many = args->singles * heads > blocks * (2048 / (MERGERS * 32));
+    if (args->partitions_max > 1 && args->partitions_max <= MERGED_BY_ONE && many)
+        chain(cuda, merge_few_kernel<T, DIMS>,
+              dim3(args->singles, (heads + MERGERS - 1) / MERGERS), MERGERS * 32, 0, *args, o);
+    else if (args->partitions_max > 1)
+        chain(cuda, merge_kernel<T, DIMS>, dim3(args->singles, heads), MERGERS * 32, 0, *args, o);
 }
 
 template <typename T>

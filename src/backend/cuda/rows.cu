@@ -335,11 +335,11 @@ __global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, 
         angle -= 6.283185307179586476925 * rint(angle * 0.15915494309189533576888);
         sincosf((float)angle, &sines[i], &cosines[i]);
     }
-    __syncthreads();
-    chain_wait();
     const uint32_t *table = r.tables + r.table_offsets[r.row_sequences[row]];
     char *block = r.pool + (size_t)table[position / r.block_tokens] * r.block_bytes + r.layer_at;
     uint32_t token = position % r.block_tokens;
+    __syncthreads();
+    chain_wait();
     for (uint32_t h = blockIdx.y * warps + warp; h < r.head_count + 2 * r.kv_head_count;
          h += gridDim.y * warps) {
         if (h < r.head_count) {
