@@ -20,6 +20,8 @@ bool line_open(struct cuda_backend *cuda)
 {
     if (!cuda->hopper || cuda->options.deterministic)
         return true;
+    if (!band_open(cuda))
+        return false;
     cuda->line = (struct cuda_line *)calloc(1, sizeof(*cuda->line));
     void *met = device_take(cuda, sizeof(unsigned long long));
     if (cuda->line == NULL || met == NULL)
@@ -30,6 +32,7 @@ bool line_open(struct cuda_backend *cuda)
 
 void line_close(struct cuda_backend *cuda)
 {
+    band_close(cuda);
     free(cuda->line);
 }
 
@@ -80,6 +83,7 @@ static void line_launch(struct cuda_backend *cuda)
 void line_flush(struct cuda_backend *cuda)
 {
     struct cuda_line *line = cuda->line;
+    band_flush(cuda);
     if (line == NULL)
         return;
     if (cuda->failed == OK)
@@ -94,6 +98,8 @@ bool line_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
                const struct backend_tensor *weight, struct backend_buffer *y)
 {
     struct cuda_line *line = cuda->line;
+    if (band_can(cuda))
+        return band_norm(cuda, x, weight, y);
     if (!line_can(cuda))
         return false;
     if (line->norm_y != NULL && !line->norm_taken)
@@ -124,6 +130,8 @@ static bool product_fits(const struct product *product, bool normed, int form)
 bool line_product(struct cuda_backend *cuda, const struct product *product)
 {
     struct cuda_line *line = cuda->line;
+    if (band_can(cuda))
+        return band_product(cuda, product);
     if (!line_can(cuda))
         return false;
     struct line_args *args = &line->args;
@@ -154,6 +162,8 @@ bool line_product(struct cuda_backend *cuda, const struct product *product)
 bool line_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
                const struct backend_buffer *up, struct backend_buffer *h)
 {
+    if (band_can(cuda))
+        return band_gate(cuda, gate, up, h);
     if (!line_can(cuda))
         return false;
     struct line_args *args = &cuda->line->args;

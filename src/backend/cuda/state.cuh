@@ -18,6 +18,7 @@
  *                                   stream_hopper.cu on sm_90
  *                      line.cu      of one row: several, norms and gates too, on sm_90
  *                                   as one kernel (line_hopper.cu)
+ *                      band.cu      of 2 to 32 rows of bf16: likewise (band_hopper.cu)
  *                      batch_hopper.cu  for 9 to 32 rows, on sm_90
  *                      gemm.cu      y = W x for many rows: cuBLASLt
  *                      decode.cu    attention of single rows: splits the keys;
@@ -149,6 +150,7 @@ struct cuda_backend {
     uint32_t layers_done;
 
     struct cuda_line *line; /* line.cu; or NULL */
+    struct cuda_band *band; /* band.cu; or NULL */
     float *partials; /* decode.cu */
     uint32_t *arrivals;
     struct backend_picked *picked_host, *picked_device;
@@ -279,6 +281,16 @@ bool line_product(struct cuda_backend *cuda, const struct product *product);
 bool line_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
                const struct backend_buffer *up, struct backend_buffer *h);
 void line_flush(struct cuda_backend *cuda);
+/* band.cu: the same for several rows; line.cu's calls call it. */
+bool band_open(struct cuda_backend *cuda);
+void band_close(struct cuda_backend *cuda);
+bool band_can(const struct cuda_backend *cuda);
+bool band_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
+               const struct backend_tensor *weight, struct backend_buffer *y);
+bool band_product(struct cuda_backend *cuda, const struct product *product);
+bool band_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
+               const struct backend_buffer *up, struct backend_buffer *h);
+void band_flush(struct cuda_backend *cuda);
 /* A quantised matrix as activations are stored, in cuda->scratch. */
 void tensor_unpack(struct cuda_backend *cuda, const struct backend_tensor *tensor, void *to);
 
