@@ -22,6 +22,7 @@
 #include "cli/router_options.h"
 #include "cli/serve_folder.h"
 #include "cli/serve_nodes.h"
+#include "cli/store_options.h"
 #include "cli/supervisor.h"
 #include "cli/worker_options.h"
 #include "engine/engine.h"
@@ -228,6 +229,10 @@ static status serve_add_store(struct serve *serve)
         args_add(args, "--disk-bytes=%llu", (unsigned long long)options->disk_bytes);
     }
     args_hand_on(args, options, &cluster_key_row);
+    uint64_t silence_ms = options->silence_ms;
+    if (silence_ms < STORE_SILENCE_MS_MIN)
+        silence_ms = STORE_SILENCE_MS_MIN;
+    args_add(args, "--silence=%llums", (unsigned long long)silence_ms);
     args_add(args, "--log-level=%s", options->log_level);
     status st = serve_add(serve, "store", 2, args, -1);
     free(args);

@@ -7,6 +7,8 @@
 #include "base/options.h"
 #include "cli/worker_options.h"
 
+#define STORE_SILENCE_MS_MIN 1000 /* workers give a sign of life four times in that time */
+
 /* T: a struct whose fields bear the names, and have the types, of struct keeper_options. */
 #define STORE_SIZE_ROWS(T)                                                                         \
     {"memory-bytes",                                                                               \

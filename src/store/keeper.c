@@ -116,6 +116,7 @@ static status keeper_open_transfer(struct keeper *keeper)
         .layer_count = keeper->shape.layer_count,
         .carriers = carriers,
         .rdma_transports = options->rdma_transports,
+        .silence_ms = (uint32_t)options->silence_ms,
         .reports = keeper->transfers,
     };
     st = transfer_open(&transfer, &keeper->transfer);

@@ -35,6 +35,8 @@ struct keeper_options {
     const char *log_level;
     const char *cluster_key; /* file; NULL: none */
     uint64_t memory_bytes, disk_bytes;
+    uint64_t silence_ms;   /* a worker's connection for blocks that is silent so long is closed, and
+                              its memory let go of; 0: as transfer.h says */
     uint32_t metrics_port; /* of 127.0.0.1; 0: none */
     bool trust_network;    /* without a key: other hosts may connect, unauthenticated */
 };

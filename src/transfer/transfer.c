@@ -16,6 +16,7 @@
 
 #define CONNECT_MS 3000
 #define SILENCE_MS 3000
+#define BEAT_MS 250u /* the other side may take less silence for an end than we do */
 #define SUBSCRIBE_MS 60000
 #define WORK_BYTES_MIN 4096 /* what any piece of work counts at least */
 
@@ -108,11 +109,17 @@ static void transfer_on_deadline(void *ctx)
         transfer_deadline(transfer, next);
 }
 
+static void transfer_beat_later(struct transfer *transfer)
+{
+    uint32_t quarter = transfer->options.silence_ms / 4 + 1;
+    loop_timer_start(transfer->beat_timer, quarter < BEAT_MS ? quarter : BEAT_MS);
+}
+
 static void transfer_on_beat(void *ctx)
 {
     struct transfer *transfer = ctx;
     peer_beat(transfer);
-    loop_timer_start(transfer->beat_timer, transfer->options.silence_ms / 4 + 1);
+    transfer_beat_later(transfer);
 }
 
 /* ---- calls: from any thread to the transfer thread ---- */
@@ -612,7 +619,7 @@ status transfer_open(const struct transfer_options *options, struct transfer **t
     if (st == OK)
         st = transfer_listen(transfer);
     if (st == OK) {
-        loop_timer_start(transfer->beat_timer, transfer->options.silence_ms / 4 + 1);
+        transfer_beat_later(transfer);
         st = thread_start("transfer", transfer_run, transfer, &transfer->thread);
     }
     if (st != OK) {

@@ -254,14 +254,16 @@ def pools_mapped(pid):
 def survivors_pin_a_dead_peers_memory(binary):
     """Within 1 s of its death nobody maps a dead worker's pool any more (vllm#58063)."""
     for number in (signal.SIGKILL, signal.SIGSTOP):
-        with Server(binary, SMALL, *STEPS) as server:
+        with Server(binary, SMALL, *STEPS, "--store", "16M") as server:
             whole(server, body_of("greedy", 5))
-            decode, prefill = server.pid_of("decode-0"), server.pid_of("prefill-0")
-            assert pools_mapped(decode) == 2
+            prefill = server.pid_of("prefill-0")
+            holders = {server.pid_of("decode-0"): 2, server.pid_of("store"): 1}
+            server.wait_until(lambda: all(pools_mapped(p) == n for p, n in holders.items()), 5,
+                              "decode worker and store map it")
             os.kill(prefill, number)
             server.process.wait_for(r"worker lost.*prefill-0")
             end = time.monotonic() + 1
-            while pools_mapped(decode) > 1:
+            while any(pools_mapped(p) >= n for p, n in holders.items()):
                 assert time.monotonic() < end, "still mapped"
                 time.sleep(0.01)
             if number == signal.SIGSTOP:

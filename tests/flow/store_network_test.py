@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from baton import SLOW, SMALL, Server, main, together
+from baton import PATIENT, SLOW, SMALL, Server, main, together
 from handoff_test import compare, outcome, requests, run_all, stores_are_up
 from network import Network, skip_unless_possible
 from network_test import SMALL_SIZE, Cluster, body_of
@@ -33,7 +33,7 @@ class StoredCluster(Cluster):
         self.store = self.net.start("store", [
             self.binary, "store", "--listen", self.store_address, "--carrier", "tcp",
             "--transfer-tcp", f"0.0.0.0:{STORE_PORT + 1}", "--transfer-advertise",
-            self.net.address("store"), *self.access, "--memory-bytes", "64M"])
+            self.net.address("store"), *self.access, "--memory-bytes", "64M", *PATIENT])
         self.store.wait_for("store listens")
 
     def __exit__(self, kind, *rest):

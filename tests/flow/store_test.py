@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 
-from baton import SMALL, Process, Redis, Server, free_port, main, over_rdma
+from baton import SLOW, SMALL, Process, Redis, Server, free_port, main, over_rdma
 from gather_test import WIDE, conversation, known_everywhere, reference, same, turn, why
 
 SIZE = ["--ctx", "512", "--kv-bytes", "8M"]
@@ -26,7 +26,7 @@ class Store:
         self.folder = tempfile.mkdtemp(prefix="baton-test-")
         self.address, self.metrics_port = f"unix:{self.folder}/store.sock", free_port()
         self.process = Process("store", [binary, "store", "--listen", self.address, "--metrics-port",
-                                         str(self.metrics_port), *options])
+                                         str(self.metrics_port), "--silence", f"{SLOW}s", *options])
         self.process.wait_for("store listens")
 
     def __enter__(self):
