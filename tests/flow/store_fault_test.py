@@ -1,16 +1,19 @@
 """With a store: who dies in each phase of a request, what that costs, and that nobody sees it."""
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 
-from baton import SLOW, SMALL, Redis, Server, free_port, main, together
+from baton import SLOW, SMALL, SMALL_MODELS, Redis, Server, free_port, main, together
 from failover_test import KINDS, STEPS, body_of, check_same, failovers, streamed, whole, workers_are_back
-from fault_test import BODIES, matrix
+from fault_test import BODIES, NO_CACHE, matrix
 from handoff_test import stores_are_up
-from store_test import Store
+from store_test import Store, run
 
 BLOCK = 16
+OTHER = os.path.join(SMALL_MODELS, "llama-q4_0.gguf")
 
 
 def all_back(server, prefill, decode):
@@ -92,11 +95,11 @@ def redis_killed(binary):
 
 
 def stores_of_no_use(binary):
-    """A Redis that asks for a password, is no cluster, is full, or does not answer; a store of another
-    block size; none at all: workers start, the log names it, and every request has its tokens, whatever
-    the way of handing over."""
-    def asked(address, way, cause, stopped=None, full=False):
-        with Server(binary, SMALL, *STEPS, "--store", address, "--handoff", way) as server:
+    """A Redis that asks for a password, is no cluster, is full, is slow, or does not answer; a store of
+    another block size, model or cluster key; none at all: workers start, the log names it, and every
+    request has its tokens, whatever the way of handing over."""
+    def asked(address, way, cause, *options, stopped=None, full=False):
+        with Server(binary, SMALL, *STEPS, "--store", address, "--handoff", way, *options) as server:
             if stopped is not None:
                 stores_are_up(server)
                 os.kill(stopped, signal.SIGSTOP)
@@ -115,6 +118,22 @@ def stores_of_no_use(binary):
 
     with Server(binary, SMALL, *STEPS, "--colocated", "1") as server:
         want = [whole(server, b).said() for b in BODIES.values()]
+    with Store(binary, "--memory-bytes", "4M") as store:
+        with Server(binary, SMALL, *STEPS, "--block-tokens", "32", "--store", store.address) as server:
+            stores_are_up(server)
+            assert whole(server, BODIES["greedy"]).error is None
+        asked(store.address, "store", "the peer refused: block tokens: ours are 32")
+    with Store(binary, "--memory-bytes", "4M") as store:
+        with Server(binary, OTHER, *STEPS, "--store", store.address) as server:
+            stores_are_up(server)
+        asked(store.address, "both", "the peer refused: model fingerprint")
+    with tempfile.TemporaryDirectory(prefix="baton-test-") as folder:
+        keys = [f"{folder}/ours", f"{folder}/theirs"]
+        for key in keys:
+            assert run(binary, "key", "--out", key)[0] == 0
+        with Store(binary, "--memory-bytes", "4M", "--cluster-key", keys[0]) as store:
+            asked(store.address, "store", "key", "--cluster-key", keys[1])
+            asked(store.address, "both", "key")
     with Redis("--requirepass", "sesame") as redis:
         asked(redis.address, "store", "NOAUTH Authentication required")
     with Redis("--maxmemory", "100kb", "--maxmemory-policy", "noeviction") as redis:
@@ -123,12 +142,34 @@ def stores_of_no_use(binary):
             asked(redis.address, way, "has no memory left", full=True)
     with Redis() as redis:
         asked(redis.address, "store", "has answered nothing for", stopped=redis.process.pid)
-    with Store(binary, "--memory-bytes", "4M") as store:
-        with Server(binary, SMALL, *STEPS, "--block-tokens", "32", "--store", store.address) as server:
-            stores_are_up(server)
-            assert whole(server, BODIES["greedy"]).error is None
-        asked(store.address, "store", "the peer refused: block tokens: ours are 32")
     asked(f"127.0.0.1:{free_port()}", "store", "cannot connect: Connection refused")
+
+
+def redis_slow(binary):
+    """Each answer takes it 0.4 s, which is longer than what it has would take to compute: it is given up
+    for that request, and the next one; the handoff by it waits for it."""
+    with Redis() as redis, Server(binary, SMALL, *STEPS, *NO_CACHE, "--store", redis.address, "--handoff",
+                                  "store") as server:
+        stores_are_up(server)
+        want = {k: whole(server, b).said() for k, b in BODIES.items()}
+        over = []
+
+        def slow():
+            while not over:
+                subprocess.run(["redis-cli", "-p", str(redis.port), "CLIENT", "PAUSE", "400"], check=True,
+                               stdout=subprocess.DEVNULL, timeout=30)
+
+        def ask():
+            try:
+                for kind, body in list(BODIES.items()) * 2:
+                    start = time.monotonic()
+                    assert whole(server, body).said() == want[kind], kind
+                    assert time.monotonic() - start < 8 * SLOW
+            finally:
+                over.append(True)
+        together([slow, ask])
+        server.process.wait_for(r'event="blocks not fetched" from=store [^\n]*status="timeout"', 10)
+        server.assert_all_free(8)
 
 
 def recomputed(server):
@@ -173,4 +214,4 @@ def only_what_nobody_had_is_recomputed(binary):
 
 if __name__ == "__main__":
     main([prefill_killed_in_every_phase, decode_killed_in_every_phase, store_killed_in_every_phase,
-          store_stopped_in_every_phase, store_stopped, redis_killed, stores_of_no_use, only_what_nobody_had_is_recomputed], sys.argv)
+          store_stopped_in_every_phase, store_stopped, redis_killed, redis_slow, stores_of_no_use, only_what_nobody_had_is_recomputed], sys.argv)

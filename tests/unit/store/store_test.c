@@ -307,10 +307,27 @@ static void disk_gives_back_what_memory_evicted(void **state)
     rig_kill(pid, SIGTERM);
 }
 
+/* Wait until what goes to stderr since it went to file says the word. */
+static bool wait_said(FILE *file, const char *word)
+{
+    char text[4096];
+    for (int i = 0; i < WAIT_MS; i++) {
+        ssize_t bytes = pread(fileno(file), text, sizeof(text) - 1, 0);
+        text[bytes > 0 ? bytes : 0] = '\0';
+        if (strstr(text, word) != NULL)
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
 static void store_of_another_model(void **state)
 {
     (void)state;
     struct user a, b;
+    FILE *said = tmpfile();
+    int err = dup(STDERR_FILENO);
+    assert_true(said != NULL && err >= 0);
     pid_t pid = rig_store(small);
     user_open(&a, "a", 16, 0, 0);
     assert_true(user_wait_up(&a, true));
@@ -318,9 +335,14 @@ static void store_of_another_model(void **state)
     assert_true(user_wait_up(&b, true));
     user_close(&b);
     hello_spoil = true;
+    dup2(fileno(said), STDERR_FILENO);
     user_open(&b, "c", 16, 0, 0);
+    bool named = wait_said(said, "model fingerprint");
+    dup2(err, STDERR_FILENO);
+    close(err);
+    fclose(said);
     hello_spoil = false;
-    usleep(500000);
+    assert_true(named);
     assert_false(store_is_up(b.store));
     user_close(&b);
     user_close(&a);
@@ -330,7 +352,7 @@ static void store_of_another_model(void **state)
 static int make_folder(void **state)
 {
     (void)state;
-    return folder_make(LOG_ERROR);
+    return folder_make(LOG_WARN); /* one test reads what is said */
 }
 
 int main(void)
