@@ -11,9 +11,9 @@
  * is started (layer_ready); what it wrote is there when poll says so. Moves between host and pool
  * happen in the order in which they were started; all others in any order, some at once.
  *
- * Threads: one thread makes all of these calls (the transfer thread); it need not be the compute
- *          thread. Before the backend's close every move is over and every map unmapped.
- * Memory:  what is given is copied.
+ * Threads: one thread makes all of these calls (the transfer thread), and another one pool_map,
+ *          meanwhile; neither need be the compute thread. Before the backend's close every move is
+ * over and every map unmapped. Memory:  what is given is copied.
  */
 #ifndef BACKEND_MOVES_H
 #define BACKEND_MOVES_H
@@ -60,7 +60,7 @@ struct backend_moves {
     status (*pool_export)(struct backend *backend, uint8_t handle_out[POOL_HANDLE_BYTES]);
 
     /* The pool behind a handle, of at least so many bytes, readable by MOVE_FETCH until unmap.
-     * May take milliseconds. Errors: ERR_BAD_INPUT (not a handle, or a smaller pool),
+     * May take tens of milliseconds. Errors: ERR_BAD_INPUT (not a handle, or a smaller pool),
      * ERR_UNSUPPORTED (its device is not visible here, or cannot be read from ours). */
     status (*pool_map)(struct backend *backend, const uint8_t handle[POOL_HANDLE_BYTES],
                        uint64_t bytes, struct pool_map **map_out);

@@ -94,6 +94,30 @@ static void worker_lose(struct worker *worker, const char *reason)
     worker_free(router, worker);
 }
 
+static void worker_tell_peer(struct worker *worker, const struct worker *other)
+{
+    struct router *router = worker->router;
+    struct wire_holder holder;
+    route_holder_fill(other, worker, &holder);
+    if (holder.transfer_unix[0] == '\0' || !handoff_may_fetch(worker, other))
+        return;
+    wire_frame_reset(&router->frame);
+    wire_holder_encode(&router->frame, &holder);
+    route_send(worker, WIRE_PEER, &router->frame);
+}
+
+/* What takes long before the first block comes, such as mapping a pool, workers of one host can do
+ * before anybody waits for it. */
+static void worker_introduce(struct worker *newcomer)
+{
+    for (struct worker *w = newcomer->router->workers; w != NULL; w = w->next) {
+        if (w == newcomer || !w->registered || w->closed)
+            continue;
+        worker_tell_peer(newcomer, w);
+        worker_tell_peer(w, newcomer);
+    }
+}
+
 /* All workers' blocks must mean the same: compare with any that is here. */
 static status worker_check_class(struct router *router, const struct worker *worker)
 {
@@ -202,6 +226,7 @@ static bool worker_register(struct worker *worker, const uint8_t *payload, uint3
     worker->slot = directory_join(router->directory);
     worker_guess_pulls(router, worker);
     worker_ask_blocks(worker);
+    worker_introduce(worker);
     link_limit_payload(worker->link, WORKER_FRAME_BYTES_MAX);
     worker->progress_ns = worker->beat_ns = clock_ns();
     log_info("worker registered", "worker=%s roles=%s%s blocks=%u ctx=%u pid=%u", registration.name,

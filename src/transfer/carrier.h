@@ -49,6 +49,9 @@ status shm_send_pool(struct peer *peer);
 /* cuda-ipc, holder's side: a peer asks for the pool's handle. */
 status cuda_ipc_on_ask(struct peer *peer, uint32_t bytes);
 
+/* cuda-ipc, receiver's side: the mapping of peer's pool is over, one way or the other. */
+void cuda_ipc_mapped(struct peer *peer, const struct mapping *mapping);
+
 /* tcp, holder's side: a FETCH; answer when the link has room. */
 status tcp_on_fetch(struct peer *peer, const uint8_t *payload, uint32_t bytes);
 /* Drop unanswered fetches of a lease; NULL: all. */

@@ -1,3 +1,4 @@
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -43,10 +44,8 @@ static void cuda_ipc_peer_ready(struct peer *peer)
 
 static status cuda_ipc_map(struct peer *peer, const struct device_message *message)
 {
-    struct transfer *transfer = peer->transfer;
-    struct backend *device = transfer->options.pool.device;
-    size_t expected = transfer->options.pool.block_bytes;
-    if (peer->pool != NULL || peer->unmappable)
+    size_t expected = peer->transfer->options.pool.block_bytes;
+    if (peer->pool != NULL || peer->unmappable || peer->mapping != NULL)
         return error_set(ERR_BAD_INPUT, "a second DEVICE message");
     if (message->block_count > 0 && message->block_bytes != expected)
         return error_set(ERR_REFUSED, "block bytes: ours are %zu, those of \"%s\" are %llu",
@@ -54,15 +53,23 @@ static status cuda_ipc_map(struct peer *peer, const struct device_message *messa
     uint64_t bytes = message->block_count * message->block_bytes;
     if (message->block_count == 0)
         peer_set_unmappable(peer, message->text);
-    else if (device->moves->pool_map(device, message->handle, bytes, &peer->pool) != OK)
+    else if (mapping_add(peer, message->handle, message->block_count, bytes) != OK)
         peer_set_unmappable(peer, error_text());
-    if (peer->unmappable)
-        return OK;
-    peer->map_bytes = bytes;
-    peer->map_blocks = message->block_count;
-    atomic_fetch_add(&transfer->mapped_bytes, bytes);
-    peer_set_usable(peer);
     return OK;
+}
+
+void cuda_ipc_mapped(struct peer *peer, const struct mapping *mapping)
+{
+    if (mapping->result != OK) {
+        peer_set_unmappable(peer, mapping->text);
+        return;
+    }
+    peer->pool = mapping->map;
+    peer->map_bytes = mapping->bytes;
+    peer->map_blocks = mapping->block_count;
+    atomic_fetch_add(&peer->transfer->mapped_bytes, mapping->bytes);
+    log_debug("pool mapped", "peer=\"%s\" bytes=%" PRIu64, peer->name, mapping->bytes);
+    peer_set_usable(peer);
 }
 
 static status cuda_ipc_on_frame(struct peer *peer, uint16_t type, const uint8_t *payload,
@@ -141,6 +148,7 @@ static void cuda_ipc_forget(struct receive *receive)
 static void cuda_ipc_peer_end(struct peer *peer)
 {
     struct backend *device = peer->transfer->options.pool.device;
+    mapping_forget(peer);
     if (peer->pool == NULL)
         return;
     device->moves->pool_unmap(device, peer->pool);

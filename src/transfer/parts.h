@@ -7,8 +7,10 @@
  *     receiver.c   receives: what is wanted, what has landed, when it is done
  *     shm.c tcp.c cuda_ipc.c rdma.c   how the bytes of a fetch get here (carrier.h)
  *     moving.c     what the device of the pool does for them (backend/moves.h)
+ *     mapping.c    the thread that maps pools of other processes there
  *
- * Threads: everything here belongs to the transfer thread, but for what transfer.c says of calls.
+ * Threads: everything here belongs to the transfer thread, but for what transfer.c says of calls,
+ *          and mapping.c of a mapping.
  */
 #ifndef TRANSFER_PARTS_H
 #define TRANSFER_PARTS_H
@@ -51,6 +53,7 @@ enum call_kind {
     CALL_LEASE_CLOSE,
     CALL_RECEIVE,
     CALL_CANCEL,
+    CALL_MEET,
     CALL_DROP_PEER,
     CALL_RENEW,
     CALL_STOP,
@@ -64,6 +67,10 @@ struct call {
         struct lease *opened;
         struct receive *received;
         uint64_t incarnation;
+        struct {
+            uint64_t incarnation;
+            struct address local;
+        } met;
         struct {
             uint32_t block_count, payload_bytes;
             uint8_t *payload;
@@ -197,9 +204,10 @@ struct peer {
     const uint8_t *map; /* shm */
     size_t map_bytes;
     uint32_t map_blocks;
-    struct pool_map *pool; /* cuda-ipc */
-    bool unmappable;       /* the same: open, so that it is not tried again, and not used */
-    struct fetch *landing; /* tcp: whose bytes are arriving; NULL: thrown away */
+    struct pool_map *pool;   /* cuda-ipc */
+    struct mapping *mapping; /* the same: under way, or NULL */
+    bool unmappable;         /* the same: open, so that it is not tried again, and not used */
+    struct fetch *landing;   /* tcp: whose bytes are arriving; NULL: thrown away */
     uint32_t landing_count;
     struct rdma_peer *remote; /* rdma */
     /* incoming */
@@ -237,6 +245,19 @@ struct moving {
     } spans[];
 };
 
+/* A pool of another process that is being mapped. */
+struct mapping {
+    struct mail mail;
+    struct peer *peer; /* the transfer thread's; NULL: gone meanwhile */
+    uint8_t handle[POOL_HANDLE_BYTES];
+    uint32_t block_count;
+    uint64_t bytes;
+    /* Once it is over: */
+    status result;
+    struct pool_map *map;
+    char text[OFFER_TEXT_BYTES];
+};
+
 /* Slices of one layer, between blocks of two places. */
 struct moving_slices {
     enum move_kind kind;
@@ -271,8 +292,13 @@ struct transfer {
     struct moving *moving, **moving_tail; /* in the order in which they were asked for */
     uint32_t moves_open;                  /* the device was given and has not ended */
     struct work moving_work;
-    uint64_t moved_ns; /* when the last one was over */
-    uint64_t awake_ns; /* until then the thread does not sleep */
+    uint64_t moved_ns;               /* when the last one was over */
+    uint64_t awake_ns;               /* until then the thread does not sleep */
+    struct mailbox *to_map, *mapped; /* of struct mapping; NULL: no pool in a device */
+    struct loop_watch *mapped_watch;
+    pthread_t mapping_thread;
+    bool maps; /* that thread runs */
+    struct mail stop_mapping;
     struct rdma *rdma; /* NULL: not this carrier */
     struct peer *peers;
     uint32_t incoming_count;
@@ -313,12 +339,26 @@ void moving_await(struct transfer *transfer);
 /* For the test switch: flip a bit of a slice in the device's pool. */
 void moving_flip(struct transfer *transfer, uint32_t layer, uint32_t id);
 
+/* mapping.c */
+status mapping_open(struct transfer *transfer);
+/* No peer is left: end the thread, unmap what it mapped for those that have gone. */
+void mapping_stop(struct transfer *transfer);
+void mapping_close(struct transfer *transfer);
+/* Map the pool behind a handle for peer; cuda_ipc_mapped follows unless the peer ends before.
+ * Errors: ERR_NO_MEMORY. */
+status mapping_add(struct peer *peer, const uint8_t handle[POOL_HANDLE_BYTES], uint32_t block_count,
+                   uint64_t bytes);
+/* The peer ends: what was mapped for it is unmapped as soon as it is there. */
+void mapping_forget(struct peer *peer);
+
 /* peer.c */
 struct peer *peer_find(struct transfer *transfer, const struct carrier *carrier,
                        uint64_t incarnation, const struct address *address);
 status peer_connect(struct transfer *transfer, const struct carrier *carrier, uint64_t incarnation,
                     const struct address *address, struct peer **peer_out);
 void peer_on_accept(void *ctx, int fd);
+/* Connect, and map its pool, unless that was done; nothing where no receive waits for that. */
+void peer_meet(struct transfer *transfer, uint64_t incarnation, const struct address *local);
 /* Close the connection; what hangs on it ends with this status and error_text(). */
 void peer_close(struct peer *peer, status cause);
 void peer_beat(struct transfer *transfer);

@@ -240,6 +240,15 @@ status peer_connect(struct transfer *transfer, const struct carrier *carrier, ui
     return OK;
 }
 
+void peer_meet(struct transfer *transfer, uint64_t incarnation, const struct address *local)
+{
+    struct peer *peer = peer_find(transfer, &carrier_cuda_ipc, incarnation, local);
+    if (peer != NULL)
+        return;
+    if (peer_connect(transfer, &carrier_cuda_ipc, incarnation, local, &peer) != OK)
+        log_info("peer not met", "address=%s cause=\"%s\"", local->text, error_text());
+}
+
 void peer_set_usable(struct peer *peer)
 {
     peer->usable = true;

@@ -212,6 +212,9 @@ static void transfer_on_call(void *ctx, struct mail *mail)
                         true);
         break;
     }
+    case CALL_MEET:
+        peer_meet(transfer, call->is.met.incarnation, &call->is.met.local);
+        break;
     case CALL_DROP_PEER:
         transfer_drop(transfer, call->is.incarnation);
         break;
@@ -443,6 +446,20 @@ static void transfer_call_incarnation(struct transfer *transfer, uint32_t kind,
     mailbox_post(transfer->calls, &call->mail);
 }
 
+void transfer_meet(struct transfer *transfer, uint64_t incarnation, const struct address *local)
+{
+    if ((transfer->options.carriers & TRANSFER_CUDA_IPC) == 0)
+        return;
+    struct call *call = call_take(transfer, CALL_MEET);
+    if (call == NULL) {
+        log_error("call lost", "cause=\"%s\"", error_text());
+        return;
+    }
+    call->is.met.incarnation = incarnation;
+    call->is.met.local = *local;
+    mailbox_post(transfer->calls, &call->mail);
+}
+
 void transfer_drop_peer(struct transfer *transfer, uint64_t incarnation)
 {
     transfer_call_incarnation(transfer, CALL_DROP_PEER, incarnation);
@@ -500,6 +517,7 @@ static void *transfer_run(void *ctx)
 {
     struct transfer *transfer = ctx;
     loop_run(transfer->loop);
+    mapping_stop(transfer); /* here, because one thread unmaps */
     return NULL;
 }
 
@@ -582,11 +600,14 @@ static status transfer_open_loop(struct transfer *transfer)
         st = loop_timer_open(transfer->loop, transfer_on_beat, transfer, &transfer->beat_timer);
     if (st == OK)
         st = moving_open(transfer);
+    if (st == OK)
+        st = mapping_open(transfer);
     return st;
 }
 
 static void transfer_free(struct transfer *transfer)
 {
+    mapping_close(transfer);
     rdma_close(transfer);
     link_listener_close(transfer->unix_listener);
     link_listener_close(transfer->tcp_listener);

@@ -20,7 +20,8 @@
  * control messages go over a tcp connection). A GPU's pool reaches all but cuda-ipc by way of
  * memory of the host, and the other way round.
  *
- * Threads: one transfer thread per worker, made by transfer_open, does all the work. Every call
+ * Threads: one transfer thread per worker, made by transfer_open, does all the work; with a pool in
+ *          a device another one maps others' pools. Every call
  *          may be made from any thread, for one lease from one at a time (the compute thread); none
  *          waits for a peer. Reports come as mail to options.reports.
  * Memory:  ids and payloads given are copied. A report is the taker's: transfer_report_free.
@@ -178,6 +179,11 @@ status transfer_receive(struct transfer *transfer, const struct transfer_wish *w
 
 /* Give up; the report (CANCELLED, unless another was under way) says that nothing writes there. */
 void transfer_receive_cancel(struct transfer *transfer, const struct lease_id *lease);
+
+/* That incarnation is on this host, and its blocks may be wanted: where a pool must be mapped first
+ * (cuda-ipc), that is done now, in the background, and not when a receive waits for it. A hint:
+ * what does not succeed is tried again by the first receive. */
+void transfer_meet(struct transfer *transfer, uint64_t incarnation, const struct address *local);
 
 /* Close every connection with that incarnation and unmap its pool: it was declared dead elsewhere.
  * Its receives fail with ERR_CLOSED, its leases end as if the receiver were gone. */

@@ -265,6 +265,7 @@ static void holder_fields(struct codec *c, struct wire_holder *m)
     codec_text(c, m->transfer_unix, sizeof(m->transfer_unix), "transfer_unix");
     codec_text(c, m->transfer_tcp, sizeof(m->transfer_tcp), "transfer_tcp");
 }
+WIRE_MESSAGE(holder, holder_fields)
 
 static void source_fields(struct codec *c, struct wire_source *m)
 {

@@ -16,6 +16,7 @@
  *       | <-- heartbeat, from each ------- | <------------------------- |
  *       | --- alive, to each ------------> | -------------------------> |
  *       | <-- leaving -------------------- | <------------------------- |  draining
+ *       | --- peer (holder) -------------> | -------------------------> |  others of its host
  *       | --- lend (keys), to a holder --> |  or to the decode worker:  |  offer blocks by content
  *       | <-- blocks --------------------- | <------------------------- |  what it can match
  *       | --- set roles, drain ----------> | -------------------------> |  an operator asked for it
@@ -94,6 +95,7 @@ enum wire_control {
     WIRE_BLOCKS_ASK, /* empty: say all that can be matched there, from the start */
     WIRE_SET_ROLES,  /* be of these roles; what runs goes on, and blocks stay */
     WIRE_DRAIN,      /* empty: leave, as at SIGTERM */
+    WIRE_PEER,       /* a holder: it is there, on your host; its blocks may be wanted later */
 };
 
 enum wire_role { WIRE_ROLE_PREFILL = 1, WIRE_ROLE_DECODE = 2 }; /* bits; both: colocated */
@@ -188,7 +190,7 @@ struct wire_sampling {
     const uint32_t *stop_ids;     /* [stop_count] end tokens too: the router knows them */
 };
 
-/* A worker that blocks are fetched from. */
+/* A worker that blocks are fetched from; of peer: that they may be. */
 struct wire_holder {
     uint64_t incarnation;
     char name[WIRE_NAME_BYTES];
@@ -393,6 +395,8 @@ struct wire_cancel {
     uint64_t request_id;
     uint32_t sequence;
 };
+void wire_holder_encode(struct wire_frame *frame, const struct wire_holder *message);
+status wire_holder_decode(const uint8_t *data, size_t bytes, struct wire_holder *message_out);
 void wire_cancel_encode(struct wire_frame *frame, const struct wire_cancel *message);
 status wire_cancel_decode(const uint8_t *data, size_t bytes, struct wire_cancel *message_out);
 

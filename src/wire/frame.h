@@ -24,7 +24,7 @@
 
 /* Of the whole protocol: raised by any change of a frame's or message's form. Other versions are
  * refused in the handshake. */
-#define WIRE_VERSION 14u
+#define WIRE_VERSION 15u
 
 /* Who owns which numbers. A type is known by the link's user; an unknown one is ERR_BAD_INPUT. */
 enum frame_type {

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "store/store.h"
+#include "transfer/transfer.h"
 #include "wire/link.h"
 #include "worker/mail.h"
 
@@ -387,6 +388,22 @@ static void control_set_roles(struct control *control, uint32_t roles)
                     control->frame.bytes);
 }
 
+/* Not by way of the compute thread, which may be in a step. */
+static status control_meet(struct control *control, const uint8_t *payload, uint32_t bytes)
+{
+    struct wire_holder peer;
+    struct address local;
+    status st = wire_holder_decode(payload, bytes, &peer);
+    if (st == OK)
+        st = address_parse_numeric(peer.transfer_unix, &local);
+    if (st != OK)
+        return error_prefix(st, "peer");
+    log_debug("peer is here", "peer=%s incarnation=%016llx", peer.name,
+              (unsigned long long)peer.incarnation);
+    transfer_meet(control->setup.transfer, peer.incarnation, &local);
+    return OK;
+}
+
 static void control_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
                              uint32_t payload_bytes)
 {
@@ -402,6 +419,11 @@ static void control_on_frame(void *ctx, uint16_t type, const uint8_t *payload,
     }
     if (type == WIRE_SET_ROLES && wire_roles_decode(payload, payload_bytes, &roles) == OK) {
         control_set_roles(control, roles);
+        return;
+    }
+    if (type == WIRE_PEER) {
+        if (control_meet(control, payload, payload_bytes) != OK)
+            control_break(router, error_text());
         return;
     }
     if (type == WIRE_FAILED && wire_failed_decode(payload, payload_bytes, &failed) == OK) {

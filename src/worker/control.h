@@ -21,6 +21,7 @@
 
 struct control;
 struct store;
+struct transfer;
 
 struct control_setup {
     struct loop *loop;
@@ -29,9 +30,10 @@ struct control_setup {
     const struct cluster_key *key; /* NULL: none */
     const struct wire_register *registration;
     uint64_t heartbeat_ms;
-    uint32_t vocabulary;     /* token ids of requests are below it */
-    struct mailbox *compute; /* the compute thread's */
-    struct store *store;     /* heartbeats say whether it is of use; NULL: none */
+    uint32_t vocabulary;       /* token ids of requests are below it */
+    struct mailbox *compute;   /* the compute thread's */
+    struct store *store;       /* heartbeats say whether it is of use; NULL: none */
+    struct transfer *transfer; /* told of other workers */
     /* No router will have this worker: another model, layout, class or version. No retry. */
     void (*on_refused)(void *ctx, const char *reason);
     /* An operator wants it to leave, as at SIGTERM. */

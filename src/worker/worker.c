@@ -450,6 +450,7 @@ static status worker_register(struct worker *worker)
                                   .vocabulary = worker->model->vocabulary,
                                   .compute = worker->to_compute,
                                   .store = worker->store,
+                                  .transfer = worker->transfer,
                                   .on_refused = worker_on_refused,
                                   .on_drain = worker_on_drain,
                                   .ctx = worker};

@@ -3,6 +3,7 @@
 Needs a GPU and baton-cuda.so (BATON_CUDA_PLUGIN, or beside the binary); without: skipped. With
 BATON_CUDA_DEVICES=cuda:0,cuda:1 prefill and decode workers are on two. tools/gpu-check runs it."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,24 @@ def second_turn_comes_from_the_decode_gpu(binary):
         server.assert_all_free()
     with Server(binary, SMALL, *options, "--colocated", "1") as server:
         same(turn(server, second)[0], got, "second turn")
+
+
+def pools_are_mapped_before_they_are_wanted(binary):
+    """By each worker, all others', without a request; and again that of one that is back."""
+    names = ("prefill-0", "decode-0", "decode-1")
+    first = sorted((who, of) for who in names for of in names if who != of)
+    again = sorted(first + [pair for pair in first if "decode-0" in pair])
+
+    def mapped():
+        return sorted(re.findall(r'(\S+) event="pool mapped" peer="([^"]*)"', server.process.log()))
+
+    with Server(binary, SMALL, *GPU, "--decode-workers", "2", "--log-level", "debug") as server:
+        server.wait_until(lambda: mapped() == first, 10, "all pools are mapped")
+        os.kill(server.pid_of("decode-0"), signal.SIGKILL)
+        server.wait_until(lambda: mapped() == again, 30, "and that of the one that is back")
+        assert outcome_text(server.complete(prompt=list(range(3, 203)), max_tokens=8, temperature=0))
+        server.wait_until(lambda: server.sum("baton_handoffs_total", carrier=IPC) == 1, 5, "a handoff")
+        assert mapped() == again
 
 
 def outcome_text(answer):
@@ -126,5 +145,5 @@ if __name__ == "__main__":
     except (OSError, subprocess.CalledProcessError):
         print("skipped: no GPU here")
         sys.exit(77)
-    main([equal_to_colocated, second_turn_comes_from_the_decode_gpu, killed,
+    main([pools_are_mapped_before_they_are_wanted, equal_to_colocated, second_turn_comes_from_the_decode_gpu, killed,
           devices_that_do_not_see_each_other], sys.argv)

@@ -1,5 +1,7 @@
 """A worker dies in the middle of answers: the client's stream goes on, token for token the same."""
+import collections
 import os
+import re
 import signal
 import sys
 import time
@@ -120,6 +122,31 @@ def workers_are_back(server, prefill, decode):
             health = none.body
         return (health["prefill_workers"], health["decode_workers"]) == (prefill, decode)
     server.wait_until(there, 20, "all workers")
+
+
+def workers_of_a_host_are_introduced(binary):
+    """Each hears of each other one, once, and again when one is back; of none that it may not connect to."""
+    names = ("prefill-0", "decode-0", "decode-1")
+    pairs = [(who, of) for who in names for of in names if who != of]
+
+    def told():
+        found = re.findall(r'(\S+) event="peer is here" peer=(\S+) incarnation=(\w+)', server.process.log())
+        return collections.Counter(f[:2] for f in found), {f for f in found if f[1] == "decode-0"}
+
+    with Server(binary, SMALL, *SMALL_KV, "--decode-workers", "2", "--log-level", "debug") as server:
+        once = {pair: 1 for pair in pairs}
+        server.wait_until(lambda: told()[0] == once, 10, "all have heard of each other")
+        assert len({incarnation for _, _, incarnation in told()[1]}) == 1
+        os.kill(server.pid_of("decode-0"), signal.SIGKILL)
+        again = {pair: 1 + ("decode-0" in pair) for pair in pairs}
+        server.wait_until(lambda: told()[0] == again, 20, "all have heard of the one that is back")
+        assert len({incarnation for _, _, incarnation in told()[1]}) == 2
+    with Server(binary, SMALL, *SMALL_KV, "--decode-workers", "2", "--log-level", "debug", "--store", "64M",
+                "--handoff", "store") as server:
+        apart = {pair: 1 for pair in pairs if "prefill-0" not in pair}
+        server.wait_until(lambda: told()[0] == apart, 10, "decode workers have heard of each other")
+        assert whole(server, body_of("greedy", 5)).error is None
+        assert told()[0] == apart
 
 
 def decode_killed(binary):
@@ -251,5 +278,5 @@ def worker_hangs(binary):
 
 
 if __name__ == "__main__":
-    main([decode_killed, recomputed_once, streams_resume_in_time, one_plus_one, all_workers_lost,
+    main([workers_of_a_host_are_introduced, decode_killed, recomputed_once, streams_resume_in_time, one_plus_one, all_workers_lost,
           worker_hangs], sys.argv)

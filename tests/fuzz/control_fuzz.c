@@ -30,6 +30,7 @@ FUZZ_MESSAGE(blocks)
 FUZZ_MESSAGE(change)
 FUZZ_MESSAGE(changed)
 FUZZ_MESSAGE(saved)
+FUZZ_MESSAGE(holder)
 
 static void fuzz_prefill(const uint8_t *data, size_t bytes, struct wire_frame *frame)
 {
@@ -109,9 +110,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     static void (*const messages[])(const uint8_t *, size_t, struct wire_frame *) = {
-        fuzz_register, fuzz_heartbeat, fuzz_reserved, fuzz_place, fuzz_failed, fuzz_handed,
-        fuzz_prefill,  fuzz_reserve,   fuzz_first,    fuzz_id,    fuzz_cancel, fuzz_lend,
-        fuzz_blocks,   fuzz_change,    fuzz_changed,  fuzz_roles, fuzz_status, fuzz_saved};
+        fuzz_register, fuzz_heartbeat, fuzz_reserved, fuzz_place,  fuzz_failed,
+        fuzz_handed,   fuzz_prefill,   fuzz_reserve,  fuzz_first,  fuzz_id,
+        fuzz_cancel,   fuzz_lend,      fuzz_blocks,   fuzz_change, fuzz_changed,
+        fuzz_roles,    fuzz_status,    fuzz_saved,    fuzz_holder};
     struct wire_frame frame = {0};
     if (bytes == 0)
         return 0;

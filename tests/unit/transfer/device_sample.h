@@ -24,9 +24,11 @@ struct sample_device {
     struct backend backend;
     uint8_t *memory, *host;
     size_t bytes;
-    bool refuses;     /* pool_map says no */
-    atomic_bool held; /* nothing is over */
-    uint32_t maps, slow_polls;
+    bool refuses;              /* pool_map says no */
+    atomic_bool held;          /* nothing is over */
+    atomic_bool map_held;      /* nor is pool_map */
+    atomic_uint maps, mapping; /* mapping: in pool_map now */
+    uint32_t slow_polls;
     uint64_t number; /* of moves, since the start */
     pthread_t caller;
     bool called;
@@ -66,7 +68,10 @@ static inline status sample_map(struct backend *backend, const uint8_t handle[PO
 {
     struct sample_device *device = sample_of(backend);
     uint64_t parts[3];
-    sample_one_thread(device);
+    assert_int_equal(atomic_fetch_add(&device->mapping, 1), 0);
+    while (device->map_held)
+        usleep(100);
+    atomic_fetch_sub(&device->mapping, 1);
     memcpy(parts, handle, sizeof(parts));
     if (device->refuses)
         return error_set(ERR_UNSUPPORTED, "this sample maps nothing");

@@ -217,24 +217,42 @@ static void handoffs_compare(struct side *holder, struct side *receiver,
     free(expected);
 }
 
+static void all_of_a_shape_arrives(const struct shape *shape, bool from_device, bool to_device,
+                                   bool local, enum transfer_carrier expected)
+{
+    enum { HANDOFFS = 6 };
+    static struct handoff handoffs[HANDOFFS];
+    struct side holder, receiver;
+    side_open(&holder, "holder", shape, from_device, true, (struct transfer_options){0});
+    side_open(&receiver, "receiver", shape, to_device, false, (struct transfer_options){0});
+    handoffs_run(&holder, &receiver, handoffs, HANDOFFS, local, expected);
+    struct transfer_counters counters;
+    transfer_counters_read(receiver.worker.transfer, &counters);
+    assert_int_equal(counters.checksum_failures, 0);
+    assert_int_equal(counters.receives, 0);
+    handoffs_compare(&holder, &receiver, handoffs, HANDOFFS);
+    side_close(&receiver);
+    side_close(&holder);
+}
+
 static void everything_arrives(bool from_device, bool to_device, bool local,
                                enum transfer_carrier expected)
 {
-    enum { HANDOFFS = 6, ROUNDS = 4 };
-    static struct handoff handoffs[HANDOFFS];
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < 4; round++) {
         struct shape shape = shape_aligned(round % 2 == 0 ? 200 : 20000);
-        struct side holder, receiver;
-        side_open(&holder, "holder", &shape, from_device, true, (struct transfer_options){0});
-        side_open(&receiver, "receiver", &shape, to_device, false, (struct transfer_options){0});
-        handoffs_run(&holder, &receiver, handoffs, HANDOFFS, local, expected);
-        struct transfer_counters counters;
-        transfer_counters_read(receiver.worker.transfer, &counters);
-        assert_int_equal(counters.checksum_failures, 0);
-        assert_int_equal(counters.receives, 0);
-        handoffs_compare(&holder, &receiver, handoffs, HANDOFFS);
-        side_close(&receiver);
-        side_close(&holder);
+        all_of_a_shape_arrives(&shape, from_device, to_device, local, expected);
+    }
+}
+
+/* Slices around what one block of a GPU's threads takes, and many times that. */
+static void slices_of_all_sizes(void **state)
+{
+    (void)state;
+    static const size_t bytes[] = {65520, 65536, 65552, 131072, 200016, 524288, 700048};
+    for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++) {
+        struct shape shape = shape_even(1, BLOCKS, bytes[i]);
+        if (plugin != NULL || bytes[i] == 65552) /* the sample takes each as it is */
+            all_of_a_shape_arrives(&shape, true, true, true, TRANSFER_CUDA_IPC);
     }
 }
 
@@ -330,6 +348,125 @@ static void what_cannot_be_mapped_goes_by_the_host(void **state)
         transfer_counters_read(receiver.worker.transfer, &counters);
         assert_int_equal(counters.peers, 2); /* asked once, not for each */
         handoffs_compare(&holder, &receiver, handoffs, HANDOFFS);
+        side_close(&receiver);
+        side_close(&holder);
+    }
+}
+
+static void wait_mapped(const struct side *side, uint64_t bytes)
+{
+    struct transfer_counters counters;
+    for (int i = 0; i < 5000; i++, usleep(1000)) {
+        transfer_counters_read(side->worker.transfer, &counters);
+        if (counters.mapped_bytes == bytes)
+            return;
+    }
+    fail_msg("%d bytes mapped, not %d", (int)counters.mapped_bytes, (int)bytes);
+}
+
+static void side_meet(struct side *side, const struct side *other)
+{
+    transfer_meet(side->worker.transfer, other->worker.hello.incarnation,
+                  &other->worker.unix_address);
+}
+
+/* Who is met is mapped before anything is wanted of it, once, and no longer than it lives. */
+static void who_is_met_is_mapped(void **state)
+{
+    (void)state;
+    static struct handoff handoffs[3];
+    struct shape shape = shape_aligned(2000);
+    struct side holder, receiver;
+    struct transfer_counters counters;
+    side_open(&holder, "holder", &shape, true, true, (struct transfer_options){0});
+    side_open(&receiver, "receiver", &shape, true, false, (struct transfer_options){0});
+    uint64_t bytes = shape.block_bytes * BLOCKS;
+    side_meet(&receiver, &holder);
+    wait_mapped(&receiver, bytes);
+    side_meet(&receiver, &holder);
+    handoffs_run(&holder, &receiver, handoffs, 3, true, TRANSFER_CUDA_IPC);
+    transfer_counters_read(receiver.worker.transfer, &counters);
+    assert_int_equal(counters.mapped_bytes, bytes);
+    assert_int_equal(counters.peers, 1);
+    transfer_drop_peer(receiver.worker.transfer, holder.worker.hello.incarnation);
+    wait_mapped(&receiver, 0);
+    side_meet(&receiver, &holder);
+    wait_mapped(&receiver, bytes);
+    handoffs_compare(&holder, &receiver, handoffs, 3);
+    side_close(&receiver);
+    side_close(&holder);
+}
+
+/* To meet nobody, one that is dead, one without a device: nothing comes of it. */
+static void who_cannot_be_met_harms_nobody(void **state)
+{
+    (void)state;
+    static struct handoff handoffs[2];
+    struct shape shape = shape_aligned(2000);
+    struct side holder, receiver;
+    struct address nobody;
+    side_open(&holder, "holder", &shape, false, true, (struct transfer_options){0});
+    side_open(&receiver, "receiver", &shape, true, false, (struct transfer_options){0});
+    assert_int_equal(address_parse("unix:/tmp/baton-nobody-is-here.sock", 0, &nobody), OK);
+    transfer_meet(receiver.worker.transfer, 7, &nobody);
+    transfer_meet(receiver.worker.transfer, holder.worker.hello.incarnation + 1,
+                  &holder.worker.unix_address);
+    side_meet(&receiver, &holder);
+    side_meet(&holder, &receiver);
+    handoffs_run(&holder, &receiver, handoffs, 2, true, TRANSFER_SHM);
+    handoffs_compare(&holder, &receiver, handoffs, 2);
+    side_close(&receiver);
+    side_close(&holder);
+}
+
+static void *let_go(void *sample)
+{
+    usleep(20000);
+    ((struct sample_device *)sample)->map_held = false;
+    return NULL;
+}
+
+static void wait_in_map(const struct side *side)
+{
+    for (int i = 0; i < 5000 && side->sample->mapping == 0; i++)
+        usleep(1000);
+    assert_int_equal(side->sample->mapping, 1);
+}
+
+/* While a pool is mapped, which takes long, blocks go on to and from others. A peer that is lost
+ * meanwhile, or a worker that closes, leaves nothing mapped. */
+static void mapping_holds_nobody_up(void **state)
+{
+    (void)state;
+    static struct handoff handoffs[2];
+    if (plugin != NULL)
+        skip();
+    for (int round = 0; round < 3; round++) {
+        struct shape shape = shape_aligned(2000);
+        struct side holder, receiver;
+        side_open(&holder, "holder", &shape, true, true, (struct transfer_options){0});
+        side_open(&receiver, "receiver", &shape, true, false, (struct transfer_options){0});
+        receiver.sample->map_held = true;
+        side_meet(&receiver, &holder);
+        wait_in_map(&receiver);
+        handoffs_run(&holder, &receiver, handoffs, 2, false, TRANSFER_TCP);
+        if (round == 1) {
+            transfer_drop_peer(receiver.worker.transfer, holder.worker.hello.incarnation);
+            side_meet(&receiver, &holder); /* waits behind what nobody wants any more */
+        }
+        if (round < 2) {
+            receiver.sample->map_held = false;
+            wait_mapped(&receiver, shape.block_bytes * BLOCKS);
+            assert_int_equal(receiver.sample->maps, 1);
+        }
+        if (round == 2) { /* it closes meanwhile: side_close looks at maps */
+            pthread_t lets_go;
+            assert_int_equal(pthread_create(&lets_go, NULL, let_go, receiver.sample), 0);
+            handoffs_compare(&holder, &receiver, handoffs, 2);
+            pthread_join(lets_go, NULL);
+        } else {
+            handoffs_compare(&holder, &receiver, handoffs, 2);
+        }
         side_close(&receiver);
         side_close(&holder);
     }
@@ -658,9 +795,13 @@ int main(int argc, char **argv)
         return child_holder(strcmp(argv[1], "holder-whole") == 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(from_gpu_to_gpu),
+        cmocka_unit_test(slices_of_all_sizes),
         cmocka_unit_test(by_way_of_the_host),
         cmocka_unit_test(small_moves_that_wait_go_together),
         cmocka_unit_test(what_cannot_be_mapped_goes_by_the_host),
+        cmocka_unit_test(who_is_met_is_mapped),
+        cmocka_unit_test(who_cannot_be_met_harms_nobody),
+        cmocka_unit_test(mapping_holds_nobody_up),
         cmocka_unit_test(without_memory_of_the_host),
         cmocka_unit_test(a_carrier_that_the_pool_has_not),
         cmocka_unit_test(a_flipped_bit_is_caught),

@@ -454,6 +454,12 @@ static status decode_reserve(const uint8_t *data, size_t bytes)
     return st;
 }
 
+static status decode_holder(const uint8_t *data, size_t bytes)
+{
+    struct wire_holder holder;
+    return wire_holder_decode(data, bytes, &holder);
+}
+
 static void requests_come_back(void **state)
 {
     (void)state;
@@ -484,6 +490,17 @@ static void requests_come_back(void **state)
         wire_request_free(out);
         if (round < 20)
             assert_no_other_length(decode_reserve, &frame);
+
+        memset(&holder, 0, sizeof(holder));
+        wire_frame_reset(&frame);
+        wire_holder_encode(&frame, &holder_in);
+        assert_int_equal(wire_holder_decode(frame.data, frame.bytes, &holder), OK);
+        assert_int_equal(holder.incarnation, holder_in.incarnation);
+        assert_string_equal(holder.name, holder_in.name);
+        assert_string_equal(holder.transfer_unix, holder_in.transfer_unix);
+        assert_string_equal(holder.transfer_tcp, holder_in.transfer_tcp);
+        if (round < 20)
+            assert_no_other_length(decode_holder, &frame);
     }
     wire_frame_close(&frame);
 }
