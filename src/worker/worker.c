@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/thread.h"
+#include "engine/warm.h"
 #include "model/weights.h"
 #include "store/store.h"
 #include "transfer/transfer.h"
@@ -310,6 +311,8 @@ static status worker_open_device(struct worker *worker)
         st = worker_open_engine(worker);
     if (st == OK)
         st = worker_open_tree(worker);
+    if (st == OK && engine_moving_backend(worker->engine) != NULL)
+        st = engine_warm(worker->engine);
     if (st != OK)
         return st;
     worker_fill_hello(worker);

@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "engine/warm.h"
+
 #define MODEL TEST_DATA_DIR "/vectors/models/llama-q4_0.gguf"
 
 static void a_plan_is_a_sum(void **state)
@@ -172,6 +174,36 @@ static void a_step_gives_what_is_wanted(void **state)
     fixture_close(&fixture);
 }
 
+/* What the first steps leave in the pool changes nothing of what comes after them. */
+static void a_warm_engine_steps_as_a_cold_one(void **state)
+{
+    (void)state;
+    static const uint32_t tokens[] = {5, 17, 99, 3, 42, 250, 7};
+    float cold[4096];
+    for (int warm = 0; warm < 2; warm++) {
+        struct fixture fixture;
+        struct engine_counters counters;
+        struct run run;
+        fixture_open(&fixture, &(struct fixture_config){.path = MODEL, .kernels = "float"});
+        assert_true(fixture.model->vocabulary <= 4096);
+        if (warm == 1)
+            ASSERT_OK(engine_warm(fixture.engine));
+        engine_count(fixture.engine, &counters);
+        assert_int_equal(counters.steps, 4 * warm); /* a prompt; one, eight and many sequences */
+        assert_int_equal(counters.outputs, warm * (1 + 1 + 8 + PARTS_MAX));
+        run_open(&run, &fixture);
+        run_step(&fixture, (struct run *[]){&run}, (struct part[]){{tokens, 7, true}}, 1);
+        const float *logits = engine_logits(fixture.engine, 6);
+        size_t bytes = fixture.model->vocabulary * sizeof(float);
+        if (warm == 0)
+            memcpy(cold, logits, bytes);
+        else
+            assert_memory_equal(cold, logits, bytes);
+        run_close(&run, &fixture);
+        fixture_close(&fixture);
+    }
+}
+
 static void a_step_that_cannot_be_is_refused(void **state)
 {
     (void)state;
@@ -277,6 +309,7 @@ int main(void)
         cmocka_unit_test(a_plan_that_cannot_be_is_refused),
         cmocka_unit_test(swap_is_bounded),
         cmocka_unit_test(a_step_gives_what_is_wanted),
+        cmocka_unit_test(a_warm_engine_steps_as_a_cold_one),
         cmocka_unit_test(a_step_that_cannot_be_is_refused),
         cmocka_unit_test(damage_stays_where_it_is),
     };
