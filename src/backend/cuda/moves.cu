@@ -28,6 +28,8 @@
 struct moves_slot {
     bool used;
     uint32_t number, span_count;
+    uint32_t parts; /* of a span, which the host is told of one by one; 0: of all at once */
+    uint32_t told;  /* parts told of so far */
     cudaStream_t stream;
     uint64_t looked_ns;
 };
@@ -72,7 +74,7 @@ template <bool copies> __device__ void move_chunk(const struct move_job &job, ui
 #pragma unroll
     for (uint32_t i = 0; i < MOVE_DEEP; i++)
         sum_vector(v[i], 2ull * (first + i * 32 + lane), &a, &b);
-    sums_add(job, span, a, b);
+    sums_add(&job.sums[2 * span], a, b);
 }
 
 template <bool copies>
@@ -176,13 +178,55 @@ static status moves_start(struct backend *backend, const struct pool_move *move,
     slot->used = true;
     slot->number = job.number;
     slot->span_count = move->span_count;
+    slot->parts = bulk ? job.parts : 0;
+    slot->told = 0;
     slot->looked_ns = now_ns();
     *ticket_out = ticket;
     return OK;
 }
 
-static bool slot_answered(const struct cuda_moves *moves, uint32_t ticket)
+static bool part_told(const uint64_t words[4], uint32_t number, struct move_sum *out)
 {
+    uint64_t halves[4];
+    for (uint32_t i = 0; i < 4; i++) {
+        uint64_t word = __atomic_load_n(&words[i], __ATOMIC_ACQUIRE);
+        if (word >> 32 != number)
+            return false;
+        halves[i] = word & UINT32_MAX;
+    }
+    *out = {halves[0] | halves[1] << 32, halves[2] | halves[3] << 32};
+    return true;
+}
+
+static void slot_collect(const struct cuda_moves *moves, uint32_t ticket, struct move_sum *sums_out)
+{
+    const struct moves_slot *slot = &moves->slots[ticket];
+    const struct answer *answer = &moves->answers[ticket];
+    if (slot->parts == 0) {
+        memcpy(sums_out, answer->sums, slot->span_count * sizeof(*sums_out));
+        return;
+    }
+    for (uint32_t span = 0; span < slot->span_count; span++) {
+        sums_out[span] = {};
+        for (uint32_t i = 0; i < slot->parts; i++) {
+            struct move_sum part = {};
+            part_told(answer->parts[span * slot->parts + i], slot->number, &part);
+            sums_out[span].a += part.a;
+            sums_out[span].b += part.b;
+        }
+    }
+}
+
+static bool slot_answered(struct cuda_moves *moves, uint32_t ticket)
+{
+    struct moves_slot *slot = &moves->slots[ticket];
+    struct move_sum part;
+    if (slot->parts > 0) {
+        while (slot->told < slot->span_count * slot->parts &&
+               part_told(moves->answers[ticket].parts[slot->told], slot->number, &part))
+            slot->told++;
+        return slot->told == slot->span_count * slot->parts;
+    }
     return __atomic_load_n(&moves->answers[ticket].number, __ATOMIC_ACQUIRE) ==
            moves->slots[ticket].number;
 }
@@ -224,7 +268,7 @@ static status moves_poll(struct backend *backend, uint32_t ticket, bool *over_ou
     moves->open--;
     if (!answered)
         return moves_failure(cuda);
-    memcpy(sums_out, moves->answers[ticket].sums, slot->span_count * sizeof(*sums_out));
+    slot_collect(moves, ticket, sums_out);
     return OK;
 }
 

@@ -3,7 +3,12 @@
  *
  * A span is cut into chunks of 4 KiB; a warp takes one at a time, and adds its part to the span's
  * sums. The last block of threads to arrive writes the sums and the move's number where the host
- * sees them. */
+ * sees them.
+ *
+ * moves_hopper.cu gives a part of a span, 64 KiB or an eighth, to one block, which tells the host
+ * of it by itself: every half of its sums lies beside the move's number in eight bytes, which are
+ * written at once, so nobody waits for blocks to meet, nor for one write over PCIe before the next.
+ */
 #ifndef BACKEND_CUDA_MOVES_CUH
 #define BACKEND_CUDA_MOVES_CUH
 
@@ -11,11 +16,15 @@
 
 #define MOVE_DEEP 8
 #define WARP_VECTORS (32 * MOVE_DEEP)
+#define MOVE_PARTS_MAX 8u /* of a span */
+#define PART_BYTES (64u << 10)
 
 /* Pinned memory of the host, written by the device. */
 struct answer {
     uint32_t number, pad[3];
     struct move_sum sums[MOVE_SPANS_MAX];
+    /* Of a and b the low half and the high half, the number in the upper four bytes of each. */
+    alignas(16) uint64_t parts[MOVE_SPANS_MAX * MOVE_PARTS_MAX][4];
 };
 
 struct move_job {
@@ -25,6 +34,8 @@ struct move_job {
     uint32_t *arrivals;
     struct answer *answer;
     uint32_t number, span_count, vectors, chunks; /* of a span */
+    /* moves_hopper.cu: of a span; of a part, at most; of a warp in a part */
+    uint32_t parts, part_chunks, rounds;
     bool to_host;
     struct move_span spans[MOVE_SPANS_MAX];
 };
@@ -34,7 +45,7 @@ enum move_pace { PACE_CALM, PACE_BESIDE, PACE_ALONE };
 
 /* moves_hopper.cu, on sm_90. Errors: as cudaFuncSetAttribute. */
 cudaError_t moves_hopper_open(void);
-void moves_hopper_start(const struct move_job &job, enum move_pace pace, cudaStream_t stream);
+void moves_hopper_start(struct move_job &job, enum move_pace pace, cudaStream_t stream);
 
 __device__ inline void sum_vector(uint4 v, uint64_t position, uint64_t *a, uint64_t *b)
 {
@@ -44,8 +55,8 @@ __device__ inline void sum_vector(uint4 v, uint64_t position, uint64_t *a, uint6
     *b += position * (first + second) + first + 2 * second;
 }
 
-/* A warp's part of a span's sums. */
-__device__ inline void sums_add(const struct move_job &job, uint32_t span, uint64_t a, uint64_t b)
+/* A warp's part of a pair of sums. */
+__device__ inline void sums_add(unsigned long long *sums, uint64_t a, uint64_t b)
 {
     uint32_t lane = threadIdx.x % 32;
 #pragma unroll
@@ -54,7 +65,7 @@ __device__ inline void sums_add(const struct move_job &job, uint32_t span, uint6
         b += __shfl_xor_sync(~0u, b, step);
     }
     if (lane < 2)
-        atomicAdd(&job.sums[2 * span + lane], (unsigned long long)(lane == 0 ? a : b));
+        atomicAdd(&sums[lane], (unsigned long long)(lane == 0 ? a : b));
 }
 
 /* All threads of the block, which is done. */
