@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from baton import MODEL, PATIENT, SLOW, SMALL, Failed, Server, main, together
@@ -107,8 +108,20 @@ def sampling_parameters(binary):
         assert ids(temperature=2, seed=3) != ids(temperature=2, seed=4)
         assert ids(temperature=0, logit_bias={"77": 100})[0] == [ids(temperature=0,
                                                                   logit_bias={"77": 100})[0][0]] * 20
-        assert ids(temperature=0, frequency_penalty=2) != greedy or len(set(greedy[0])) == 20
-        assert ids(temperature=0, min_tokens=5)[0] == greedy[0]
+        # Greedy alone says its first token again; each penalty takes another in its place.
+        assert greedy[0][0] == greedy[0][1], greedy
+        penalized = [ids(temperature=0, **{name: value})[0] for name, value in
+                     (("frequency_penalty", 2), ("presence_penalty", 2), ("repetition_penalty", 1.5))]
+        for tokens in penalized:
+            assert tokens[0] == greedy[0][0] and tokens != greedy[0], (tokens, greedy)
+        assert penalized[0] != penalized[1] != penalized[2], penalized
+        # The likeliest token by far ends the answer: at once, or when it may.
+        ends = {"temperature": 0, "logit_bias": {"77": 100}, "stop_token_ids": [77], "logprobs": 1}
+        for least, more in ((0, {}), (5, {"min_tokens": 5})):
+            answer = server.complete(**dict(base, **ends, **more))
+            assert answer["usage"]["completion_tokens"] == least + 1, answer
+            assert answer["choices"][0]["finish_reason"] == "stop", answer
+            assert len(answer["choices"][0]["logprobs"]["tokens"]) == least, answer
         first = server.complete(**dict(base, temperature=0, max_tokens=1, logprobs=0))
         token = server.call("POST", "/tokenize", {"prompt": first["choices"][0]["text"],
                                                   "add_special_tokens": False})["tokens"]
@@ -255,8 +268,14 @@ def metrics(binary):
             ratios[delay] = [values[(f"baton_worker_{limit}_ratio", ("worker", w))]
                              for limit in ("compute", "bandwidth") for w in ("prefill-0", "decode-0")]
             assert all(r > 0 for r in ratios[delay]), ratios
-            assert values[("baton_time_to_first_token_seconds_count",)] == 4
+            for name in ("time_to_first_token", "e2e_request_latency", "request_queue_time",
+                         "request_place_time", "request_prefill_time", "request_decode_time",
+                         "request_time_per_output_token", "handoff", "handoff_exposed"):
+                assert values[(f"baton_{name}_seconds_count",)] == 4, (name, values)
+                assert 0 < values[(f"baton_{name}_seconds_sum",)] < 100 * SLOW, (name, values)
             assert values[("baton_inter_token_latency_seconds_count",)] == 4 * (tokens - 1)
+            assert values[("baton_request_gather_time_seconds_count",)] == 0  # there is nobody to ask
+            assert values[("baton_request_success_total", ("finished_reason", "length"))] == 4
             assert values[("baton_generation_tokens_total",)] == 4 * tokens
             assert values[("baton_prompt_tokens_total",)] == 4 * 117
             assert not math.isnan(sum(values.values()))
@@ -269,6 +288,37 @@ def metrics(binary):
                 print("skip  promtool is not installed")
     for fast, slow in zip(ratios["0"], ratios[delayed]):
         assert slow < fast / 2, ratios
+
+
+def metrics_of_what_runs(binary):
+    """Gauges follow a request from its queue to its end; the prefix cache counts what it was asked."""
+    body = {"prompt": list(range(3, 253)), "max_tokens": 40, "ignore_eos": True}
+    with Server(binary, SMALL, *PATIENT, "--ctx", "512", "--kv-bytes", "8M", "--prefill-chunk", "16",
+                "--step-delay", "20ms") as server:
+        def requests():
+            values = server.metrics()
+            for worker in ("prefill-0", "decode-0"):
+                of = (("worker", worker),)
+                used = sum(values[("baton_worker_blocks", ("state", state), *of)]
+                           for state in ("referenced", "reserved"))
+                share = values[("baton_kv_cache_usage_perc", *of)]
+                assert abs(share * values[("baton_worker_pool_blocks", *of)] - used) < 1e-6, values
+            return (values[("baton_num_requests_waiting",)], values[("baton_num_requests_running",)],
+                    values[("baton_kv_cache_usage_perc", ("worker", "decode-0"))] > 0)
+
+        def watch():
+            server.wait_until(lambda: requests() == (1, 0, True), 10, "waiting, with room reserved")
+            server.wait_until(lambda: requests() == (0, 1, True), 10, "running")
+
+        assert requests() == (0, 0, False)
+        first = together([lambda: server.complete(**body), watch])[0]
+        server.wait_until(lambda: requests() == (0, 0, False), 10, "at its end")
+        again = server.complete(**dict(body, max_tokens=1))
+        cached = [a["usage"]["prompt_tokens_details"]["cached_tokens"] for a in (first, again)]
+        assert cached == [0, 240], cached
+        server.wait_until(lambda: [server.sum(f"baton_prefix_cache_{what}_total", worker="prefill-0")
+                                   for what in ("queries", "hits")] == [500, 240], 10, "both counted")
+        assert server.sum("baton_request_success_total", finished_reason="length") == 2
 
 
 def slow_reader(binary):
@@ -295,7 +345,7 @@ def large_prompts_do_not_stall(binary):
     for name, model, options in (("small model", SMALL, ["--step-delay", "5ms"]),
                                  ("SmolLM2", MODEL, [])):
         with Server(binary, model, "--ctx", "512", "--kv-bytes", "64M", *options) as server:
-            refusals = []
+            refusals, streamed = [], threading.Event()
 
             def stream():
                 gaps, last = [], None
@@ -303,11 +353,12 @@ def large_prompts_do_not_stall(binary):
                     if last is not None and event is not None:
                         gaps.append((now - last) * 1e3)
                     last = now
+                streamed.set()
                 return sorted(gaps)
 
             def large():
-                end = time.monotonic() + 1
-                while time.monotonic() < end:
+                end = time.monotonic() + (60 * SLOW if model == SMALL else 1)
+                while not streamed.is_set() and time.monotonic() < end:
                     started = time.monotonic()
                     try:
                         server.complete(prompt="word and word " * 75000)
@@ -316,15 +367,34 @@ def large_prompts_do_not_stall(binary):
                         assert refused.code == 400, refused
                     refusals.append((time.monotonic() - started) * 1e3)
 
+            def around(gaps):
+                """The gap that a moment of the stream falls into, median. A relay loop that tokenizes is
+                silent for most of a refusal, then sends all at once: the median gap would be 0."""
+                left = sum(gaps) / 2
+                for gap in reversed(gaps):
+                    left -= gap
+                    if left <= 0:
+                        return gap
+
             quiet = stream()
-            disturbed = together([stream, large])[0]
+            # Other work on the machine may stop a stream: one attempt of five must be free of that.
+            for _ in range(5):
+                streamed.clear()
+                refusals.clear()
+                disturbed = together([stream, large])[0]
+                refusal = sorted(refusals)[len(refusals) // 2]
+                if model == MODEL or around(disturbed) < refusal / 2:
+                    break
             shown = [f"p50 {g[len(g) // 2]:.1f}, p99 {g[int(len(g) * .99)]:.1f}"
                      for g in (quiet, disturbed)]
             print(f"      {name}: ITL, ms: quiet {shown[0]}; {shown[1]} while {len(refusals)} prompts "
-                  f"of 1 MB arrive, each refused in {sorted(refusals)[len(refusals) // 2]:.0f}")
+                  f"of 1 MB arrive, each refused in {refusal:.0f}; half of the time in gaps below "
+                  f"{around(disturbed):.1f}")
+            if model == SMALL:
+                assert around(disturbed) < refusal / 2, (around(disturbed), refusal)
 
 
 if __name__ == "__main__":
     os.environ.pop("OPENAI_API_KEY", None)
     main([openai_package, sampling_parameters, one_prefill_for_all, small_routes, over_long, with_curl,
-          keys, metrics, slow_reader, large_prompts_do_not_stall], sys.argv)
+          keys, metrics, metrics_of_what_runs, slow_reader, large_prompts_do_not_stall], sys.argv)

@@ -226,7 +226,7 @@ class Server:
         connection_answer[0].close()
         values = {}
         for line in text.splitlines():
-            found = re.match(r'^([a-z_]+)(?:\{(.*)\})? (\S+)$', line)
+            found = re.match(r'^([a-z_0-9]+)(?:\{(.*)\})? (\S+)$', line)
             if found:
                 labels = re.findall(r'(\w+)="([^"]*)"', found.group(2) or "")
                 values[(found.group(1), *sorted(labels))] = float(found.group(3))
