@@ -11,7 +11,8 @@
  * A SET is atomic and a value carries its key and checksum, so a get is a whole, checked block or
  * absent. There are no leases: what Redis evicts during a get is absent. Let it evict
  * (maxmemory-policy allkeys-lru); what does not fit otherwise is refused and counted. A damaged
- * value is deleted, so that the next add can put a good one there.
+ * value is deleted, so that the next add can put a good one there, and so is one of an older
+ * version, which is absent to whoever asks.
  *
  * Threads: the store's.
  */
@@ -212,10 +213,12 @@ static void call_land(struct call *call, uint32_t index, const struct redisReply
     char name[REDIS_NAME_BYTES];
     const char *arguments[] = {"UNLINK", redis_block_name(key, name)};
     const size_t bytes[] = {6, strlen(name)};
-    log_warn("damaged block in the store", "name=%s reason=\"%s\"", name, error_text());
-    call_fail(call, st, error_text());
     call_absent(call, index);
-    store_count_checksum_failure(redis->store);
+    if (st != ERR_NOT_FOUND) { /* an older version is no damage, and stands in a new one's way */
+        log_warn("damaged block in the store", "name=%s reason=\"%s\"", name, error_text());
+        call_fail(call, st, error_text());
+        store_count_checksum_failure(redis->store);
+    }
     (void)redis_client_send(redis->client, 2, arguments, bytes, REDIS_SILENCE_MS, ignore, NULL);
 }
 

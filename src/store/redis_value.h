@@ -12,7 +12,8 @@
  *     baton:models    set of MODELs: 16 bytes of a fingerprint     for operators
  *
  * Little-endian. The key's chain names model, layout, class and tenant, so a value that carries its
- * own key and matches its checksum is the block that was asked for.
+ * own key and matches its checksum is the block that was asked for. The checksum is of the 48 bytes
+ * before it, and the block behind them as if it followed at once.
  *
  * Threads: any. Memory: none of its own.
  */
@@ -32,8 +33,9 @@
 void redis_value_write(const struct block_key *key, const struct block_key *parent,
                        const void *block, size_t block_bytes, uint8_t *value);
 
-/* Check everything and land the block; to may be written to on failure too. Errors: ERR_BAD_INPUT
- * (no value of ours, another size or version), ERR_CORRUPT (another key, or the checksum). */
+/* Check everything and land the block; to may be written to on failure too. Errors: ERR_NOT_FOUND
+ * (of an older version: as good as none, and no damage), ERR_BAD_INPUT (no value of ours, another
+ * size or version), ERR_CORRUPT (another key, or the checksum). */
 status redis_value_land(const uint8_t *value, size_t bytes, const struct block_key *key, void *to,
                         size_t block_bytes);
 

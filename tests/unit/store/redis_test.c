@@ -65,15 +65,23 @@ static void test_flips(void **state)
     assert_memory_equal(block, to, BYTES);
     for (uint32_t i = 0; i < 10000; i++) {
         size_t bit = (size_t)(i * 2654435761u) % (ALL * 8);
-        if (bit / 8 >= 32 && bit / 8 < 48)
-            continue; /* the parent's name: for operators, not for the block */
         value[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        assert_int_not_equal(redis_value_land(value, ALL, &key, to, BYTES), OK);
+        status st = redis_value_land(value, ALL, &key, to, BYTES);
+        assert_true(st == ERR_CORRUPT || st == ERR_BAD_INPUT); /* and none passes for an old one */
         value[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
     for (size_t bytes = 0; bytes < ALL; bytes += 61)
         assert_int_equal(redis_value_land(value, bytes, &key, to, BYTES), ERR_BAD_INPUT);
     assert_int_equal(redis_value_land(value, ALL, &parent, to, BYTES), ERR_CORRUPT);
+    for (size_t bit = 0; bit < REDIS_VALUE_HEAD_BYTES * 8;
+         bit++) { /* all of the head, key and parent */
+        value[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        status st = redis_value_land(value, ALL, &key, to, BYTES);
+        assert_true(st == ERR_CORRUPT || st == ERR_BAD_INPUT);
+        value[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    value[4] = 1; /* an older version */
+    assert_int_equal(redis_value_land(value, ALL, &key, to, BYTES), ERR_NOT_FOUND);
 }
 
 /* ---- one Redis ---- */
@@ -143,6 +151,30 @@ static void test_damaged_at_rest(void **state)
     struct store_counters counters;
     store_count(rig.store, &counters);
     assert_int_equal(counters.checksum_failures, 1);
+    rig_close(&rig);
+    rig_server_stop(&server);
+}
+
+/* As a release before left it: absent, no damage, and replaced by the next add. */
+static void test_older_version(void **state)
+{
+    (void)state;
+    struct redis_server server;
+    struct store_rig rig;
+    struct store_counters counters;
+    rig_server_start(&server, false, "");
+    rig_open(&rig, &server);
+    add(&rig, 0, 8, 0, 0);
+    rig_cli(&server,
+            "--quoted-input setrange baton:b:01020300050000000000000000000000 4 \"\\x01\"");
+    struct store_report report = get(&rig, 0, 8, 100);
+    assert_int_equal(report.status, OK);
+    assert_int_equal(report.count, 5);
+    assert_int_equal(find(&rig, 0, 8), 5);
+    assert_int_equal(add(&rig, 0, 8, 0, 0).count, 8);
+    assert_int_equal(get(&rig, 0, 8, 100).count, 8);
+    store_count(rig.store, &counters);
+    assert_int_equal(counters.checksum_failures, 0);
     rig_close(&rig);
     rig_server_stop(&server);
 }
@@ -396,12 +428,19 @@ static void test_cluster(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_slots),           cmocka_unit_test(test_urls),
-        cmocka_unit_test(test_flips),           cmocka_unit_test(test_single),
-        cmocka_unit_test(test_damaged_at_rest), cmocka_unit_test(test_password),
-        cmocka_unit_test(test_out_of_memory),   cmocka_unit_test(test_killed_and_back),
-        cmocka_unit_test(test_stopped),         cmocka_unit_test(test_queue_and_cancel),
-        cmocka_unit_test(test_no_cluster),      cmocka_unit_test(test_cluster),
+        cmocka_unit_test(test_slots),
+        cmocka_unit_test(test_urls),
+        cmocka_unit_test(test_flips),
+        cmocka_unit_test(test_single),
+        cmocka_unit_test(test_damaged_at_rest),
+        cmocka_unit_test(test_older_version),
+        cmocka_unit_test(test_password),
+        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_killed_and_back),
+        cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_queue_and_cancel),
+        cmocka_unit_test(test_no_cluster),
+        cmocka_unit_test(test_cluster),
     };
     if (!rig_has_redis()) {
         printf("skipped: redis-server or redis-cli is not installed\n");
