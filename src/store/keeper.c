@@ -359,6 +359,8 @@ static status client_on_question(struct client *client, uint16_t type, const uin
         return keeper_on_add(client, payload, bytes);
     case FRAME_STORE_GET:
         return keeper_on_get(client, payload, bytes);
+    case FRAME_STORE_LEAVE:
+        return keeper_on_leave(client, payload, bytes);
     case FRAME_STORE_FIND:
         return keeper_on_find(client, payload, bytes);
     case FRAME_STORE_DELETE:

@@ -203,6 +203,7 @@ status keeper_on_add(struct client *client, const uint8_t *payload, uint32_t byt
     move->first = first;
     move->expiry_ms = ask.time_ms;
     add_take_slots(keeper, move, ask.items, wanted);
+    move->short_of_slots = move->count < wanted;
     keeper->counts.refused_blocks += wanted - move->count;
     if (move->count == 0)
         st = error_set(ERR_FULL, "every block of the store's memory is in use");
@@ -260,7 +261,7 @@ static void add_received(struct keeper *keeper, struct move *move,
     keeper->counts.received_bytes += report->bytes;
     uint32_t kept = move->first + landed;
     /* What follows the range was here before, if the range is whole. */
-    if (result == OK && landed == move->count)
+    if (result == OK && landed == move->count && !move->short_of_slots)
         kept = move->asked;
     if (result == OK && landed < move->count) {
         result = ERR_BAD_INPUT;
@@ -374,6 +375,19 @@ status keeper_on_get(struct client *client, const uint8_t *payload, uint32_t byt
         move_free(keeper, move);
     else
         get_advance(keeper, move);
+    return OK;
+}
+
+/* Who asked for a get will not subscribe to its lease. */
+status keeper_on_leave(struct client *client, const uint8_t *payload, uint32_t bytes)
+{
+    struct wire_store_leave leave;
+    status st = wire_store_leave_decode(payload, bytes, &leave);
+    if (st != OK)
+        return st;
+    for (struct move *move = client->keeper->moves; move != NULL; move = move->next)
+        if (move->client == client && move->is_get && move->number == leave.number)
+            transfer_lease_close(client->keeper->transfer, &move->lease);
     return OK;
 }
 

@@ -36,9 +36,9 @@ struct move {
     struct client *client; /* NULL: gone */
     uint64_t number;       /* the client's */
     struct lease_id lease;
-    bool is_get, complete;
-    uint32_t asked, first, count; /* of an add: how many it has, and which are fetched */
-    uint32_t offered;             /* of a get */
+    bool is_get, complete, short_of_slots; /* the last: an add got fewer than it needs */
+    uint32_t asked, first, count;          /* of an add: how many it has, and which are fetched */
+    uint32_t offered;                      /* of a get */
     uint64_t expiry_ms;
     struct memory_entry **entries; /* [count], each pinned */
 };
@@ -92,6 +92,7 @@ void client_answer(struct client *client, uint16_t type, uint64_t number, status
 /* keeper_move.c */
 status keeper_on_add(struct client *client, const uint8_t *payload, uint32_t bytes);
 status keeper_on_get(struct client *client, const uint8_t *payload, uint32_t bytes);
+status keeper_on_leave(struct client *client, const uint8_t *payload, uint32_t bytes);
 void keeper_on_transfer(void *ctx, struct mail *mail);
 void keeper_on_disk(void *ctx, struct mail *mail);
 void keeper_client_gone(struct client *client);

@@ -79,11 +79,35 @@ static void remote_end_if_over(struct remote *remote, struct store_job *job)
     store_job_end(remote->store, job, own.result, own.text, own.count, own.bytes);
 }
 
+/* ---- sending ---- */
+
+static status remote_send(struct remote *remote, uint16_t type)
+{
+    if (remote->frame.failed)
+        return error_set(ERR_NO_MEMORY, "no memory for a message to the store");
+    if (remote->link == NULL || !store_is_up(remote->store))
+        return error_set(ERR_CLOSED, "no store is connected");
+    return link_send(remote->link, type, remote->frame.data, (uint32_t)remote->frame.bytes);
+}
+
+/* Else the store keeps blocks pinned, until the deadline, for a get that nobody waits for. Without
+ * a connection it lets go by itself. */
+static void remote_leave(struct remote *remote, const struct store_job *job)
+{
+    const struct wire_store_leave leave = {.number = job->number};
+    wire_frame_reset(&remote->frame);
+    wire_store_leave_encode(&remote->frame, &leave);
+    (void)remote_send(remote, FRAME_STORE_LEAVE);
+}
+
 static void remote_abandon(struct remote *remote, struct store_job *job, status cause,
                            const char *text)
 {
     struct remote_job *own = job->own;
+    bool awaits_got = job->mail.kind == STORE_JOB_GET && !own->answered && !own->moving;
     remote_settle(remote, job, cause, text);
+    if (awaits_got)
+        remote_leave(remote, job);
     if (own->moving && job->mail.kind == STORE_JOB_ADD)
         transfer_lease_close(remote->store->options.transfer, &own->lease);
     else if (own->moving)
@@ -100,17 +124,6 @@ static void remote_abandon_all(struct remote *remote, status cause, const char *
         if (!(own->moving && job->mail.kind == STORE_JOB_GET))
             remote_abandon(remote, job, cause, text);
     }
-}
-
-/* ---- sending ---- */
-
-static status remote_send(struct remote *remote, uint16_t type)
-{
-    if (remote->frame.failed)
-        return error_set(ERR_NO_MEMORY, "no memory for a message to the store");
-    if (remote->link == NULL || !store_is_up(remote->store))
-        return error_set(ERR_CLOSED, "no store is connected");
-    return link_send(remote->link, type, remote->frame.data, (uint32_t)remote->frame.bytes);
 }
 
 static status remote_send_add(struct remote *remote, struct store_job *job)

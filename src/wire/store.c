@@ -107,6 +107,12 @@ static void want_fields(struct codec *c, struct wire_store_want *m)
 }
 STORE_MESSAGE(want)
 
+static void leave_fields(struct codec *c, struct wire_store_leave *m)
+{
+    codec_u64(c, &m->number);
+}
+STORE_MESSAGE(leave)
+
 static void answer_fields(struct codec *c, struct wire_store_answer *m)
 {
     codec_u64(c, &m->number);

@@ -11,6 +11,7 @@
  *        | <-------------------------------- FOUND  |  leading keys that are there
  *        | -- GET number, lease, keys ------------> |
  *        | <---------------------------------- GOT  |  so many are pinned and offered under lease
+ *        | -- LEAVE number -----------------------> |  the GET is given up before GOT came
  *        | -- DELETE, STAT, LIST -----------------> |
  *        | <---------------- DELETED, STATS, KEYS   |
  *
@@ -55,6 +56,7 @@ enum wire_store_frame {
     FRAME_STORE_STATS,
     FRAME_STORE_LIST,
     FRAME_STORE_KEYS,
+    FRAME_STORE_LEAVE,
 };
 
 /* LAYOUT and WELCOME. */
@@ -82,6 +84,12 @@ struct wire_store_ask {
 struct wire_store_want {
     uint64_t number;
     uint32_t first, count;
+};
+
+/* LEAVE: what the GET of this number pinned is not wanted any more; one that is over is no error.
+ */
+struct wire_store_leave {
+    uint64_t number;
 };
 
 /* ADDED, FOUND, GOT, DELETED. */
@@ -146,6 +154,9 @@ status wire_store_ask_decode(const uint8_t *data, size_t bytes, uint32_t item_by
 void wire_store_want_encode(struct wire_frame *frame, const struct wire_store_want *message);
 status wire_store_want_decode(const uint8_t *data, size_t bytes,
                               struct wire_store_want *message_out);
+void wire_store_leave_encode(struct wire_frame *frame, const struct wire_store_leave *message);
+status wire_store_leave_decode(const uint8_t *data, size_t bytes,
+                               struct wire_store_leave *message_out);
 void wire_store_answer_encode(struct wire_frame *frame, const struct wire_store_answer *message);
 status wire_store_answer_decode(const uint8_t *data, size_t bytes,
                                 struct wire_store_answer *message_out);

@@ -125,6 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     struct wire_store_want want;
+    struct wire_store_leave leave;
     struct wire_store_answer answer;
     struct wire_store_delete delete;
     struct wire_store_stats stats;
@@ -146,6 +147,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     case 3:
         if (wire_store_want_decode(data, bytes, &want) == OK)
             sink += want.first + want.count;
+        if (wire_store_leave_decode(data, bytes, &leave) == OK)
+            sink += leave.number;
         break;
     case 4:
         if (wire_store_answer_decode(data, bytes, &answer) == OK)

@@ -157,6 +157,61 @@ static void store_lost(void **state)
     user_close(&a);
 }
 
+static void an_add_of_more_than_fits_says_what_was_kept(void **state)
+{
+    (void)state;
+    struct user a;
+    uint32_t ids[70];
+    struct block_key keys[70];
+    struct store_block blocks[70];
+    pid_t pid = rig_store(small);
+    user_open(&a, "a", 70, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 70);
+    blocks_fill(&a.worker, ids, 70);
+    chain_make(1, 70, ids, blocks, keys);
+    assert_int_equal(store_add(a.store, 1, blocks, 70, 0), OK);
+    assert_int_equal(user_expect(&a, STORE_ADDED, OK), 64);
+    assert_int_equal(user_find(&a, 1, 70), 64);
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
+/* A get that is given up before the store has heard of it: its blocks are pinned for nobody. */
+static void a_get_given_up_pins_nothing(void **state)
+{
+    (void)state;
+    struct user a;
+    uint32_t ids[60];
+    struct block_key keys[30], others[60];
+    struct store_block blocks[60];
+    uint32_t kept = 0;
+    pid_t pid = rig_store(small);
+    user_open(&a, "a", 64, 0, 0);
+    assert_true(user_wait_up(&a, true));
+    fill_ids(ids, 0, 60);
+    blocks_fill(&a.worker, ids, 60);
+    user_add(&a, 1, ids, 30, 0);
+    for (uint32_t i = 0; i < 30; i++)
+        keys[i] = key_of(1, i);
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    assert_int_equal(store_get(a.store, 9, keys, ids, 30, 20000), OK);
+    store_cancel(a.store, 9);
+    assert_int_equal(user_expect(&a, STORE_GOT, ERR_CANCELLED), 0);
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    /* 64 slots: 60 blocks have room when none of the 30 is pinned. */
+    uint64_t end_ns = clock_ns() + 1000000000u;
+    for (uint64_t chain = 2; kept < 60 && clock_ns() < end_ns; chain++) {
+        chain_make(chain, 60, ids, blocks, others);
+        assert_int_equal(store_add(a.store, chain, blocks, 60, 0), OK);
+        (void)user_expect(&a, STORE_ADDED, OK);
+        kept = user_find(&a, chain, 60);
+    }
+    assert_int_equal(kept, 60);
+    user_close(&a);
+    rig_kill(pid, SIGTERM);
+}
+
 static void a_bounded_queue_is_counted(void **state)
 {
     (void)state;
@@ -364,6 +419,8 @@ int main(void)
         cmocka_unit_test(more_than_memory_evicts_the_oldest),
         cmocka_unit_test(a_short_life_ends),
         cmocka_unit_test(store_lost),
+        cmocka_unit_test(an_add_of_more_than_fits_says_what_was_kept),
+        cmocka_unit_test(a_get_given_up_pins_nothing),
         cmocka_unit_test(a_bounded_queue_is_counted),
         cmocka_unit_test(store_lease_against_in_flight_read),
         cmocka_unit_test(killed_and_found_again),
