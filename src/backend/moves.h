@@ -13,7 +13,8 @@
  *
  * Threads: one thread makes all of these calls (the transfer thread), and another one pool_map,
  *          meanwhile; neither need be the compute thread. Before the backend's close every move is
- * over and every map unmapped. Memory:  what is given is copied.
+ *          over and every map unmapped.
+ * Memory:  what is given is copied.
  */
 #ifndef BACKEND_MOVES_H
 #define BACKEND_MOVES_H

@@ -1,6 +1,7 @@
 /* transfer/parts.h - what the files of transfer/ share; nobody outside includes it.
  *
- *     transfer.c   the calls of transfer.h, the thread, deadlines, the queue of work
+ *     transfer.c   the thread, its life, deadlines, the queue of work
+ *     calls.c      the calls of transfer.h, from any thread to that one
  *     carrier.c    the carriers' names
  *     peer.c       connections, both ways
  *     holder.c     leases: offers made, checksums, subscribers
@@ -9,8 +10,8 @@
  *     moving.c     what the device of the pool does for them (backend/moves.h)
  *     mapping.c    the thread that maps pools of other processes there
  *
- * Threads: everything here belongs to the transfer thread, but for what transfer.c says of calls,
- *          and mapping.c of a mapping.
+ * Threads: everything here belongs to the transfer thread, but for what calls.c does before
+ *          a call is posted, and what mapping.c says of a mapping.
  */
 #ifndef TRANSFER_PARTS_H
 #define TRANSFER_PARTS_H
@@ -314,6 +315,10 @@ struct transfer {
     struct carrier_totals totals[TRANSFER_CARRIERS];
     atomic_uint_fast64_t peer_count, mapped_bytes, lease_count, receive_count, refused_frames;
 };
+
+/* calls.c */
+void call_give_back(struct transfer *transfer, struct call *call); /* any thread */
+void transfer_on_call(void *ctx, struct mail *mail);
 
 /* transfer.c */
 void work_add(struct transfer *transfer, struct work *work);

@@ -21,9 +21,9 @@
  * memory of the host, and the other way round.
  *
  * Threads: one transfer thread per worker, made by transfer_open, does all the work; with a pool in
- *          a device another one maps others' pools. Every call
- *          may be made from any thread, for one lease from one at a time (the compute thread); none
- *          waits for a peer. Reports come as mail to options.reports.
+ *          a device another one maps others' pools. Every call may be made from any thread, for one
+ *          lease from one at a time (the compute thread); none waits for a peer. Reports come as
+ *          mail to options.reports.
  * Memory:  ids and payloads given are copied. A report is the taker's: transfer_report_free.
  */
 #ifndef TRANSFER_TRANSFER_H
