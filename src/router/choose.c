@@ -66,6 +66,13 @@ static struct route_scene route_scene_of(const struct route_ask *ask,
     return scene;
 }
 
+/* How much less is believed of what was measured so long ago: 1 is all. What was slow once would
+ * never be tried again, and never measured. */
+static double route_faded(double age_s)
+{
+    return age_s < ROUTE_FADE_S ? age_s / ROUTE_FADE_S : 1;
+}
+
 /* To compute a prompt's tokens from position before on. A worker that nothing is known of is as
  * quick as the best one, and so is, more and more, one that was not measured for a while: or it
  * would never be tried again. */
@@ -79,8 +86,7 @@ static double route_work_s(const struct route_scene *scene, uint32_t of, double 
     if (!cost_known(&view->cost))
         return best_s;
     double own_s = cost_prompt_s(&view->cost, before, tokens);
-    double faded = view->cost_age_s < ROUTE_FADE_S ? view->cost_age_s / ROUTE_FADE_S : 1;
-    return own_s > best_s ? own_s - faded * (own_s - best_s) : own_s;
+    return own_s > best_s ? own_s - route_faded(view->cost_age_s) * (own_s - best_s) : own_s;
 }
 
 /* Leading blocks that help: the last token is always computed. */
@@ -96,7 +102,7 @@ static uint32_t route_run(const struct route_ask *ask, const struct route_view *
 }
 
 /* Bytes/s from the worker of that slot. One that was slow long ago is more and more taken to be as
- * it was guessed to be, or it would never be asked again. */
+ * it was guessed to be. */
 static double route_pull_rate(const struct route_view *view, int slot)
 {
     if (view->pulls == NULL)
@@ -107,8 +113,7 @@ static double route_pull_rate(const struct route_view *view, int slot)
     if (rate <= 0 || rate >= guess)
         return rate;
     double age_s = (double)(view->now_ns - pull->measured_ns) / 1e9;
-    double faded = age_s < ROUTE_FADE_S ? age_s / ROUTE_FADE_S : 1;
-    return 1 / (1 / rate - faded * (1 / rate - 1 / guess)); /* as times fade */
+    return 1 / (1 / rate - route_faded(age_s) * (1 / rate - 1 / guess)); /* as times fade */
 }
 
 static double route_move_s(double fixed_s, uint32_t blocks, double block_bytes, double rate)
@@ -162,9 +167,9 @@ static double route_lend_s(const struct route_scene *scene, uint32_t holder)
     const struct route_view *view = &scene->views[holder];
     double tokens = (double)view->queued_tokens;
     if (tokens == 0) {
-        double faded = view->lend_age_s < ROUTE_FADE_S ? view->lend_age_s / ROUTE_FADE_S : 1;
+        double kept = 1 - route_faded(view->lend_age_s);
         double more_s = view->lend_s > ROUTE_PULL_S ? view->lend_s - ROUTE_PULL_S : 0;
-        return ROUTE_PULL_S + (view->decoding > 0 ? (1 - faded) * more_s : 0);
+        return ROUTE_PULL_S + (view->decoding > 0 ? kept * more_s : 0);
     }
     return ROUTE_PULL_S +
            route_work_s(scene, holder, 0, tokens < ROUTE_STEP_TOKENS ? tokens : ROUTE_STEP_TOKENS);
