@@ -27,7 +27,7 @@ struct cuda_band {
 bool band_open(struct cuda_backend *cuda)
 {
     uint32_t blocks = (uint32_t)cuda->processors;
-    size_t met_bytes = (1 + blocks / PARTS) * sizeof(unsigned long long);
+    size_t met_bytes = (1 + blocks / BAND_PARTS) * sizeof(unsigned long long);
     cuda->band = (struct cuda_band *)calloc(1, sizeof(*cuda->band));
     void *met = device_take(cuda, met_bytes);
     void *squares = device_take(cuda, (size_t)BAND_PHASES * SQUARES * sizeof(float));

@@ -26,8 +26,8 @@
 #define CONSUMERS (GROUPS * GROUP_THREADS)
 #define ADDERS 128u
 #define THREADS (CONSUMERS + 64 + ADDERS)
-#define ROWS_EACH (BAND_ROWS / PARTS / (ADDERS / 32)) /* that a warp adds the parts of */
-#define ROWS_STEP (PARTS * (ADDERS / 32))
+#define ROWS_EACH (BAND_ROWS / BAND_PARTS / (ADDERS / 32)) /* that a warp adds the parts of */
+#define ROWS_STEP (BAND_PARTS * (ADDERS / 32))
 #define W_BYTES (BAND_TILE * CHUNK * 2)
 #define X_BYTES (BAND_ROWS * CHUNK * 2)
 #define W_SLOTS 9u
@@ -45,18 +45,6 @@ struct band_barriers {
 typedef __nv_bfloat16 value;
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-struct band_turn { /* which slot comes next, and in which round */
-    uint32_t slot, parity;
-
-    __device__ inline void next(uint32_t slots)
-    {
-        if (++slot == slots) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
-};
 
 #define N16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 
@@ -96,16 +84,16 @@ struct band_share { /* of a phase, for this block: tiles from tile on, chunks be
 
 __device__ inline band_share share_of(const band_phase &phase)
 {
-    uint32_t part = blockIdx.x % PARTS;
-    return {blockIdx.x / PARTS, gridDim.x / PARTS, part * phase.chunks / PARTS,
-            (part + 1) * phase.chunks / PARTS};
+    uint32_t part = blockIdx.x % BAND_PARTS;
+    return {blockIdx.x / BAND_PARTS, gridDim.x / BAND_PARTS, part * phase.chunks / BAND_PARTS,
+            (part + 1) * phase.chunks / BAND_PARTS};
 }
 
 /* ---- the warps that ask ---- */
 
 __device__ inline void weights_fetch(const band_args &args, char *slots, band_barriers &barriers)
 {
-    band_turn turn = {0, 0}, awaited = {0, 0};
+    slot_turn turn = {0, 0}, awaited = {0, 0};
     uint32_t under_way = 0;
     uint64_t policy;
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -137,7 +125,7 @@ __device__ inline void weights_fetch(const band_args &args, char *slots, band_ba
 
 __device__ inline void rows_fetch(const band_args &args, char *slots, band_barriers &barriers)
 {
-    band_turn turn = {0, 0};
+    slot_turn turn = {0, 0};
     chain_wait();
     unsigned long long met = barriers.met = rounds_before(args.met, gridDim.x);
     barrier_arrive(&barriers.begun);
@@ -163,7 +151,7 @@ __device__ inline void rows_fetch(const band_args &args, char *slots, band_barri
 /* A tile's chunks. Of the rows in a slot of x those behind the last may hold anything: what comes
  * of it is nobody's sum. */
 __device__ inline void chunks_take(uint32_t count, const char *w_slots, const char *x_slots,
-                                   band_barriers &barriers, band_turn &w, band_turn &x,
+                                   band_barriers &barriers, slot_turn &w, slot_turn &x,
                                    float (&d)[16])
 {
     uint32_t lane = threadIdx.x % 32, w_last = 0, x_last = 0;
@@ -211,7 +199,7 @@ __device__ inline void sums_lay(const float (&d)[16], float *sums, uint32_t rows
 __device__ inline void band_take(const band_args &args, const char *w_slots, const char *x_slots,
                                  band_barriers &barriers)
 {
-    band_turn w = {0, 0}, x = {0, 0}, place = {0, 0};
+    slot_turn w = {0, 0}, x = {0, 0}, place = {0, 0};
     for (uint32_t n = 0; n < args.count; n++) {
         const band_phase &phase = args.phases[n];
         const band_share share = share_of(phase);
@@ -320,11 +308,11 @@ __device__ inline void rows_add(const band_args &args, const band_phase &phase, 
                                 const row_extra extras[ROWS_EACH], float4 norm)
 {
     uint32_t lane = threadIdx.x % 32;
-    float4 laid[ROWS_EACH][PARTS];
+    float4 laid[ROWS_EACH][BAND_PARTS];
 #pragma unroll
     for (uint32_t i = 0; i < ROWS_EACH; i++)
 #pragma unroll
-        for (uint32_t p = 0; p < PARTS; p++)
+        for (uint32_t p = 0; p < BAND_PARTS; p++)
             if (first + i * ROWS_STEP < args.rows)
                 laid[i][p] = __ldcg((const float4 *)(sums + p * (BAND_PLACES * BAND_SUMS) +
                                                      (first + i * ROWS_STEP) * BAND_TILE) +
@@ -336,7 +324,7 @@ __device__ inline void rows_add(const band_args &args, const band_phase &phase, 
             break;
         float4 sum = laid[i][0];
 #pragma unroll
-        for (uint32_t p = 1; p < PARTS; p++) {
+        for (uint32_t p = 1; p < BAND_PARTS; p++) {
             float4 v = laid[i][p];
             sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
         }
@@ -349,13 +337,13 @@ __device__ inline void rows_add(const band_args &args, const band_phase &phase, 
 __device__ inline void band_add(const band_args &args, band_barriers &barriers)
 {
     bool first = threadIdx.x % ADDERS == 64; /* of these warps: 10 .. 13 */
-    uint32_t row = blockIdx.x % PARTS + PARTS * ((threadIdx.x - CONSUMERS - 64) / 32);
+    uint32_t row = blockIdx.x % BAND_PARTS + BAND_PARTS * ((threadIdx.x - CONSUMERS - 64) / 32);
     uint32_t before = BAND_PLACES; /* place of the tile before */
-    band_turn place = {0, 0};
+    slot_turn place = {0, 0};
     chain_wait();
     barrier_wait(&barriers.begun, 0);
-    unsigned long long met = barriers.met, *of_four = args.met + 1 + blockIdx.x / PARTS;
-    unsigned long long wanted = first ? rounds_before(of_four, PARTS) : 0;
+    unsigned long long met = barriers.met, *of_four = args.met + 1 + blockIdx.x / BAND_PARTS;
+    unsigned long long wanted = first ? rounds_before(of_four, BAND_PARTS) : 0;
     for (uint32_t n = 0; n < args.count; n++, met += gridDim.x) {
         const band_phase &phase = args.phases[n];
         const band_share share = share_of(phase);
@@ -373,12 +361,12 @@ __device__ inline void band_add(const band_args &args, band_barriers &barriers)
             barrier_wait(&barriers.laid[place.slot], place.parity);
             if (first) {
                 met_arrive(of_four);
-                met_wait(of_four, wanted += PARTS);
+                met_wait(of_four, wanted += BAND_PARTS);
                 if (before < BAND_PLACES)
                     barrier_arrive(&barriers.free[before]);
             }
             adders_meet();
-            const float *sums = args.sums + (blockIdx.x / PARTS * PARTS * BAND_PLACES +
+            const float *sums = args.sums + (blockIdx.x / BAND_PARTS * BAND_PARTS * BAND_PLACES +
                                              place.slot) * BAND_SUMS;
             rows_add(args, phase, tile, sums, row, extras, norm);
             adders_meet();
@@ -438,6 +426,6 @@ void band_hopper(struct cuda_backend *cuda, const struct band_args *args)
               cudaFuncSetAttribute(band_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    (int)SHARED_BYTES),
               "shared memory of products");
-    chain(cuda, band_kernel, (uint32_t)cuda->processors / PARTS * PARTS, THREADS, SHARED_BYTES,
-          *args);
+    uint32_t blocks = (uint32_t)cuda->processors / BAND_PARTS * BAND_PARTS;
+    chain(cuda, band_kernel, blocks, THREADS, SHARED_BYTES, *args);
 }

@@ -292,6 +292,16 @@ __device__ inline void merging_add(merging &m, float most, float sum, float4 val
     m.value.w = fmaf(m.value.w, old, value.w * factor);
 }
 
+/* A lane's four values of a head, which are 4 lane .. in the threads' order: see work_finish. */
+template <typename T> __device__ inline void merging_store(const merging &m, T *to)
+{
+    uint32_t lane = threadIdx.x % 32, j = lane / 4 * 2, n = lane % 4 * 2;
+    to[dimension_of(j, n)] = from_float<T>(m.value.x / m.sum);
+    to[dimension_of(j, n + 1)] = from_float<T>(m.value.y / m.sum);
+    to[dimension_of(j + 1, n)] = from_float<T>(m.value.z / m.sum);
+    to[dimension_of(j + 1, n + 1)] = from_float<T>(m.value.w / m.sum);
+}
+
 /* A block a (row, head): warp w adds partitions w, w + 4, ... in order, then the four in order. */
 template <typename T, int DIMS>
 __global__ void __launch_bounds__(MERGERS * 32)
@@ -338,13 +348,7 @@ __global__ void __launch_bounds__(MERGERS * 32)
 #pragma unroll
     for (uint32_t w = 0; w < MERGERS; w++)
         merging_add(m, weights[w].x, weights[w].y, values[w][lane]);
-    /* values 4 lane .. of the threads' order: see work_finish */
-    uint32_t j = lane / 4 * 2, n = lane % 4 * 2;
-    T *to = o + (size_t)row * args.o_stride + blockIdx.y * DIMS;
-    to[dimension_of(j, n)] = from_float<T>(m.value.x / m.sum);
-    to[dimension_of(j, n + 1)] = from_float<T>(m.value.y / m.sum);
-    to[dimension_of(j + 1, n)] = from_float<T>(m.value.z / m.sum);
-    to[dimension_of(j + 1, n + 1)] = from_float<T>(m.value.w / m.sum);
+    merging_store(m, o + (size_t)row * args.o_stride + blockIdx.y * DIMS);
 }
 
 /* The same sums in the same order, by one warp a head: where there are more rows than blocks have
@@ -389,12 +393,7 @@ __global__ void __launch_bounds__(MERGERS * 32)
         merging_add(m, chains[w].most, chains[w].sum, chains[w].value);
     if (lane >= DIMS / 4)
         return;
-    uint32_t j = lane / 4 * 2, n = lane % 4 * 2; /* as above */
-    T *to = o + (size_t)row * args.o_stride + head * DIMS;
-    to[dimension_of(j, n)] = from_float<T>(m.value.x / m.sum);
-    to[dimension_of(j, n + 1)] = from_float<T>(m.value.y / m.sum);
-    to[dimension_of(j + 1, n)] = from_float<T>(m.value.z / m.sum);
-    to[dimension_of(j + 1, n + 1)] = from_float<T>(m.value.w / m.sum);
+    merging_store(m, o + (size_t)row * args.o_stride + head * DIMS);
 }
 
 /* ---- the host's side ---- */

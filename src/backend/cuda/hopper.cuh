@@ -63,6 +63,18 @@ __device__ inline void barrier_wait(uint64_t *barrier, uint32_t parity)
     while (done == 0);
 }
 
+struct slot_turn { /* which slot comes next, and in which round */
+    uint32_t slot, parity;
+
+    __device__ inline void next(uint32_t slots)
+    {
+        if (++slot == slots) {
+            slot = 0;
+            parity ^= 1;
+        }
+    }
+};
+
 __device__ inline void box_fetch(void *to, const CUtensorMap *map, uint32_t column, uint32_t row,
                                  uint64_t *full)
 {

@@ -24,18 +24,6 @@ __device__ inline uint32_t tile_first(const line_phase &phase)
     return (blockIdx.x + gridDim.x - phase.first) % gridDim.x;
 }
 
-struct slot_turn { /* which slot comes next, and in which round */
-    uint32_t slot, parity;
-
-    __device__ inline void next(uint32_t slots)
-    {
-        if (++slot == slots) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 /* ---- warps 16, 17 ---- */
 
 /* The weights of a norm, which the consumers read themselves, into the L2 cache: behind the stages
