@@ -237,16 +237,23 @@ class Server:
         return sum(value for key, value in self.metrics().items()
                    if key[0] == name and set(labels.items()) <= set(key[1:]))
 
-    def wait_until(self, condition, timeout_s=10, what="condition"):
-        end, looks = time.monotonic() + timeout_s * SLOW, 0
-        while time.monotonic() < end or looks < 10:  # one that was kept from looking has not seen it
-            looks += 1
+    def wait_until(self, condition, timeout_s=10, what="condition", looks=1):
+        """looks: at least so many, where a short time may pass while this process is kept from looking."""
+        end = time.monotonic() + timeout_s * SLOW
+        while time.monotonic() < end or looks > 0:
+            looks -= 1
             if condition():
                 return
             time.sleep(0.05)
         raise AssertionError(f"{what} did not come true within {timeout_s} s")
 
-    def assert_all_free(self, timeout_s=5):
+    def kv_stat(self):
+        """What `baton kv stat` says of the server's own store."""
+        address = f"{os.path.dirname(self.router_address())}/store.sock"
+        return subprocess.run([self.binary, "kv", "stat", "--store", address], check=True, capture_output=True,
+                              text=True, timeout=30).stdout
+
+    def assert_all_free(self, timeout_s=5, looks=1):
         """Every block of every worker is free or cached, and no handoff is open."""
         def free():
             values = self.metrics()
@@ -256,7 +263,7 @@ class Server:
                                 ("state", "swapped")}.isdisjoint(k))
                        or k[0] in ("baton_worker_sequences", "baton_worker_leases",
                                    "baton_worker_lendings"))
-        self.wait_until(free, timeout_s, "all blocks free")
+        self.wait_until(free, timeout_s, "all blocks free", looks)
 
 
 def ctl(binary, router, *words, fails=False, key=None):

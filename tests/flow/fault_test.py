@@ -4,7 +4,6 @@ BATON_CHAOS=50 in the environment does everything so many times (make chaos)."""
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
@@ -145,17 +144,15 @@ def check_gathered(server, role, answer, lost_before):
 
 def check_at_rest(server, role):
     """All is free within 1 s of a death: on the workers, and in a store that lives."""
-    server.assert_all_free(1)
+    server.assert_all_free(1, looks=10)
 
     def let_go():
-        address = f"{os.path.dirname(server.router_address())}/store.sock"
-        said = subprocess.run([server.binary, "kv", "stat", "--store", address], check=True,
-                              capture_output=True, text=True, timeout=30).stdout
+        said = server.kv_stat()
         pinned, = re.findall(r"(\d+) pinned", said)
         leases, adding = re.findall(r"(\d+) gets \(leases\), (\d+) blocks being added", said)[0]
         return (pinned, leases, adding) == ("0", "0", "0")
     if has_store(server) and role != "store":
-        server.wait_until(let_go, 1, "the store has let go of all")
+        server.wait_until(let_go, 1, "the store has let go of all", looks=10)
 
 
 def strike_once(server, role, phase, kind, want, number, salt):

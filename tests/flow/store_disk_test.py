@@ -11,7 +11,6 @@ import tempfile
 from baton import SMALL, Server, main
 from failover_test import whole
 from handoff_test import stores_are_up
-from store_test import run
 
 SIZE = ["--ctx", "512", "--kv-bytes", "8M", "--prefix-cache-bytes", "0", "--silence", "10s"]
 BLOCK = 16
@@ -21,10 +20,7 @@ HEAD, RECORD = 4096, 8192  # a segment's head; a block of 6144 bytes and its own
 
 def stat(server, pattern):
     """The number that `baton kv stat` has there."""
-    address = f"{os.path.dirname(server.router_address())}/store.sock"
-    code, out, err = run(server.binary, "kv", "stat", "--store", address)
-    assert code == 0, err
-    return int(re.search(pattern, out)[1])
+    return int(re.search(pattern, server.kv_stat())[1])
 
 
 def body_of(seed, tokens=BLOCKS * BLOCK + 5):
