@@ -167,7 +167,8 @@ static void answer_finish(struct answer *answer)
     answer_end(answer);
 }
 
-void relay_ping(struct answer *answer, uint64_t now_ns)
+/* Proxies and clients give a stream up that is silent for long. */
+static void answer_ping(struct answer *answer, uint64_t now_ns)
 {
     if (answer->requests == NULL || !answer->openai->stream || answer->http == NULL ||
         now_ns - (answer->last_sent_ns > 0 ? answer->last_sent_ns : answer->arrived_ns) < PING_NS)
@@ -175,6 +176,16 @@ void relay_ping(struct answer *answer, uint64_t now_ns)
     text_reset(&answer->router->text);
     openai_ping_write(&answer->router->text);
     answer_send(answer);
+}
+
+void relay_tick(struct router *router)
+{
+    uint64_t now_ns = clock_ns();
+    struct answer *next;
+    for (struct answer *a = router->answers; a != NULL; a = next) {
+        next = a->next;
+        answer_ping(a, now_ns);
+    }
 }
 
 void request_fail(struct request *request, unsigned http_code, const char *code, const char *text)

@@ -348,7 +348,7 @@ void relay_first(struct worker *worker, struct reader *from);
 void relay_tokens(struct router *router, struct reader *from);
 void relay_failed(struct router *router, const struct wire_failed *failed);
 void request_fail(struct request *request, unsigned http_code, const char *code, const char *text);
-void relay_ping(struct answer *answer, uint64_t now_ns);
+void relay_tick(struct router *router); /* often: streams that are silent for 10 s get a comment */
 
 /* health.c */
 status health_open(struct router *router);

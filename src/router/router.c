@@ -26,13 +26,8 @@ static void router_tick(void *ctx)
 {
     struct router *router = ctx;
     route_tick(router);
-    uint64_t now_ns = clock_ns();
-    struct answer *next;
-    for (struct answer *a = router->answers; a != NULL; a = next) {
-        next = a->next;
-        relay_ping(a, now_ns);
-    }
-    if (router->draining && now_ns > router->drain_deadline_ns) {
+    relay_tick(router);
+    if (router->draining && clock_ns() > router->drain_deadline_ns) {
         loop_stop(router->loop);
         return;
     }

@@ -11,12 +11,17 @@
 #include "http/server.h"
 #include "router/request.h"
 
+/* What a stream is sent that would be silent for longer. */
+#define NET_PING ": ping\n\n"
+#define NET_PING_MS 10000
+
 struct net_client {
     struct http_request http; /* first */
     char *body;               /* until it is taken */
     void (*on_gone)(void *ctx);
     void *gone_ctx;
     struct text streamed;
+    uint64_t heard_ns, pings;
     bool begun, over, left;
     unsigned code; /* of a whole reply, or of the stream's head */
 };
@@ -77,6 +82,11 @@ status http_stream_send(struct http_request *request, const char *data, size_t b
 {
     struct net_client *client = (struct net_client *)request;
     assert_true(client->begun && !client->over);
+    if (bytes == strlen(NET_PING) && memcmp(data, NET_PING, bytes) == 0) {
+        assert_true(net.now_ns - client->heard_ns >= NET_PING_MS * 1000000u);
+        client->pings++;
+    }
+    client->heard_ns = net.now_ns;
     text_add(&client->streamed, data, bytes);
     return OK;
 }

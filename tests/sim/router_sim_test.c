@@ -16,7 +16,8 @@
  * and every 100 ms:
  *   - no lease, lending or sequence on a worker outlives its request, or its router;
  *   - the directory names workers that are there, and never a dead incarnation;
- *   - no request is without progress beyond its deadline.
+ *   - no request is without progress beyond its deadline;
+ *   - no stream is silent for longer than 10 s.
  * At the end nothing is left of anybody, and the directory knows what the workers hold. With a
  * network that keeps its word every request that has a worker, and its router, gets its answer,
  * but for one that takes workers down: it ends by name, and those beside it do not. */
@@ -301,6 +302,16 @@ static void check_deadlines(const struct router *router)
     }
 }
 
+/* A stream is told every 10 s that it is alive, whatever it waits for. */
+static void check_silence(const struct router *router)
+{
+    for (const struct answer *a = router->answers; a != NULL; a = a->next) {
+        const struct net_client *client = (const struct net_client *)a->http;
+        if (client != NULL && a->requests != NULL && a->openai->stream)
+            assert_true(net.now_ns - client->heard_ns < (NET_PING_MS + TICK_MS) * MS);
+    }
+}
+
 static void tick(struct net_event *event)
 {
     (void)event;
@@ -311,6 +322,8 @@ static void tick(struct net_event *event)
         if (router == NULL)
             continue;
         route_tick(router);
+        relay_tick(router);
+        check_silence(router);
         check_directory_of(router);
         check_deadlines(router);
     }
@@ -607,6 +620,7 @@ static void tell(void)
         {known_errors[3], world.codes[3]},
         {"clients that left", world.left},
         {"refused by a dead router", world.refused},
+        {"pings", world.pings},
         {"kills", harms.kills},
         {"stops", harms.stops},
         {"hangs", harms.hangs},
@@ -658,6 +672,7 @@ static void every_world_comes_to_its_end(void **state)
     assert_true(sim.saves > seed_count && sim.failed_saves > 0 && sim.gets > seed_count);
     assert_true(harms.stores > 0 && harms.evicted > 0);
     assert_true(world.codes[2] > 0); /* crashes_workers */
+    assert_true(world.pings > 0);
     assert_true(harms.repairs > 0 && harms.roles > 0 && world.left > 0);
 }
 

@@ -38,7 +38,7 @@ static struct {
     uint32_t harm_count; /* of this world */
     struct model *model;
     struct tokenizer *tokenizer;
-    uint64_t answers, errors, left, refused; /* of all worlds */
+    uint64_t answers, errors, left, refused, pings; /* of all worlds */
     uint64_t codes[4];
 } world;
 
@@ -81,7 +81,7 @@ static void client_arrive(struct net_event *event)
     struct sim_client *c = event->subject;
     struct router *router = world.routers[c->router].router;
     c->arrived = true;
-    c->arrived_ns = c->ended_ns = net.now_ns;
+    c->arrived_ns = c->ended_ns = c->net.heard_ns = net.now_ns;
     if (router == NULL) { /* its connection is refused */
         c->net.over = c->net.left = true;
         world.refused++;
@@ -218,6 +218,7 @@ static void client_ended(struct net_client *client, const char *body, size_t byt
     struct sim_client *c = (struct sim_client *)client;
     bool whole = client->code == 200 && strstr(body, "\"error\"") == NULL;
     c->ended_ns = net.now_ns;
+    world.pings += client->pings;
     net_trace(body, bytes);
     client_check(c, body, bytes, whole);
     if (whole)
