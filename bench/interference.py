@@ -24,22 +24,22 @@ import urllib.request
 from served import BATON, MODEL, free_port
 
 
-def setups(baton, llama, threads):
-    """key: name, command without the port"""
+def setup(key, baton, llama, threads):
+    """Of split, colocated, colocated-x2 and llama, or with tokens of a chunk (llama.cpp: of a batch)
+    behind it, as in split-64: name, command without the port. None: not known."""
+    kind, _, size = key.partition("-")
     serve = [baton, "serve", "--ctx", "8192", MODEL]
-    one = serve + ["--colocated", "1"]
-    made = {"split": ("baton split (default)", serve),
-            "split-64": ("baton split, --prefill-chunk 64", serve + ["--prefill-chunk", "64"]),
-            "colocated": ("baton colocated (default)", one),
-            "colocated-32": ("baton colocated, --prefill-chunk 32", one + ["--prefill-chunk", "32"]),
-            "colocated-x2": ("baton colocated, two workers", serve + ["--colocated", "2"])}
-    if llama:
+    if key == "colocated-x2":
+        return "baton colocated, two workers", serve + ["--colocated", "2"]
+    if kind not in ("split", "colocated", "llama") or (size and not size.isdigit()):
+        return None
+    if kind == "llama":
         base = [llama, "-m", MODEL, "-c", "32768", "-np", "5", "-t", str(threads), "--no-webui"]
-        made["llama"] = ("llama.cpp (default)", base)
-        for size in ("512", "64", "32"):
-            made[f"llama-{size}"] = (f"llama.cpp, -b {size} -ub {size}",
-                                     base + ["-b", size, "-ub", size])
-    return made
+        return (f"llama.cpp, -b {size} -ub {size}", base + ["-b", size, "-ub", size]) if size else (
+            "llama.cpp (default)", base)
+    command = serve + (["--colocated", "1"] if kind == "colocated" else [])
+    return (f"baton {kind}, --prefill-chunk {size}", command + ["--prefill-chunk", size]) if size else (
+        f"baton {kind} (default)", command)
 
 
 def wait_ready(port, process):
@@ -120,11 +120,11 @@ def main():
     parser.add_argument("--rounds", metavar="FILE",
                         help="JSON file to which each result is added; the table is over all in it")
     given = parser.parse_args()
-    known = setups(given.baton, given.llama, given.threads)
     asked = [key for key in given.setups.split(",") if given.llama or not key.startswith("llama")]
-    if not set(asked) <= set(known):
-        sys.exit(f"--setups: expected some of {', '.join(known)}; found {given.setups}")
-    chosen = [known[key] for key in asked]
+    chosen = [setup(key, given.baton, given.llama, given.threads) for key in asked]
+    if None in chosen:
+        sys.exit("--setups: expected split, colocated and llama, each also with tokens behind it "
+                 f"(split-64), and colocated-x2; found {asked[chosen.index(None)]}")
     path = given.rounds or os.path.join(tempfile.mkdtemp(), "rounds.json")
     for _ in range(given.repeat):
         for name, command in chosen:
