@@ -46,12 +46,13 @@ static bool line_can(const struct cuda_backend *cuda)
 /* What shared memory holds: line_shared, the longest row, its sums, and slots. */
 static void places_choose(struct line_args *args)
 {
-    uint32_t columns = 0, stage = 0, groups = 0;
+    uint32_t columns = 0, stage = 0, groups = 0, halves = 0;
     for (uint32_t i = 0; i < args->count; i++) {
         const struct line_phase *phase = &args->phases[i];
         columns = phase->product.columns > columns ? phase->product.columns : columns;
         stage = stage_bytes(phase->form) > stage ? stage_bytes(phase->form) : stage;
         groups |= phase->form == FORM_Q4K;
+        halves |= phase->form == FORM_HALVES;
     }
     args->row_at = (sizeof(struct line_shared) + 127) / 128 * 128;
     args->slots_at = args->row_at + (columns * 2 + 127) / 128 * 128;
@@ -61,6 +62,9 @@ static void places_choose(struct line_args *args)
     args->slots = (SHARED_MOST - args->slots_at) / args->slot_bytes;
     if (args->slots > SLOTS_MAX)
         args->slots = SLOTS_MAX;
+    args->under_way = halves ? UNDER_WAY_HALVES : UNDER_WAY_QUANTISED;
+    if (args->under_way > args->slots / 2)
+        args->under_way = args->slots / 2; /* as line_hopper.cu needs it */
 }
 
 static void line_launch(struct cuda_backend *cuda)

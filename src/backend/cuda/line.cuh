@@ -11,6 +11,9 @@
 #define THREADS ((CONSUMERS + FETCHERS) * 32)
 #define PHASES 6u
 #define SLOTS_MAX 12u
+/* Stages under way, at most: more of them make everything wait, other stages too. */
+#define UNDER_WAY_HALVES 3u
+#define UNDER_WAY_QUANTISED 2u
 #define ROW_PITCH (CONSUMERS * UNIT_BYTES + 64)
 #define NORM_PIECES 4u /* times four values a thread */
 #define ROW_BYTES_MAX 40960u
@@ -27,6 +30,7 @@ struct line_phase {
 struct line_args {
     line_phase phases[PHASES];
     uint32_t count, slots, slot_bytes, row_at, groups_at, slots_at;
+    uint32_t under_way; /* stages that are asked for and have not come, at most; slots / 2 */
     float epsilon;
     unsigned long long *met; /* arrivals of blocks, ever: whole rounds when no line runs */
 };

@@ -4,7 +4,8 @@
  *     line       what lies between two layers' attentions: o, then norm, gate and up, then down,
  *                then norm, q and k and v; each product is a phase of it
  *     block      one a multiprocessor, all at once
- *       warps 16, 17      ask for W, by turns: stage, tile, phase after another
+ *       warps 16, 17      ask for W, by turns: stage, tile, phase after another; of it no more is
+ *                         under way than memory's rate needs, whatever room there is
  *       warps 0 .. 15     each takes a unit of every stage and adds its own sum
  *     end of a tile       one of the sixteen adds their sums; the others go on
  *     end of a phase      all blocks meet: the row is whole. Each then has it, normed if so wished,
@@ -36,10 +37,18 @@ __device__ inline void norm_announce(const line_phase &phase)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(phase.norm + at));
 }
 
+/* How many stages are under way, of both warps together, and which of them is the oldest. Each warp
+ * waits for all of them, also where the next stage is the other's: so neither is ever more stages
+ * ahead of the other than that, and no slot is asked for again before both have seen it full. */
+struct stages_asked {
+    slot_turn oldest;
+    uint32_t count;
+};
+
 /* One stage in FETCHERS is this warp's. */
 __device__ inline void phase_fetch(const line_args &args, const line_phase &phase, char *slots,
                                    line_shared &shared, uint64_t policy, slot_turn &turn,
-                                   uint32_t &mine)
+                                   uint32_t &mine, stages_asked &asked)
 {
     const stream_args &product = phase.product;
     norm_announce(phase);
@@ -56,7 +65,14 @@ __device__ inline void phase_fetch(const line_args &args, const line_phase &phas
         uint32_t pieces = (uint32_t)__popc(__ballot_sync(0xffffffffu, there));
         for (uint32_t unit = 0; unit < units; unit += CONSUMERS) {
             uint32_t count = min(CONSUMERS, units - unit);
-            if (mine++ % FETCHERS != 0) {
+            bool ours = mine++ % FETCHERS == 0, enough = asked.count == args.under_way;
+            if (enough)
+                barrier_wait(&shared.full[asked.oldest.slot], asked.oldest.parity);
+            if (enough)
+                asked.oldest.next(args.slots);
+            else
+                asked.count++;
+            if (!ours) {
                 turn.next(args.slots);
                 continue;
             }
@@ -388,10 +404,11 @@ __global__ void __launch_bounds__(THREADS, 1) line_kernel(const __grid_constant_
     slot_turn turn = {0, 0};
     uint32_t fetcher = threadIdx.x / 32 - CONSUMERS;
     uint32_t mine = FETCHERS - fetcher; /* a multiple of FETCHERS: its stage */
+    stages_asked asked = {{0, 0}, 0};
     asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     for (uint32_t n = 0; n < args.count; n++)
-        phase_fetch(args, args.phases[n], memory + args.slots_at, shared, policy, turn,
-                    mine);
+        phase_fetch(args, args.phases[n], memory + args.slots_at, shared, policy, turn, mine,
+                    asked);
 #else
     __trap(); /* hopper_has_code said otherwise */
 #endif
