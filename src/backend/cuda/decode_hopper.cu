@@ -23,6 +23,7 @@
 #define MERGERS 4 /* warps that add the partitions of a row */
 #define MERGED_AT_ONCE 4u
 #define MERGED_BY_ONE 16u /* partitions that one warp adds as well */
+#define WORK_KEYS 32u /* what a partition costs beside its keys, in keys */
 #define UNIT_SINGLES 65536u /* a unit: partition * UNIT_SINGLES + single row */
 
 struct decode_work { /* a partition of a row, for one kv head; of one warp */
@@ -411,19 +412,44 @@ static uint32_t length_of(const struct device_step *step, uint32_t single)
     return step->positions[step->single_rows[single]] + 1;
 }
 
-/* Longer partitions where there are about two for each warp even so: fewer sums to add. Not with
+/* What the busiest warp has to do when partitions have so many keys: warps take whole ones by
+ * turns, then the rests. */
+static uint64_t keys_of_busiest(const struct cuda_backend *cuda, uint32_t keys)
+{
+    uint64_t warps = (uint64_t)cuda->processors * WARPS, whole = 0, rests = 0;
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < cuda->single_count; i++) {
+        uint32_t length = length_of(&cuda->host, i), rest = length % keys;
+        whole += length / keys;
+        rests += rest > 0;
+        longest = rest > longest ? rest : longest;
+    }
+    whole *= cuda->shape.kv_head_count;
+    rests *= cuda->shape.kv_head_count;
+    uint64_t all = whole / warps * (keys + WORK_KEYS), more = whole % warps;
+    uint64_t first = more > 0 ? all + keys + WORK_KEYS : all; /* of those with one more */
+    uint64_t last = rests > 0 ? all + longest + WORK_KEYS : all;
+    if (rests <= warps - more)
+        return first > last ? first : last;
+    return first + (rests - (warps - more) + warps - 1) / warps * (longest + WORK_KEYS) +
+           (more > 0 ? 0 : longest + WORK_KEYS);
+}
+
+/* How long partitions are: so that no warp has much more to do than the others. Not with
  * --deterministic, where a row's bits must not depend on how many rows there are. */
 static uint32_t partition_keys_choose(const struct cuda_backend *cuda)
 {
-    uint32_t tokens = cuda->shape.block_tokens, keys = PARTITION_KEYS;
+    uint32_t tokens = cuda->shape.block_tokens, best = PARTITION_KEYS;
     uint32_t most = 32 * (tokens < CHUNK_KEYS ? tokens : CHUNK_KEYS);
-    uint64_t warps = (uint64_t)cuda->processors * WARPS, all = 0;
-    for (uint32_t i = 0; i < cuda->single_count; i++)
-        all += length_of(&cuda->host, i);
-    while (!cuda->options.deterministic && keys * 2 <= most &&
-           all * cuda->shape.kv_head_count * 20 >= warps * (keys * 2) * 39)
-        keys *= 2;
-    return keys;
+    uint64_t least = cuda->options.deterministic ? 0 : keys_of_busiest(cuda, best);
+    for (uint32_t keys = best + CHUNK_KEYS; least > 0 && keys <= most; keys += CHUNK_KEYS) {
+        uint64_t busiest = keys_of_busiest(cuda, keys);
+        if (busiest <= least) {
+            least = busiest;
+            best = keys;
+        }
+    }
+    return best;
 }
 
 uint32_t decode_units(struct cuda_backend *cuda, uint32_t at)
