@@ -158,6 +158,89 @@ static void bands_check(void)
     line_check(false, {{f, f, f, f, f, f, f}, 512, 1536, false, 32});
 }
 
+/* A band that ends with the rotation: o, norm, and q, k, v, of which q is turned where it lies, and
+ * k and v go to the pool. Twice: as it is, and recorded. */
+static void turn_check(uint32_t rows, bool pairs, bool norms)
+{
+    struct rig rig;
+    rig_open(&rig, true, false, 4, 2, 128, 16, false);
+    rig.shape.rope_style = rig.cuda->shape.rope_style = pairs ? ROPE_PAIRS : ROPE_HALVES;
+    const uint32_t width = 512, dims = 128, outputs[4] = {width, 4 * dims, 2 * dims, 2 * dims};
+    struct line_weight by[4];
+    for (int i = 0; i < 4; i++)
+        by[i] = line_weight_make(&rig, DTYPE_BF16, outputs[i], width, false, i == 0);
+    struct backend_weight norm = weight_make(&rig, DTYPE_F32, 1, width);
+    struct backend_weight heads[2] = {weight_make(&rig, DTYPE_F32, 1, dims),
+                                      weight_make(&rig, DTYPE_F32, 1, dims)};
+    struct backend_tensor *norm_tensor = tensor_make(&rig, &norm);
+    struct backend_tensor *head_tensors[2] = {tensor_make(&rig, &heads[0]),
+                                              tensor_make(&rig, &heads[1])};
+    std::vector<float> head_norms[2];
+    for (int i = 0; i < 2 && norms; i++)
+        head_norms[i] = weight_row(&heads[i], 0);
+    struct backend_buffer *x = buffer_make(&rig, width, false);
+    struct backend_buffer *o = buffer_make(&rig, width, false);
+    struct backend_buffer *h = buffer_make(&rig, width, false), *ys[4] = {x};
+    for (int i = 1; i < 4; i++)
+        ys[i] = buffer_make(&rig, outputs[i], false);
+    for (int i = 0; i < 4; i++)
+        by[i].projection.y = ys[i];
+    const struct backend_projection qkv[] = {by[1].projection, by[2].projection,
+                                             by[3].projection};
+    std::vector<struct sequence> sequences;
+    for (uint32_t i = 0; i < rows; i++)
+        sequences.push_back({random_below(120), 1});
+    for (int round = 0; round < 2; round++) {
+        std::vector<double> expected = buffer_fill(&rig, x, rows, false), values[3];
+        std::vector<double> attended = buffer_fill(&rig, o, rows, true);
+        CHECK(cudaMemset(rig.cuda->pool_device, 0xff, rig.cuda->pool.bytes));
+        step_make(&rig, sequences, true);
+        rig.calls->project(rig.backend, o, &by[0].projection, 1);
+        rig.calls->norm(rig.backend, x, norm_tensor, h);
+        rig.calls->project(rig.backend, h, qkv, 3);
+        rig.calls->rope_store(rig.backend, LAYER, ys[1], ys[2], ys[3],
+                              norms ? head_tensors[0] : NULL, norms ? head_tensors[1] : NULL);
+        if (rig.calls->step_submit(rig.backend) != OK || rig.calls->step_wait(rig.backend) != OK)
+            exit(1);
+        std::vector<double> y = line_multiplied(by[0], attended);
+        for (size_t i = 0; i < y.size(); i++)
+            expected[i] += y[i];
+        double worst = buffer_off(&rig, x, expected);
+        for (int i = 0; i < 3; i++)
+            values[i] = line_multiplied(by[i + 1], line_normed(&rig, &norm, expected));
+        size_t written = 0;
+        std::vector<double> pool =
+            numbers_read(rig.cuda->pool_device, rig.cuda->pool.bytes / 2, true, false);
+        for (uint32_t row = 0; row < rows; row++) {
+            uint32_t position = sequences[row].start;
+            for (uint32_t head = 0; head < 8; head++) { /* four of q, two of k, two of v */
+                uint32_t which = head < 4 ? 0 : head < 6 ? 1 : 2, in = which == 0 ? head : head % 2;
+                double *right = &values[which][(size_t)row * outputs[which + 1] + in * dims];
+                if (which < 2)
+                    head_turn(&rig, right, head_norms[which], position);
+                const char *at = ys[1]->data + ((size_t)row * ys[1]->stride + in * dims) * 2;
+                auto found = numbers_read(at, dims, true, false);
+                const double *is =
+                    which == 0 ? found.data()
+                               : &pool[pool_at(&rig, row, position, which == 1 ? 0 : 1, in)];
+                worst = fmax(worst, off_by(is, right, dims));
+                written += which > 0 ? dims : 0;
+            }
+            const char *unturned = ys[2]->data + (size_t)row * ys[2]->stride * 2;
+            auto keys = numbers_read(unturned, dims, true, true);
+            if (rig.cuda->hopper && !isnan(keys[0])) /* a band has no use for it */
+                worst = INFINITY;
+        }
+        for (double value : pool) /* and nothing else was written */
+            written -= isnan(value) ? 0 : 1;
+        told(&rig,
+             std::to_string(rows) + " rows, band with rotation of " + (pairs ? "pairs" : "halves") +
+                 (norms ? ", normed" : "") + (round == 0 ? "" : ", recorded"),
+             written == 0 ? worst : INFINITY, 3 * rounding(&rig));
+    }
+    rig_close(&rig);
+}
+
 int main(void)
 {
     int count = 0;
@@ -166,6 +249,9 @@ int main(void)
         return 77;
     }
     bands_check();
+    static const uint32_t turned[] = {2, 3, 9, 16, 23, 32};
+    for (int i = 0; i < 6; i++)
+        turn_check(turned[i], i % 2 == 1, i % 3 == 1);
     lines_check();
     printf("%s\n", good ? "all right" : "WRONG");
     return good ? 0 : 1;

@@ -144,36 +144,6 @@ static void products_check(struct rig *rig)
 
 /* ---- rotation and the pool, decode attention ---- */
 
-static size_t pool_at(const struct rig *rig, uint32_t sequence, uint32_t position, uint32_t plane,
-                      uint32_t head)
-{
-    const struct backend_shape *s = &rig->shape;
-    return (rig->tables[sequence][position / s->block_tokens] * s->block_bytes +
-            LAYER * s->layer_bytes + plane * s->layer_bytes / 2) / 2 +
-           ((size_t)head * s->block_tokens + position % s->block_tokens) * s->head_dim;
-}
-
-static void head_turn(const struct rig *rig, double *x, const std::vector<float> &norm,
-                      uint32_t position)
-{
-    const struct backend_shape *s = &rig->shape;
-    uint32_t half = s->rope_dims / 2;
-    double squares = 0;
-    for (uint32_t i = 0; i < s->head_dim; i++)
-        squares += x[i] * x[i];
-    double scale = 1 / sqrt(squares / s->head_dim + (double)s->norm_epsilon);
-    for (uint32_t i = 0; i < s->head_dim && !norm.empty(); i++)
-        x[i] *= scale * (double)norm[i];
-    for (uint32_t i = 0; i < half; i++) {
-        double angle = position * pow((double)s->rope_theta, -2.0 * i / s->rope_dims);
-        double *a = s->rope_style == ROPE_PAIRS ? &x[2 * i] : &x[i];
-        double *b = s->rope_style == ROPE_PAIRS ? &x[2 * i + 1] : &x[i + half];
-        double u = *a, v = *b;
-        *a = u * cos(angle) - v * sin(angle);
-        *b = u * sin(angle) + v * cos(angle);
-    }
-}
-
 static void rope_check(struct rig *rig, const std::vector<struct sequence> &sequences, bool norms)
 {
     const struct backend_shape *s = &rig->shape;

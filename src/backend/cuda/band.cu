@@ -2,8 +2,9 @@
  * (band_hopper.cu): as line.cu does for one row, and by its calls.
  *
  * A band begins with a product that is added to its y. What follows belongs to it while it is a
- * norm of that y, products of the normed rows, a gate of these, or another product that is added.
- * The normed rows are never stored: their buffer holds what band_hopper.cu multiplies. */
+ * norm of that y, products of the normed rows, a gate of these, or another product that is added;
+ * it may end with the rotation of q and k. The normed rows are never stored: their buffer holds
+ * what band_hopper.cu multiplies. */
 #include "backend/cuda/band.cuh"
 
 #define ROWS_MIN 2u
@@ -13,7 +14,7 @@ struct cuda_band {
     float *squares; /* of one phase after another */
     /* of the last phase */
     const struct backend_buffer *y;
-    const struct backend_buffer *gate, *up;
+    const struct backend_buffer *gate, *up, *k, *v;
     /* the last norm: of products that follow, who read y; else of rows_norm */
     const struct backend_buffer *norm_x;
     const struct backend_tensor *norm_weight;
@@ -73,7 +74,7 @@ static void band_launch(struct cuda_backend *cuda)
         band_hopper(cuda, &band->args);
     }
     band->args.count = 0;
-    band->y = band->gate = NULL;
+    band->y = band->gate = band->k = NULL;
 }
 
 void band_flush(struct cuda_backend *cuda)
@@ -177,6 +178,8 @@ bool band_product(struct cuda_backend *cuda, const struct product *product)
     band->y = y;
     band->gate = two ? product->ys[0] : NULL;
     band->up = two ? product->ys[1] : NULL;
+    band->k = product->count == 3 ? product->ys[1] : NULL;
+    band->v = product->count == 3 ? product->ys[2] : NULL;
     band->args.count++;
     return true;
 }
@@ -201,5 +204,22 @@ bool band_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
     last->y = h->data;
     last->y_stride = h->stride;
     band->gate = NULL;
+    return true;
+}
+
+bool band_rope_store(struct cuda_backend *cuda, uint32_t layer, const struct backend_buffer *q,
+                     const struct backend_buffer *k, const struct backend_buffer *v,
+                     const struct backend_tensor *q_norm, const struct backend_tensor *k_norm)
+{
+    const struct backend_shape *shape = &cuda->shape;
+    struct cuda_band *band = cuda->band;
+    band_phase *last = phase_last(band);
+    if (last == NULL || last->kind != BAND_STORE || band->y != q || band->k != k ||
+        band->v != v || shape->head_dim != BAND_TILE || shape->rope_dims != BAND_TILE ||
+        last->tiles != shape->head_count + 2 * shape->kv_head_count ||
+        q->width != shape->head_count * BAND_TILE)
+        return false;
+    band->args.rope = rope_describe(cuda, layer, q_norm, k_norm);
+    last->kind = BAND_TURN;
     return true;
 }

@@ -4,6 +4,7 @@
 #define BACKEND_CUDA_BAND_CUH
 
 #include "backend/cuda/hopper.cuh"
+#include "backend/cuda/rope.cuh"
 
 #define BAND_PHASES 4u
 #define BAND_ROWS 32u
@@ -17,6 +18,7 @@ enum band_kind {
     BAND_ADD,   /* y, float, += x W; and y times a norm's weights, where a norm follows */
     BAND_GATE,  /* y = gate(x W), 64 outputs of the gate and the 64 of up a tile */
     BAND_STORE, /* y = x W */
+    BAND_TURN,  /* the same of q, k and v, a head a tile: q is turned, k and v go to the pool */
 };
 
 struct band_phase {
@@ -38,6 +40,7 @@ struct band_args {
     float *sums; /* [block][BAND_PLACES][BAND_SUMS] */
     uint32_t count, rows, box_rows;
     float epsilon;
+    struct rope rope; /* of TURN */
 };
 
 /* band_hopper.cu: one kernel on the backend's stream. */

@@ -12,6 +12,8 @@
  *       warp 9                asks for x
  *       warps 10 .. 13        add the four parts of a tile, in order, for a quarter of the rows
  *     end of a phase          all blocks meet
+ *     rotation                q, k and v of heads of 128 are a head a tile: the warps that add turn
+ *                             it and put keys and values into the pool
  *
  * Of W no more is under way than memory's rate needs: what is asked for beyond that only makes
  * everything else wait, sums and x. What has come may fill all of the room.
@@ -262,9 +264,79 @@ __device__ inline row_extra row_extra_read(const band_args &args, const band_pha
     return extra;
 }
 
+/* What a lane needs to turn its four values of a row's heads, and where keys and values go. */
+struct row_turn {
+    float4 cosines, sines;
+    char *block; /* NULL: they go nowhere */
+    uint32_t token;
+};
+
+__device__ inline row_turn row_turn_make(const struct rope &rope, uint32_t row)
+{
+    uint32_t lane = threadIdx.x % 32;
+    row_turn turn = {};
+    if (row >= rope.head[0])
+        return turn;
+    uint32_t position = rope.positions[row];
+    float *cosines = &turn.cosines.x, *sines = &turn.sines.x;
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++)
+        rope_angle(rope, position, rope.pairs ? lane * 2 + i / 2 : lane % 16 * 4 + i, &sines[i],
+                   &cosines[i]);
+    turn.block = rope_block(rope, row, position, &turn.token);
+    return turn;
+}
+
+/* By a warp, four values of a head a lane: in pairs of neighbours, or of the head's halves. */
+__device__ inline float4 head_turn(const struct rope &rope, const float *norm, float4 v,
+                                   const row_turn &turn)
+{
+    uint32_t lane = threadIdx.x % 32;
+    if (norm != nullptr) {
+        float squares = warp_sum(v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w);
+        float scale = 1.0f / sqrtf(squares / (float)BAND_TILE + rope.epsilon);
+        float4 by = __ldg((const float4 *)norm + lane);
+        v = make_float4(v.x * scale * by.x, v.y * scale * by.y, v.z * scale * by.z,
+                        v.w * scale * by.w);
+    }
+    float4 c = turn.cosines, s = turn.sines, other = make_float4(-v.y, v.x, -v.w, v.z);
+    if (!rope.pairs) {
+        other = make_float4(__shfl_xor_sync(0xffffffffu, v.x, 16),
+                            __shfl_xor_sync(0xffffffffu, v.y, 16),
+                            __shfl_xor_sync(0xffffffffu, v.z, 16),
+                            __shfl_xor_sync(0xffffffffu, v.w, 16));
+        if (lane < 16)
+            other = make_float4(-other.x, -other.y, -other.z, -other.w);
+    }
+    return make_float4(fmaf(other.x, s.x, v.x * c.x), fmaf(other.y, s.y, v.y * c.y),
+                       fmaf(other.z, s.z, v.z * c.z), fmaf(other.w, s.w, v.w * c.w));
+}
+
+/* A head of a row: queries to where the product has them, keys and values to the pool. */
+__device__ inline void head_store(const band_args &args, const band_phase &phase, uint32_t tile,
+                                  uint32_t row, float4 v, const row_turn &turn)
+{
+    const struct rope &rope = args.rope;
+    uint32_t kv = tile - rope.head_count;
+    bool is_q = tile < rope.head_count, is_k = !is_q && kv < rope.kv_head_count;
+    if (is_q || is_k)
+        v = head_turn(rope, is_q ? rope.q_norm : rope.k_norm, v, turn);
+    __align__(8) __half four[4] = {from_float<__half>(v.x), from_float<__half>(v.y),
+                                   from_float<__half>(v.z), from_float<__half>(v.w)};
+    __half *to = (__half *)phase.y + (size_t)row * phase.y_stride + tile * BAND_TILE;
+    if (!is_q) {
+        kv -= is_k ? 0 : rope.kv_head_count;
+        to = (__half *)(turn.block + (is_k ? 0 : rope.plane_bytes)) +
+             ((size_t)kv * rope.block_tokens + turn.token) * BAND_TILE;
+    }
+    if (is_q || turn.block != nullptr)
+        *(uint2 *)(to + threadIdx.x % 32 * 4) = *(const uint2 *)four;
+}
+
 /* A warp: 128 sums of a row to where they belong. */
 __device__ inline void row_finish(const band_args &args, const band_phase &phase, uint32_t tile,
-                                  uint32_t row, float4 v, const row_extra &extra, float4 norm)
+                                  uint32_t row, float4 v, const row_extra &extra, float4 norm,
+                                  const row_turn &turn)
 {
     uint32_t lane = threadIdx.x % 32, output = tile * BAND_TILE + lane * 4;
     if (phase.kind == BAND_ADD) {
@@ -284,6 +356,10 @@ __device__ inline void row_finish(const band_args &args, const band_phase &phase
         float width = (float)(phase.x_tiles * BAND_TILE);
         float scale = 1.0f / sqrtf(warp_sum(extra.squares) / width + args.epsilon);
         v = make_float4(v.x * scale, v.y * scale, v.z * scale, v.w * scale);
+    }
+    if (phase.kind == BAND_TURN) {
+        head_store(args, phase, tile, row, v, turn);
+        return;
     }
     uint2 four = four_of(v);
     value *to = (value *)phase.y + (size_t)row * phase.y_stride;
@@ -305,7 +381,8 @@ __device__ inline void row_finish(const band_args &args, const band_phase &phase
 /* The sums of a tile, when all four have laid theirs: rows part, part + 4, ... of it. */
 __device__ inline void rows_add(const band_args &args, const band_phase &phase, uint32_t tile,
                                 const float *sums, uint32_t first,
-                                const row_extra extras[ROWS_EACH], float4 norm)
+                                const row_extra extras[ROWS_EACH], float4 norm,
+                                const row_turn turns[ROWS_EACH])
 {
     uint32_t lane = threadIdx.x % 32;
     float4 laid[ROWS_EACH][BAND_PARTS];
@@ -328,7 +405,7 @@ __device__ inline void rows_add(const band_args &args, const band_phase &phase, 
             float4 v = laid[i][p];
             sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
         }
-        row_finish(args, phase, tile, row, sum, extras[i], norm);
+        row_finish(args, phase, tile, row, sum, extras[i], norm, turns[i]);
     }
 }
 
@@ -347,6 +424,11 @@ __device__ inline void band_add(const band_args &args, band_barriers &barriers)
     for (uint32_t n = 0; n < args.count; n++, met += gridDim.x) {
         const band_phase &phase = args.phases[n];
         const band_share share = share_of(phase);
+        row_turn turns[ROWS_EACH] = {};
+#pragma unroll
+        for (uint32_t i = 0; i < ROWS_EACH; i++)
+            if (phase.kind == BAND_TURN && row + i * ROWS_STEP < args.rows)
+                turns[i] = row_turn_make(args.rope, row + i * ROWS_STEP);
         if (n > 0 && first)
             met_wait(args.met, met);
         adders_meet();
@@ -368,7 +450,7 @@ __device__ inline void band_add(const band_args &args, band_barriers &barriers)
             adders_meet();
             const float *sums = args.sums + (blockIdx.x / BAND_PARTS * BAND_PARTS * BAND_PLACES +
                                              place.slot) * BAND_SUMS;
-            rows_add(args, phase, tile, sums, row, extras, norm);
+            rows_add(args, phase, tile, sums, row, extras, norm, turns);
             adders_meet();
             before = place.slot;
             place.next(BAND_PLACES);

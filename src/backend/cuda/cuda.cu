@@ -216,8 +216,7 @@ static void cuda_rope_store(struct backend *backend, uint32_t layer, struct back
                             const struct backend_tensor *q_norm,
                             const struct backend_tensor *k_norm)
 {
-    line_flush(cuda_of(backend));
-    rows_rope_store(cuda_of(backend), layer, q, k, v, q_norm, k_norm);
+    line_rope_store(cuda_of(backend), layer, q, k, v, q_norm, k_norm);
 }
 
 static void cuda_attend(struct backend *backend, uint32_t layer, const struct backend_buffer *q,

@@ -98,6 +98,16 @@ void line_flush(struct cuda_backend *cuda)
     line->norm_y = NULL;
 }
 
+void line_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_buffer *q,
+                     const struct backend_buffer *k, const struct backend_buffer *v,
+                     const struct backend_tensor *q_norm, const struct backend_tensor *k_norm)
+{
+    bool done = band_can(cuda) && band_rope_store(cuda, layer, q, k, v, q_norm, k_norm);
+    line_flush(cuda);
+    if (!done)
+        rows_rope_store(cuda, layer, q, k, v, q_norm, k_norm);
+}
+
 bool line_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
                const struct backend_tensor *weight, struct backend_buffer *y)
 {

@@ -1,5 +1,6 @@
 /* backend/cuda/rows.cu - what is done row by row, in float: one block of threads a row. */
 #include "backend/cuda/quantised.cuh"
+#include "backend/cuda/rope.cuh"
 
 #define ROW_THREADS 256
 
@@ -248,17 +249,6 @@ void rows_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
 
 /* ---- rope and store ---- */
 
-struct rope {
-    const uint32_t *head, *positions, *row_sequences, *table_offsets, *tables;
-    const double *frequencies;
-    const float *q_norm, *k_norm;
-    char *pool;
-    size_t block_bytes, layer_at, plane_bytes;
-    uint32_t head_count, kv_head_count, head_dim, block_tokens, half;
-    bool pairs;
-    float epsilon;
-};
-
 /* Norm (if any) and rotation of one head by one warp; lane values come back in from. */
 __device__ static void head_turn(float *from, const float *norm, const struct rope &r,
                                  const float *cosines, const float *sines)
@@ -330,14 +320,10 @@ __global__ void rope_kernel(struct rope r, T *q, uint32_t q_stride, const T *k, 
     if (row >= r.head[0])
         return;
     uint32_t position = r.positions[row]; /* of the descriptor: before the wait */
-    for (uint32_t i = threadIdx.x; i < r.half; i += blockDim.x) {
-        double angle = (double)position * r.frequencies[i];
-        angle -= 6.283185307179586476925 * rint(angle * 0.15915494309189533576888);
-        sincosf((float)angle, &sines[i], &cosines[i]);
-    }
-    const uint32_t *table = r.tables + r.table_offsets[r.row_sequences[row]];
-    char *block = r.pool + (size_t)table[position / r.block_tokens] * r.block_bytes + r.layer_at;
-    uint32_t token = position % r.block_tokens;
+    for (uint32_t i = threadIdx.x; i < r.half; i += blockDim.x)
+        rope_angle(r, position, i, &sines[i], &cosines[i]);
+    uint32_t token;
+    char *block = rope_block(r, row, position, &token);
     __syncthreads();
     chain_wait();
     for (uint32_t h = blockIdx.y * warps + warp; h < r.head_count + 2 * r.kv_head_count;
@@ -386,12 +372,9 @@ static void rope_run(struct cuda_backend *cuda, const struct rope *rope, struct 
               (const T *)k->data, k->stride, (const T *)v->data, v->stride);
 }
 
-void rows_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_buffer *q,
-                     const struct backend_buffer *k, const struct backend_buffer *v,
-                     const struct backend_tensor *q_norm, const struct backend_tensor *k_norm)
+struct rope rope_describe(const struct cuda_backend *cuda, uint32_t layer,
+                          const struct backend_tensor *q_norm, const struct backend_tensor *k_norm)
 {
-    if (!launches(cuda))
-        return;
     const struct backend_shape *shape = &cuda->shape;
     const struct device_step *step = &cuda->device;
     struct rope rope = {};
@@ -414,6 +397,16 @@ void rows_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_b
     rope.half = shape->rope_dims / 2;
     rope.pairs = shape->rope_style == ROPE_PAIRS;
     rope.epsilon = shape->norm_epsilon;
+    return rope;
+}
+
+void rows_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_buffer *q,
+                     const struct backend_buffer *k, const struct backend_buffer *v,
+                     const struct backend_tensor *q_norm, const struct backend_tensor *k_norm)
+{
+    if (!launches(cuda))
+        return;
+    struct rope rope = rope_describe(cuda, layer, q_norm, k_norm);
     BY_TYPE(cuda, rope_run, cuda, &rope, q, k, v);
     cuda_good(cuda, cudaGetLastError(), "rope");
 }

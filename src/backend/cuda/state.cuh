@@ -280,6 +280,10 @@ bool line_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
 bool line_product(struct cuda_backend *cuda, const struct product *product);
 bool line_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
                const struct backend_buffer *up, struct backend_buffer *h);
+/* The rotation too, whoever makes it: nothing is kept back afterwards. */
+void line_rope_store(struct cuda_backend *cuda, uint32_t layer, struct backend_buffer *q,
+                     const struct backend_buffer *k, const struct backend_buffer *v,
+                     const struct backend_tensor *q_norm, const struct backend_tensor *k_norm);
 void line_flush(struct cuda_backend *cuda);
 /* band.cu: the same for several rows; line.cu's calls call it. */
 bool band_open(struct cuda_backend *cuda);
@@ -290,6 +294,10 @@ bool band_norm(struct cuda_backend *cuda, const struct backend_buffer *x,
 bool band_product(struct cuda_backend *cuda, const struct product *product);
 bool band_gate(struct cuda_backend *cuda, const struct backend_buffer *gate,
                const struct backend_buffer *up, struct backend_buffer *h);
+/* The last product of the band becomes one that also does this, if it can. */
+bool band_rope_store(struct cuda_backend *cuda, uint32_t layer, const struct backend_buffer *q,
+                     const struct backend_buffer *k, const struct backend_buffer *v,
+                     const struct backend_tensor *q_norm, const struct backend_tensor *k_norm);
 void band_flush(struct cuda_backend *cuda);
 /* A quantised matrix as activations are stored, in cuda->scratch. */
 void tensor_unpack(struct cuda_backend *cuda, const struct backend_tensor *tensor, void *to);
