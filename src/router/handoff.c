@@ -59,14 +59,20 @@ enum handoff_way handoff_choose(const struct worker *prefill)
     return store && handoff_has_store(prefill) ? HANDOFF_BY_STORE : HANDOFF_NONE;
 }
 
+void handoff_apart(struct worker *decode, const struct worker *prefill)
+{
+    if (prefill->slot >= 0)
+        decode->apart_until_ns[prefill->slot] = clock_ns() + APART_NS;
+}
+
 void handoff_failed(struct worker *decode, const struct wire_failed *failed)
 {
     const struct request *request = request_find(decode->router, failed->request_id);
     if (request == NULL || request->decode != decode || request->prefill == NULL ||
-        request->prefill == decode || request->prefill->slot < 0)
+        request->prefill == decode)
         return;
     if (failed->status == ERR_TIMEOUT || failed->status == ERR_CLOSED || failed->status == ERR_IO)
-        decode->apart_until_ns[request->prefill->slot] = clock_ns() + APART_NS;
+        handoff_apart(decode, request->prefill);
 }
 
 void handoff_saved(struct worker *prefill, const struct wire_saved *saved)

@@ -318,6 +318,8 @@ enum handoff_way handoff_choose(const struct worker *prefill);
 bool handoff_may_fetch(const struct worker *asker, const struct worker *holder);
 /* False: it could not of late, and the store does instead. */
 bool handoff_reaches(const struct worker *decode, const struct worker *prefill);
+/* The decode worker cannot reach the other one: for a while the store hands over between them. */
+void handoff_apart(struct worker *decode, const struct worker *prefill);
 /* What a decode worker says of a request. */
 void handoff_failed(struct worker *decode, const struct wire_failed *failed);
 /* The request goes on, in any case. */

@@ -323,8 +323,16 @@ void route_reserved(struct router *router, struct worker *worker,
     if (request == NULL || request->decode != worker || request->prefill == NULL)
         return;
     route_progress(request);
+    if (reserved->status == ERR_BAD_INPUT) {
+        request_fail(request, 400, NULL, reserved->text);
+        return;
+    }
     if (reserved->status != OK) {
-        request_fail(request, reserved->status == ERR_BAD_INPUT ? 400 : 503, NULL, reserved->text);
+        /* Nothing is wrong with the request: it goes on as after a handoff that broke. */
+        log_line(LOG_WARN, request->id, "attempt failed", "reason=\"%s\"", reserved->text);
+        if (reserved->status == ERR_REFUSED)
+            handoff_apart(worker, request->prefill);
+        failover_request(router, request, NULL);
         return;
     }
     request->why.placed_ns = clock_ns();

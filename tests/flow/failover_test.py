@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from baton import SLOW, SMALL, Failed, Server, main, together
+from baton import SLOW, SMALL, Failed, Redis, Server, main, together
 from hands import SIZE, Hands
 
 PROMPT = list(range(5, 60))
@@ -258,6 +258,27 @@ def all_workers_lost(binary):
         server.assert_all_free()
 
 
+def place_refused(binary):
+    """The prefill worker has no address that the decode worker may fetch from, so no place is given: the
+    request is computed where it would be decoded, and with a store the next ones are handed over by it."""
+    bodies = [{"prompt": PROMPT[i:], "max_tokens": 5, "temperature": 0, "logprobs": 1} for i in range(4)]
+    carriers = {"prefill-a": ["--carrier", "shm"], "decode-a": ["--carrier", "tcp"]}
+    with Server(binary, SMALL, *SIZE, "--silence", "10s", "--colocated", "1") as server:
+        want = [whole(server, b).said() for b in bodies]
+    with Redis() as redis:
+        for store, refused in (([], len(bodies)), (["--store", redis.address], 1)):
+            with Hands(binary, options=store, options_of=carriers) as hands:
+                door = hands.doors[0]
+                door.wait_until(lambda: door.sum("baton_worker_store_up") == 2 * len(store[:1]), 10, "the store")
+                assert [whole(door, b).said() for b in bodies] == want, store
+                log = hands.processes["router-0"].log()
+                assert log.count("the holder has no address for a carrier that is allowed here") == refused, log
+                assert failovers(door, "prefill") == refused, store
+                assert door.sum("baton_handoffs_total", carrier="store") == len(bodies) - refused, store
+                assert door.sum("baton_handoffs_total") == len(bodies) - refused, store
+                door.assert_all_free()
+
+
 def worker_hangs(binary):
     """A worker whose compute thread hangs in its first step, while its heartbeats go on, is given up
     after --stuck, and its request goes on elsewhere."""
@@ -279,4 +300,4 @@ def worker_hangs(binary):
 
 if __name__ == "__main__":
     main([workers_of_a_host_are_introduced, decode_killed, recomputed_once, streams_resume_in_time, one_plus_one, all_workers_lost,
-          worker_hangs], sys.argv)
+          place_refused, worker_hangs], sys.argv)

@@ -633,6 +633,7 @@ static void tell(void)
         {"moved to idle workers", harms.moved},
         {"handoffs", sim.handoffs},
         {"failed handoffs", sim.failed_handoffs},
+        {"refused places", sim.refusals},
         {"pulls", sim.pulls},
         {"failed pulls", sim.failed_pulls},
         {"handoffs by the store", sim.saves},
@@ -669,6 +670,7 @@ static void every_world_comes_to_its_end(void **state)
     assert_true(world.answers > 5 * seed_count && harms.failovers > seed_count);
     assert_true(harms.moved > 0);
     assert_true(sim.handoffs > seed_count && sim.failed_handoffs > 0 && sim.pulls > 0);
+    assert_true(sim.refusals > 0);
     assert_true(sim.saves > seed_count && sim.failed_saves > 0 && sim.gets > seed_count);
     assert_true(harms.stores > 0 && harms.evicted > 0);
     assert_true(world.codes[2] > 0); /* crashes_workers */

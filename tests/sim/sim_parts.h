@@ -106,8 +106,8 @@ static struct {
     bool calm; /* no more harm */
     enum router_handoff handoff;
     bool sure; /* a store that has room for all, is quick, and stays: nothing is computed twice */
-    uint64_t handoffs, pulls, failed_pulls, failed_handoffs; /* of all worlds */
-    uint64_t saves, failed_saves, gets, failed_gets, again;  /* again: tokens computed twice */
+    uint64_t handoffs, pulls, failed_pulls, failed_handoffs, refusals; /* of all worlds */
+    uint64_t saves, failed_saves, gets, failed_gets, again; /* again: tokens computed twice */
 } sim;
 
 static void worker_step(struct net_event *event);

@@ -382,6 +382,17 @@ static bool worker_step_prefill(struct sim_worker *w)
     return any;
 }
 
+/* It knows no way to the holder, or has no memory for one more. */
+static void worker_refuse(struct sim_worker *w, struct sim_job *job, struct wire_reserved *reserved)
+{
+    reserved->status = net_chance(500) ? ERR_REFUSED : ERR_NO_MEMORY;
+    snprintf(reserved->text, sizeof(reserved->text), "the holder has no address");
+    sim.refusals++;
+    job_end(job);
+    wire_reserved_encode(&sim.frame, reserved);
+    worker_send(w, WIRE_ROUTER_OF(reserved->request_id), WIRE_RESERVED);
+}
+
 static void worker_grant(struct sim_worker *w, struct sim_job *job)
 {
     struct block_key keys[SIM_CONTEXT / SIM_BLOCK_TOKENS];
@@ -391,6 +402,10 @@ static void worker_grant(struct sim_worker *w, struct sim_job *job)
                                      .matched_blocks = worker_run(w, keys, count)};
     struct sim_given *given = sim_given(reserved.request_id);
     assert_int_equal(given->decode, w->incarnation);
+    if (!sim.calm && net_chance(10)) {
+        worker_refuse(w, job, &reserved);
+        return;
+    }
     given->granted = true;
     given->matched_blocks = reserved.matched_blocks;
     job->state = JOB_RECEIVING;
