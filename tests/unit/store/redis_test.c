@@ -352,8 +352,8 @@ static void cluster_ids(struct redis_server *servers, int primaries[3], char ids
     char *rest = strdup(rig_cli(&servers[0], "cluster nodes")), *text = rest;
     int count = 0;
     for (char *line = strsep(&rest, "\n"); line != NULL && count < 3; line = strsep(&rest, "\n")) {
-        if (strstr(line, "master") == NULL || strlen(line) < 60)
-            continue;
+        if (strstr(line, "master") == NULL || strstr(line, " connected ") == NULL)
+            continue; /* with slots, and not one that was taken for dead on a busy machine */
         memcpy(ids[count], line, 40);
         ids[count][40] = '\0';
         char *end = strchr(line + 41, ' ');
@@ -362,6 +362,99 @@ static void cluster_ids(struct redis_server *servers, int primaries[3], char ids
     }
     free(text);
     assert_int_equal(count, 3);
+}
+
+/* How often the node has answered with this error. */
+static uint64_t answered(const struct redis_server *server, const char *error)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "errorstat_%s:count=", error);
+    const char *at = strstr(rig_cli(server, "info errorstats"), name);
+    return at != NULL ? strtoull(at + strlen(name), NULL, 10) : 0;
+}
+
+static int keys_in(const struct redis_server *server, uint32_t slot)
+{
+    return atoi(rig_cli(server, "cluster countkeysinslot %u", slot));
+}
+
+static uint32_t slot_of(uint32_t number)
+{
+    char name[REDIS_NAME_BYTES];
+    struct block_key key = key_of(number);
+    redis_block_name(&key, name);
+    return redis_slot(name, strlen(name));
+}
+
+static void cli_says(const char *words, const char *said)
+{
+    if (strcmp(said, words) != 0)
+        fail_msg("redis-cli: %s", said);
+}
+
+static void wait_agreed(const struct redis_server *server)
+{
+    const char *said = "";
+    for (int i = 0; i < 100 && strstr(said, "[OK] All nodes agree") == NULL; i++) {
+        said = rig_cli(server, "--cluster check 127.0.0.1:%d", server->port);
+        rig_sleep_ms(100);
+    }
+    if (strstr(said, "[OK] All nodes agree") == NULL)
+        fail_msg("the nodes do not agree: %s", said);
+}
+
+/* The slot of a block stands half way between two primaries, and then with the other one. The nodes
+ * say what they answered: ASK for each command, and what follows it comes behind ASKING, or the
+ * other one would have said MOVED; then nothing but the right one is asked, once the map is
+ * learned, which is asked for again after every redirection. */
+static void test_redirections(struct store_rig *rig, struct redis_server *servers,
+                              const int primaries[3], char ids[3][41])
+{
+    char name[REDIS_NAME_BYTES];
+    uint32_t number = 0, slot = slot_of(0), other = 1000, from = 0, to;
+    while (from < 3 && keys_in(&servers[primaries[from]], slot) == 0)
+        from++;
+    assert_true(from < 3);
+    to = (from + 1) % 3;
+    const struct redis_server *here = &servers[primaries[from]], *there = &servers[primaries[to]];
+    while (keys_in(here, slot) != 1 && number < 199) /* alone in its slot, and here */
+        slot = slot_of(++number);
+    while (slot_of(other) != slot)
+        other++;
+    struct block_key key = key_of(number);
+    redis_block_name(&key, name);
+    cli_says("OK\n", rig_cli(there, "cluster setslot %u importing %s", slot, ids[from]));
+    cli_says("OK\n", rig_cli(here, "cluster setslot %u migrating %s", slot, ids[to]));
+    cli_says("OK\n", rig_cli(here, "migrate 127.0.0.1 %d %s 0 5000", there->port, name));
+
+    uint64_t asked = answered(here, "ASK"), moved = answered(here, "MOVED");
+    uint64_t moved_there = answered(there, "MOVED");
+    for (uint32_t i = 1; i <= 2; i++) { /* nothing is learned from it */
+        assert_int_equal(get(rig, number, 1, 250).count, 1);
+        assert_int_equal(answered(here, "ASK"), asked + i);
+    }
+    assert_int_equal(find(rig, number, 1), 1);
+    assert_int_equal(add(rig, other, 1, 0, 0).count, 1); /* EXISTS and SET */
+    assert_int_equal(get(rig, other, 1, 250).count, 1);
+    assert_int_equal(answered(here, "ASK"), asked + 6);
+    assert_int_equal(keys_in(here, slot), 0);
+    assert_int_equal(keys_in(there, slot), 2);
+    assert_int_equal(answered(here, "MOVED"), moved);
+    assert_int_equal(answered(there, "MOVED"), moved_there);
+
+    cli_says("OK\n", rig_cli(there, "cluster setslot %u node %s", slot, ids[to]));
+    cli_says("OK\n", rig_cli(here, "cluster setslot %u node %s", slot, ids[to]));
+    wait_agreed(here);
+    uint32_t direct = 0; /* the node that is asked for the map may not have heard of it yet */
+    for (uint32_t i = 0; i < 100 && direct < 3; i++) {
+        rig_sleep_ms(direct > 0 ? 0 : 50);
+        moved = answered(here, "MOVED");
+        assert_int_equal(get(rig, number, 1, 250).count, 1);
+        direct = answered(here, "MOVED") == moved ? direct + 1 : 0;
+    }
+    assert_int_equal(direct, 3);
+    assert_int_equal(answered(here, "ASK"), asked + 6);
+    assert_int_equal(answered(there, "MOVED"), moved_there);
 }
 
 static void test_cluster(void **state)
@@ -383,7 +476,10 @@ static void test_cluster(void **state)
     assert_int_equal(get(&rig, 0, 200, 250).count, 200);
     cluster_ids(servers, primaries, ids);
 
-    /* Slots move while blocks are read: MOVED and ASK, and nothing is missed. */
+    test_redirections(&rig, servers, primaries, ids);
+
+    /* Slots move while blocks are read, with blocks in them, and nothing is missed. */
+    uint64_t moved = answered(&servers[primaries[0]], "MOVED");
     pid_t mover = fork();
     if (mover == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -399,6 +495,7 @@ static void test_cluster(void **state)
         moving = moving && waitpid(mover, NULL, WNOHANG) == 0;
     }
     assert_int_equal(get(&rig, 0, 200, 250).count, 200);
+    assert_true(answered(&servers[primaries[0]], "MOVED") > moved);
 
     /* A primary dies. Replication is asynchronous: what it has not passed on would be lost. */
     for (int i = 0; i < REDIS_RIG_NODES; i++) {
