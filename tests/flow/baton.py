@@ -6,6 +6,7 @@
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -130,6 +131,103 @@ class Redis:
     def __exit__(self, *_):
         self.process.stop()
         self.process.discard()
+
+
+class RedisCluster:
+    """Six real redis-servers that keep nothing, three masters and a replica of each, until the with block
+    ends. .address names two of them."""
+
+    def __init__(self):
+        self.nodes = {}
+
+    def __enter__(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="baton-test-")
+        try:
+            self.begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def begin(self):
+        for port in [self.port() for _ in range(6)]:
+            # The first one that a replica asks would else wait 5 s for others to ask.
+            self.nodes[port] = Process(f"redis-{port}", [
+                "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", self.folder.name, "--save", "",
+                "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-config-file", f"{port}.conf",
+                "--cluster-node-timeout", "1500", "--repl-diskless-sync-delay", "0"])
+        self.address = "redis://" + ",".join(f"127.0.0.1:{port}" for port in list(self.nodes)[::5])
+        for node in self.nodes.values():
+            node.wait_for("Ready to accept connections")
+        some = next(iter(self.nodes))
+        self.cli(some, "--cluster", "create", *(f"127.0.0.1:{port}" for port in self.nodes), "--cluster-replicas",
+                 "1", "--cluster-yes")
+        self.wait_until(lambda: all("cluster_state:ok" in self.cli(port, "cluster", "info") for port in self.nodes),
+                        "a cluster that serves")
+        self.wait_until(self.is_replicated, "replicas")
+
+    @staticmethod
+    def port():
+        """One that is free, and so is that of its bus; both below those of outgoing connections."""
+        while True:
+            port = random.randrange(12000, 22000)
+            try:
+                with socket.socket() as own, socket.socket() as bus:
+                    own.bind(("127.0.0.1", port))
+                    bus.bind(("127.0.0.1", port + 10000))
+                return port
+            except OSError:
+                continue
+
+    @staticmethod
+    def cli(port, *words):
+        return subprocess.run(["redis-cli", "-p", str(port), *words], check=True, capture_output=True, text=True,
+                              timeout=60).stdout
+
+    @staticmethod
+    def wait_until(condition, what):
+        end = time.monotonic() + 30 * SLOW
+        while not condition():
+            assert time.monotonic() < end, f"redis: no {what}"
+            time.sleep(0.05)
+
+    def replication(self, port):
+        """{field: value} of INFO replication"""
+        return dict(line.split(":", 1) for line in self.cli(port, "info", "replication").splitlines() if ":" in line)
+
+    def masters(self):
+        """{port: port of its replica, or None}"""
+        told = {port: self.replication(port) for port, node in self.nodes.items() if node.process.poll() is None}
+        return {port: next((other for other, r in told.items() if r["role"] == "slave" and
+                            r["master_port"] == str(port)), None)
+                for port, t in told.items() if t["role"] == "master"}
+
+    def is_replicated(self):
+        """Each of three masters has a replica, which has all that was written to it."""
+        pairs = self.masters()
+        return len(pairs) == 3 and all(
+            replica is not None and self.replication(replica)["master_link_status"] == "up" and
+            self.replication(replica)["slave_repl_offset"] == self.replication(port)["master_repl_offset"]
+            for port, replica in pairs.items())
+
+    def blocks(self, port):
+        return self.cli(port, "keys", "baton:b:*").count("baton:b:")
+
+    def gets(self, port):
+        """How often it was asked for a block."""
+        found = re.search(r"cmdstat_get:calls=(\d+)", self.cli(port, "info", "commandstats"))
+        return int(found[1]) if found else 0
+
+    def kill(self, port):
+        self.nodes[port].process.kill()
+        self.nodes[port].process.wait()
+
+    def __exit__(self, *_):
+        for node in self.nodes.values():
+            node.process.kill()
+            node.stop()
+            node.discard()
+        self.folder.cleanup()
 
 
 class Server:
