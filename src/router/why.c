@@ -45,11 +45,10 @@ static void why_sent(struct why *why)
         why->sent_ns = clock_ns();
 }
 
-/* It was handed over by the store, and this is said of the worker that takes it. */
-static bool why_takes(const struct request *request)
+/* Its first token was made elsewhere, and this is said of the worker that goes on. */
+static bool why_goes_on(const struct request *request)
 {
-    const struct wire_saved *saved = &request->why.saved;
-    return saved->request_id != 0 && saved->status == OK && request->wire.resumed_tokens == 1;
+    return request->why.first.request_id != 0;
 }
 
 void why_choice(struct request *request, const struct route_choice *choice,
@@ -86,9 +85,10 @@ void why_choice(struct request *request, const struct route_choice *choice,
 void why_resume(struct request *request, const struct worker *worker, const struct worker *holder)
 {
     struct why *why = &request->why;
-    bool takes = why_takes(request);
+    bool on = why_goes_on(request);
     why_sent(why);
-    snprintf(takes ? why->taker : why->choice, takes ? sizeof(why->taker) : sizeof(why->choice),
+    why->taken.request_id = 0;
+    snprintf(on ? why->taker : why->choice, on ? sizeof(why->taker) : sizeof(why->choice),
              "  chosen   goes on after %u tokens: %s%s%s\n", request->wire.resumed_tokens,
              worker->registration.name, holder != NULL ? ", blocks from " : "",
              holder != NULL ? holder->registration.name : "");
@@ -109,7 +109,7 @@ void why_reserve(struct request *request, const struct worker *worker)
 
 void why_first(struct request *request, const struct wire_first *first)
 {
-    *(why_takes(request) ? &request->why.taken : &request->why.first) = *first;
+    *(why_goes_on(request) ? &request->why.taken : &request->why.first) = *first;
 }
 
 void why_handed(struct request *request, const struct wire_handed *handed)
@@ -159,8 +159,6 @@ static void why_write_times(const struct request *request, struct text *text)
     const struct why *why = &request->why;
     const struct wire_first *first = &why->first;
     const struct answer *answer = request->answer;
-    uint32_t first_tokens =
-        why->taken.request_id != 0 ? (uint32_t)request->prompt.count : request->wire.prompt_tokens;
     text_format(text, "  accept   %.3f ms: read, templated, tokenized\n",
                 (double)(why->sent_ns - answer->arrived_ns) / 1e6);
     if (why->moved_from[0] != '\0')
@@ -177,7 +175,7 @@ static void why_write_times(const struct request *request, struct text *text)
     }
     text_format(text, "  queue    %.3f ms on the worker; of that %.3f ms for a place\n",
                 (double)first->queue_ns / 1e6, (double)first->place_ns / 1e6);
-    why_write_gather(request, first, first_tokens, text);
+    why_write_gather(request, first, (uint32_t)request->prompt.count, text);
     text_format(text, "  prefill  %.3f ms\n", (double)first->prefill_ns / 1e6);
     text_format(text, "  first    %.3f ms after it arrived\n",
                 (double)(request->first_ns - answer->arrived_ns) / 1e6);
@@ -185,15 +183,14 @@ static void why_write_times(const struct request *request, struct text *text)
         text_format(text, "  handoff  %llu bytes to the store after the first token: %s, %.3f ms\n",
                     (unsigned long long)why->saved.bytes, status_name((status)why->saved.status),
                     (double)why->saved.ns / 1e6);
-    if (why->taken.request_id != 0) {
-        text_put(text, why->taker);
-        why_write_gather(request, &why->taken, request->wire.prompt_tokens, text);
-    }
     if (why->handed.request_id != 0)
         text_format(text, "  handoff  %llu bytes by %s in %.3f ms; exposed %.3f ms\n",
                     (unsigned long long)why->handed.bytes,
                     transfer_carrier_name((enum transfer_carrier)why->handed.carrier),
                     (double)why->handed.total_ns / 1e6, (double)why->handed.exposed_ns / 1e6);
+    text_put(text, why->taker);
+    if (why->taken.request_id != 0)
+        why_write_gather(request, &why->taken, request->wire.prompt_tokens, text);
     uint32_t tokens = 0;
     for (uint32_t i = 0; i < request->wire.sequence_count; i++)
         tokens += request->sequences[request->first_number + i].token_count;

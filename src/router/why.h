@@ -23,13 +23,13 @@ struct why {
     uint64_t sent_ns; /* to a worker, first */
     char choice[640];
     char moved_from[WIRE_NAME_BYTES]; /* whose queue it left last; "": none */
-    char taker[160];                  /* who takes it from the store */
+    char taker[160];                  /* who goes on with it, last; "": who computed it */
     char decode[WIRE_NAME_BYTES];
     uint64_t reserve_ns, placed_ns; /* 0: it was not */
     struct wire_first first;
     struct wire_handed handed; /* request_id 0: nothing was handed over yet */
     struct wire_saved saved;   /* the same of the store */
-    struct wire_first taken;   /* and what was fetched there; first stays the prefill's */
+    struct wire_first taken;   /* by the taker; request_id 0: not yet. first stays as it was */
 };
 
 /* Errors: ERR_NO_MEMORY. */

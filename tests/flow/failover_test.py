@@ -7,6 +7,7 @@ import sys
 import time
 
 from baton import SLOW, SMALL, Failed, Redis, Server, main, together
+from gather_test import why
 from hands import SIZE, Hands
 
 PROMPT = list(range(5, 60))
@@ -195,6 +196,13 @@ def recomputed_once(binary):
         survivor = next(w for w in decoders if w not in killed)
         again = server.sum("baton_recomputed_tokens_total", worker=survivor) - before[survivor]
         assert 0 <= again <= 15, again
+        # Its timeline has what both workers gathered.
+        timeline = why(server, got.id)
+        first, last = re.findall(r"gather .* own (\d+), peers (\d+), store (\d+), computed (\d+)\n", timeline)
+        given, = re.findall(rf"chosen   goes on after (\d+) tokens: {survivor}[,\n]", timeline)
+        assert sum(map(int, first)) == len(PROMPT), timeline
+        assert sum(map(int, last)) == len(PROMPT) + int(given), timeline
+        assert timeline.index(", computed") < timeline.index("goes on after"), timeline
 
 
 def streams_resume_in_time(binary):
