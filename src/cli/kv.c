@@ -60,7 +60,7 @@ static int stat_run(const void *options, const char *const *operands, uint32_t o
     struct wire_store_stats stats;
     (void)operands, (void)operand_count;
     if (redis_url_is(given->store))
-        return kv_redis_stat(given->store);
+        return kv_redis_stat(given);
     wire_store_delete_encode(&kv.frame, &ask);
     status st = kv_run(&kv, options);
     if (st == OK)
@@ -118,13 +118,13 @@ static int query_run(const void *options, const char *const *operands, uint32_t 
     const struct kv_options *given = options;
     bool redis = redis_url_is(given->store);
     if (operand_count == 0)
-        return redis ? kv_redis_query(given->store, NULL, 0) : query_list(options);
+        return redis ? kv_redis_query(given, NULL, 0) : query_list(options);
     uint8_t *keys = malloc((size_t)operand_count * KEY_BYTES);
     status st = keys != NULL ? OK : error_set(ERR_NO_MEMORY, "no memory for the keys");
     for (uint32_t i = 0; st == OK && i < operand_count; i++)
         st = kv_read_hex(operands[i], "a key", keys + (size_t)i * KEY_BYTES, KEY_BYTES);
     if (st == OK && redis) {
-        int rc = kv_redis_query(given->store, (const struct block_key *)keys, operand_count);
+        int rc = kv_redis_query(given, (const struct block_key *)keys, operand_count);
         free(keys);
         return rc;
     }
@@ -185,7 +185,7 @@ static int delete_run(const void *options, const char *const *operands, uint32_t
     const struct kv_options *given = options;
     status st = delete_read(options, operands, operand_count, &ask);
     if (st == OK && redis_url_is(given->store))
-        return kv_redis_delete(given->store, &ask);
+        return kv_redis_delete(given, &ask);
     if (st == OK) {
         wire_store_delete_encode(&kv.frame, &ask);
         st = kv_run(&kv, options);

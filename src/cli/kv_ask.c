@@ -67,7 +67,13 @@ status kv_run(struct kv *kv, const struct kv_options *options)
                                 .ranks = 1,
                                 .incarnation = hello_incarnation_random(),
                                 .name = "operator"};
-    status st = cluster_key_open(options->cluster_key, &kv->key);
+    status st = OK;
+    if (options->store_password_file != NULL)
+        st =
+            error_set(ERR_BAD_INPUT, "--store-password-file is for a Redis (redis://...); a `baton "
+                                     "store` takes --cluster-key");
+    if (st == OK)
+        st = cluster_key_open(options->cluster_key, &kv->key);
     if (st == OK)
         st = address_parse(options->store, 0, &address);
     if (st == OK)

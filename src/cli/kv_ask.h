@@ -18,7 +18,7 @@
 #define KEY_BYTES WIRE_STORE_KEY_BYTES
 
 struct kv_options {
-    const char *store, *cluster_key, *fingerprint;
+    const char *store, *store_password_file, *cluster_key, *fingerprint;
     const char *transfer_tcp, *transfer_advertise;
     bool tree, all, trust_network;
 };
@@ -32,7 +32,7 @@ struct kv_options {
      0,                                                                                            \
      offsetof(T, store),                                                                           \
      "where the store listens: HOST:PORT or unix:PATH; or redis://..."},                           \
-        CLUSTER_KEY_ROW(T)
+        STORE_PASSWORD_ROW(T), CLUSTER_KEY_ROW(T)
 
 /* One question. */
 struct kv {

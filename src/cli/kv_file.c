@@ -240,6 +240,7 @@ static status carry_open(struct carry *carry)
     if (st != OK)
         return st;
     const struct store_options store = {.address = carry->options->store,
+                                        .password_file = carry->options->store_password_file,
                                         .hello = hello,
                                         .layout = &carry->layout,
                                         .transfer = carry->transfer,

@@ -7,12 +7,13 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/kv_ask.h"
 #include "store/redis_links.h"
 
-static status begin(const char *address, struct redis_links **links_out)
+static status begin(const struct kv_options *options, struct redis_links **links_out)
 {
     log_open("kv", LOG_ERROR); /* what goes wrong is said once, at the end */
-    return redis_links_open(address, links_out);
+    return redis_links_open(options->store, options->store_password_file, links_out);
 }
 
 /* Say what went wrong, if anything did. */
@@ -66,10 +67,10 @@ static void stat_model(const uint8_t *model, const struct redis_links_key *keys,
            (double)bytes / (1024.0 * 1024.0), count);
 }
 
-int kv_redis_stat(const char *address)
+int kv_redis_stat(const struct kv_options *options)
 {
     struct redis_links *links = NULL;
-    status st = begin(address, &links);
+    status st = begin(options, &links);
     if (st == OK)
         st = for_each_model(links, stat_model);
     if (st == OK)
@@ -89,12 +90,12 @@ static void query_model(const uint8_t *model, const struct redis_links_key *keys
     }
 }
 
-int kv_redis_query(const char *address, const struct block_key *keys, uint32_t count)
+int kv_redis_query(const struct kv_options *options, const struct block_key *keys, uint32_t count)
 {
     struct redis_links *links = NULL;
     const struct redis_links_key *seen;
     size_t leading = 0, all;
-    status st = begin(address, &links);
+    status st = begin(options, &links);
     if (st == OK && count == 0)
         return end(links, "query", for_each_model(links, query_model));
     if (st == OK)
@@ -130,13 +131,13 @@ static status delete_models(struct redis_links *links, uint64_t *deleted)
     }
 }
 
-int kv_redis_delete(const char *address, const struct wire_store_delete *ask)
+int kv_redis_delete(const struct kv_options *options, const struct wire_store_delete *ask)
 {
     struct redis_links *links = NULL;
     struct block_key key;
     uint64_t deleted = 0;
     memcpy(key.bytes, ask->key, sizeof(key.bytes));
-    status st = begin(address, &links);
+    status st = begin(options, &links);
     if (st == OK && ask->scope == WIRE_STORE_ALL) {
         st = delete_models(links, &deleted);
     } else if (st == OK) {

@@ -10,12 +10,14 @@
 #include "kv/block_key.h"
 #include "wire/store.h"
 
-int kv_redis_stat(const char *address);
+struct kv_options;
+
+int kv_redis_stat(const struct kv_options *options);
 
 /* keys: [count]; 0: list all. */
-int kv_redis_query(const char *address, const struct block_key *keys, uint32_t count);
+int kv_redis_query(const struct kv_options *options, const struct block_key *keys, uint32_t count);
 
 /* ask: scope, and key or fingerprint. */
-int kv_redis_delete(const char *address, const struct wire_store_delete *ask);
+int kv_redis_delete(const struct kv_options *options, const struct wire_store_delete *ask);
 
 #endif

@@ -38,6 +38,7 @@ struct serve_options {
     const char *cpus;
     const char *cluster_key, *dummy_weights; /* handed on to all */
     const char *store;                       /* size of a store of ours, or address of another's */
+    const char *store_password_file;
     const char *disk;
     uint64_t disk_bytes, memory_bytes; /* of a store of ours */
     /* Handed on to the router. */
@@ -70,6 +71,7 @@ static const struct option_spec serve_rows[] = {
      "folder for blocks of the store that --store SIZE starts; unset: memory only"},
     {"store-disk-bytes", OPTION_BYTES, "BYTES", "8G", 4096, 1e15, offsetof(T, disk_bytes),
      "most bytes of that folder's files"},
+    STORE_PASSWORD_ROW(T),
     {"cpus", OPTION_TEXT, "LIST", NULL, 0, 0, offsetof(T, cpus),
      "cores to share out among the workers; unset: all that the process may use"},
     WORKER_SIZE_ROWS(T),
@@ -167,7 +169,8 @@ static void args_hand_on_all(struct serve_args *args, const struct serve_options
 }
 
 static const struct option_spec router_rows[] = {ROUTER_ROWS(T)};
-static const struct option_spec worker_rows[] = {WORKER_SIZE_ROWS(T), CLUSTER_KEY_ROW(T)};
+static const struct option_spec worker_rows[] = {WORKER_SIZE_ROWS(T), CLUSTER_KEY_ROW(T),
+                                                 STORE_PASSWORD_ROW(T)};
 static const struct option_spec cluster_key_row = CLUSTER_KEY_ROW(T);
 static const struct option_spec test_rdma_row = TEST_RDMA_ROW(T);
 static const struct option_spec model_rows[] = {MODEL_ROWS(T)};

@@ -35,7 +35,9 @@ static const struct option_spec worker_rows[] = {
      "without a cluster key: let other hosts reach --transfer-tcp, although they do not "
      "authenticate"},
     {"store", OPTION_TEXT, "ADDR", NULL, 0, 0, offsetof(T, store),
-     "central store of KV blocks: HOST:PORT or unix:PATH of a `baton store`; unset: none"},
+     "central store of KV blocks: HOST:PORT or unix:PATH of a `baton store`, or redis://...; "
+     "unset: none"},
+    STORE_PASSWORD_ROW(T),
     {"heartbeat", OPTION_SECONDS, "TIME", "250ms", 0, 0, offsetof(T, heartbeat_ms),
      "time between two signs of life to the router"},
     {"colocated", OPTION_FLAG, NULL, NULL, 0, 0, offsetof(T, colocated),

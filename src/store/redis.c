@@ -341,7 +341,7 @@ static void redis_close(void *client)
 static status redis_open(struct store *store, void **client_out)
 {
     struct redis_url url;
-    status st = redis_url_parse(store->address, &url);
+    status st = redis_url_parse(store->address, store->options.password_file, &url);
     if (st == OK && (store->options.pool.host == NULL || store->options.pool.device != NULL))
         st = error_set(ERR_UNSUPPORTED, "a store in Redis needs a pool that the host can reach");
     if (st != OK)

@@ -249,11 +249,12 @@ static void links_on_up(void *ctx, bool up)
     (void)up;
 }
 
-status redis_links_open(const char *address, struct redis_links **links_out)
+status redis_links_open(const char *address, const char *password_file,
+                        struct redis_links **links_out)
 {
     static const struct redis_client_calls calls = {.on_up = links_on_up};
     struct redis_url url;
-    status st = redis_url_parse(address, &url);
+    status st = redis_url_parse(address, password_file, &url);
     if (st != OK)
         return st;
     struct redis_links *links = calloc(1, sizeof(*links));

@@ -24,8 +24,9 @@
 
 struct redis_links;
 
-/* address: as redis_url.h. Errors: redis_url_parse's, ERR_NO_MEMORY. */
-status redis_links_open(const char *address, struct redis_links **links_out);
+/* address, password_file: as redis_url.h. Errors: redis_url_parse's, ERR_NO_MEMORY. */
+status redis_links_open(const char *address, const char *password_file,
+                        struct redis_links **links_out);
 void redis_links_close(struct redis_links *links);
 
 /* The models that blocks were added of: [count_out * REDIS_MODEL_BYTES], links's until its next

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/secret_file.h"
 
 #define REDIS_PORT 6379
 #define DATABASE_MAX 1023
@@ -62,17 +63,42 @@ static status decode_secret(const char *what, const char *from, size_t bytes,
     return OK;
 }
 
-static status parse_user(const char *from, size_t bytes, struct redis_url *url)
+static status parse_user(const char *from, size_t bytes, bool has_file, struct redis_url *url)
 {
     const char *colon = memchr(from, ':', bytes);
-    if (colon == NULL)
+    if (colon == NULL && !has_file)
         return error_set(ERR_BAD_INPUT, "the store's address has something before its @ without a "
                                         "colon; expected redis://:password@host or "
-                                        "redis://user:password@host");
-    size_t user_bytes = (size_t)(colon - from);
+                                        "redis://user:password@host, or redis://user@host and "
+                                        "--store-password-file");
+    size_t user_bytes = colon != NULL ? (size_t)(colon - from) : bytes;
     status st = decode_secret("user", from, user_bytes, url->user);
-    if (st == OK)
+    if (st == OK && colon != NULL)
         st = decode_secret("password", colon + 1, bytes - user_bytes - 1, url->password);
+    if (st == OK && has_file && url->password[0] != '\0')
+        st = error_set(ERR_BAD_INPUT, "the store's address has a password, and so has the file of "
+                                      "--store-password-file; leave it out of the address");
+    return st;
+}
+
+static status read_password(const char *path, char password[REDIS_SECRET_BYTES])
+{
+    char text[REDIS_SECRET_BYTES + 1]; /* a longest one, and its end of line */
+    size_t bytes;
+    status st = secret_file_read(path, "the store's password file", text, sizeof(text), &bytes);
+    if (st != OK)
+        return st;
+    if (bytes > 0 && text[bytes - 1] == '\n')
+        bytes--;
+    if (bytes == 0 || bytes >= REDIS_SECRET_BYTES || memchr(text, '\n', bytes) != NULL ||
+        memchr(text, '\0', bytes) != NULL)
+        st = error_set(ERR_BAD_INPUT,
+                       "the store's password file \"%s\" holds no password: expected one line of 1 "
+                       "to %d characters",
+                       path, REDIS_SECRET_BYTES - 1);
+    else
+        snprintf(password, REDIS_SECRET_BYTES, "%.*s", (int)bytes, text);
+    explicit_bzero(text, sizeof(text));
     return st;
 }
 
@@ -114,7 +140,7 @@ static status parse_database(const char *text, struct redis_url *url)
     return OK;
 }
 
-status redis_url_parse(const char *text, struct redis_url *url_out)
+status redis_url_parse(const char *text, const char *password_file, struct redis_url *url_out)
 {
     struct redis_url url = {.must_be_cluster = starts_with(text, cluster)};
     char hosts[URL_BYTES_MAX];
@@ -128,7 +154,7 @@ status redis_url_parse(const char *text, struct redis_url *url_out)
     status st = OK;
     const char *at = strrchr(text, '@');
     if (at != NULL)
-        st = parse_user(text, (size_t)(at - text), &url);
+        st = parse_user(text, (size_t)(at - text), password_file != NULL, &url);
     if (at != NULL)
         text = at + 1;
     if (st == OK && strlen(text) >= sizeof(hosts))
@@ -148,6 +174,8 @@ status redis_url_parse(const char *text, struct redis_url *url_out)
     if (st == OK && url.must_be_cluster && url.database != 0)
         st = error_set(ERR_BAD_INPUT, "a Redis Cluster has only database 0, found /%u",
                        url.database);
+    if (st == OK && password_file != NULL)
+        st = read_password(password_file, url.password);
     if (st == OK)
         *url_out = url;
     return st;

@@ -3,10 +3,12 @@
  *     redis://[[user]:password@]host[:port][,host[:port]...][/database]
  *     redis-cluster://...           the same, and it must be a cluster
  *
- * Several hosts are places to ask for a cluster's map; any one that answers will do. User and
- * password may hold %XX. Host names are resolved here, once.
+ * With a password file the address is without one (redis://[user@]host...), and the password is the
+ * file's one line, as it is: no %XX. Several hosts are places to ask for a cluster's map; any one
+ * that answers will do. User and password may hold %XX. Host names are resolved here, once.
  *
- * Threads: any; may ask the resolver and block: call it at start. Memory: plain values.
+ * Threads: any; may ask the resolver, read the file and block: call it at start. Memory: plain
+ *          values.
  */
 #ifndef STORE_REDIS_URL_H
 #define STORE_REDIS_URL_H
@@ -32,8 +34,8 @@ struct redis_url {
 /* Is this an address of a Redis at all (redis:, rediss: or redis-cluster:)? */
 bool redis_url_is(const char *text);
 
-/* Errors: ERR_BAD_INPUT, ERR_UNSUPPORTED (rediss: TLS is not built). Messages never show the
- * password. */
-status redis_url_parse(const char *text, struct redis_url *url_out);
+/* password_file: NULL: none. Errors: ERR_BAD_INPUT, ERR_UNSUPPORTED (rediss: TLS is not built), of
+ * the file those of base/secret_file.h. Messages never show the password. */
+status redis_url_parse(const char *text, const char *password_file, struct redis_url *url_out);
 
 #endif

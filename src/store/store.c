@@ -267,7 +267,13 @@ status store_open(const struct store_options *options, struct store **store_out)
         if (strncmp(options->address, kinds[i].scheme, strlen(kinds[i].scheme)) == 0)
             store->calls = kinds[i].calls;
     }
-    status st = loop_open(&store->loop);
+    status st = OK;
+    if (options->password_file != NULL && store->calls != &store_redis)
+        st =
+            error_set(ERR_BAD_INPUT, "--store-password-file is for a Redis (redis://...); a `baton "
+                                     "store` takes --cluster-key");
+    if (st == OK)
+        st = loop_open(&store->loop);
     if (st == OK)
         st = mailbox_open(&store->jobs_in);
     if (st == OK)

@@ -41,6 +41,7 @@ struct store;
 
 struct store_options {
     const char *address;       /* "unix:PATH", "HOST:PORT", "redis://...": see docs/OPERATIONS.md */
+    const char *password_file; /* of a Redis; read by store_open; NULL: none */
     const struct hello *hello; /* this process, HELLO_HAS_MODEL | HELLO_HAS_KV; copied */
     const struct kv_layout *layout; /* outlives the store */
     struct transfer *transfer;      /* outlives the store; its pool is where blocks lie */
@@ -54,7 +55,8 @@ struct store_options {
 };
 
 /* Start the thread; connecting goes on in the background. Errors: ERR_BAD_INPUT (an address that no
- * kind of store has), ERR_UNSUPPORTED (rediss://, by name), ERR_NO_MEMORY. */
+ * kind of store has; a password file and no Redis), ERR_UNSUPPORTED (rediss://, by name),
+ * ERR_NO_MEMORY, those of the password file (base/secret_file.h). */
 status store_open(const struct store_options *options, struct store **store_out);
 
 /* Accepted calls are reported (ERR_CANCELLED) before this returns; nothing writes into any block

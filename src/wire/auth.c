@@ -7,10 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/secret_file.h"
 
 #define KEY_HEAD "baton-cluster-key-1 "
 #define KEY_HEX_BYTES (2 * CLUSTER_KEY_BYTES)
@@ -65,44 +65,20 @@ status cluster_key_make(const char *path)
     return st;
 }
 
-/* Who else could know it? Root may read everything, so a file of root's is as good as our own. */
-static status key_file_check(int fd, const char *path)
-{
-    struct stat file;
-    if (fstat(fd, &file) != 0)
-        return error_set(ERR_IO, "cannot look at the cluster key file \"%s\": %s", path,
-                         strerror(errno));
-    if (!S_ISREG(file.st_mode))
-        return error_set(ERR_BAD_INPUT, "the cluster key file \"%s\" is no regular file", path);
-    if ((file.st_mode & 077) != 0)
-        return error_set(ERR_REFUSED,
-                         "the cluster key file \"%s\" has mode %04o: others than its owner may "
-                         "use it, so it is no secret; chmod 600 it, or make a new key if others "
-                         "may have read it",
-                         path, file.st_mode & 07777);
-    if (file.st_uid != geteuid() && file.st_uid != 0)
-        return error_set(ERR_REFUSED,
-                         "the cluster key file \"%s\" belongs to user %u, who may change it; "
-                         "expected user %u, as whom this process runs, or root",
-                         path, file.st_uid, geteuid());
-    return OK;
-}
-
-static status key_file_read(int fd, const char *path, uint8_t key[CLUSTER_KEY_BYTES])
+static status key_file_read(const char *path, uint8_t key[CLUSTER_KEY_BYTES])
 {
     char text[KEY_TEXT_BYTES + 8];
-    size_t decoded = 0;
-    ssize_t got = read(fd, text, sizeof(text));
-    bool ok = got == (ssize_t)KEY_TEXT_BYTES || got == (ssize_t)KEY_TEXT_BYTES - 1;
+    size_t decoded = 0, got;
+    status st = secret_file_read(path, "the cluster key file", text, sizeof(text), &got);
+    if (st != OK)
+        return st;
+    bool ok = got == KEY_TEXT_BYTES || got == KEY_TEXT_BYTES - 1;
     ok = ok && memcmp(text, KEY_HEAD, sizeof(KEY_HEAD) - 1) == 0 &&
-         (got == (ssize_t)KEY_TEXT_BYTES - 1 || text[KEY_TEXT_BYTES - 1] == '\n') &&
+         (got == KEY_TEXT_BYTES - 1 || text[KEY_TEXT_BYTES - 1] == '\n') &&
          sodium_hex2bin(key, CLUSTER_KEY_BYTES, text + sizeof(KEY_HEAD) - 1, KEY_HEX_BYTES, NULL,
                         &decoded, NULL) == 0 &&
          decoded == CLUSTER_KEY_BYTES;
     sodium_memzero(text, sizeof(text));
-    if (got < 0)
-        return error_set(ERR_IO, "cannot read the cluster key file \"%s\": %s", path,
-                         strerror(errno));
     if (!ok)
         return error_set(ERR_BAD_INPUT,
                          "the cluster key file \"%s\" holds no key: expected one line of \"%s\" "
@@ -122,16 +98,7 @@ status cluster_key_open(const char *path, struct cluster_key **key_out)
     struct cluster_key *key = calloc(1, sizeof(*key));
     if (key == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for the cluster key");
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        st = error_set(errno == ENOENT ? ERR_NOT_FOUND : ERR_IO,
-                       "cannot open the cluster key file \"%s\": %s", path, strerror(errno));
-    if (st == OK)
-        st = key_file_check(fd, path);
-    if (st == OK)
-        st = key_file_read(fd, path, key->bytes);
-    if (fd >= 0)
-        close(fd);
+    st = key_file_read(path, key->bytes);
     if (st != OK) {
         cluster_key_close(key);
         return st;

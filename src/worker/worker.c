@@ -283,9 +283,12 @@ static status worker_open_store(struct worker *worker)
     const struct wire_register *r = &worker->registration;
     const struct backend_pool *pool = engine_pool(worker->engine);
     if (worker->options->store == NULL)
-        return OK;
+        return worker->options->store_password_file == NULL
+                   ? OK
+                   : error_set(ERR_BAD_INPUT, "--store-password-file is there, and no --store");
     const struct store_options options = {
         .address = worker->options->store,
+        .password_file = worker->options->store_password_file,
         .hello = &worker->hello,
         .layout = engine_layout(worker->engine),
         .transfer = worker->transfer,

@@ -22,22 +22,23 @@
 
 struct worker_options {
     const char *config;
-    const char *routers;            /* addresses of its routers' worker ports, with commas */
-    const char *name;               /* in logs and metrics; NULL: role and pid */
-    const char *transfer;           /* Unix socket where peers of this host fetch; NULL: made up */
-    const char *transfer_tcp;       /* where peers of other hosts fetch; NULL: not at all */
-    const char *transfer_advertise; /* what peers are told; NULL: the bound address */
-    const char *carrier;            /* "auto", "shm", "tcp", "cuda-ipc", "rdma" */
-    const char *rdma_transports;    /* NULL: those of RDMA; others to test */
-    const char *store;              /* address of the central store; NULL: none */
-    const char *offer;              /* "early", "late" */
-    const char *kernels;            /* "auto", "float", "int8", "bf16" */
-    const char *kv_dtype;           /* "auto", "f16", "f32", "q8_0" */
-    const char *packed_weights;     /* "auto", "off", or a folder */
-    const char *device;             /* "cpu", "cuda", "cuda:N" */
-    const char *cuda_plugin;        /* NULL: where backend/device.h says */
-    const char *cpus;               /* NULL: all it may use */
-    const char *dummy_weights;      /* NULL, or the shape of random weights (model/weights.h) */
+    const char *routers;             /* addresses of its routers' worker ports, with commas */
+    const char *name;                /* in logs and metrics; NULL: role and pid */
+    const char *transfer;            /* Unix socket where peers of this host fetch; NULL: made up */
+    const char *transfer_tcp;        /* where peers of other hosts fetch; NULL: not at all */
+    const char *transfer_advertise;  /* what peers are told; NULL: the bound address */
+    const char *carrier;             /* "auto", "shm", "tcp", "cuda-ipc", "rdma" */
+    const char *rdma_transports;     /* NULL: those of RDMA; others to test */
+    const char *store;               /* address of the central store; NULL: none */
+    const char *store_password_file; /* of a store in Redis; NULL: none */
+    const char *offer;               /* "early", "late" */
+    const char *kernels;             /* "auto", "float", "int8", "bf16" */
+    const char *kv_dtype;            /* "auto", "f16", "f32", "q8_0" */
+    const char *packed_weights;      /* "auto", "off", or a folder */
+    const char *device;              /* "cpu", "cuda", "cuda:N" */
+    const char *cuda_plugin;         /* NULL: where backend/device.h says */
+    const char *cpus;                /* NULL: all it may use */
+    const char *dummy_weights;       /* NULL, or the shape of random weights (model/weights.h) */
     const char *log_level;
     uint32_t numa;    /* enum topology_weights: worker/nodes.h */
     uint32_t threads; /* 0: one per core */

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 
-from baton import SLOW, SMALL, Failed, Process, Server, free_port, main, over_rdma
+from baton import PATIENT, SLOW, SMALL, Failed, Process, Redis, Server, free_port, main, over_rdma
 from handoff_test import compare, outcome, requests
 
 SMALL_SIZE = ["--ctx", "512", "--kv-bytes", "8M"]
@@ -144,6 +144,54 @@ def bad_key_files(binary):
                 assert ended.returncode == 1 and words in text, (command, path, text)
 
 
+def redis_password(binary):
+    """Redis' password in a file: workers and operators reach Redis with it, and no command line of any process,
+    no environment and no log has it. A file that others may use, and one that is of no use, is refused by name."""
+    secret = "open%sesame 7"
+    with tempfile.TemporaryDirectory() as folder, Redis("--requirepass", secret) as redis:
+        path = os.path.join(folder, "password")
+        with open(path, "w") as file:
+            os.chmod(path, 0o600)
+            file.write(secret + "\n")
+        given = ["--store", redis.address, "--store-password-file", path]
+        with Server(binary, SMALL, *SMALL_SIZE, *PATIENT, "--prefix-cache-bytes", "0", *given) as server:
+            server.wait_until(lambda: server.sum("baton_worker_store_up") == 2, 10, "Redis is reached")
+            body = {"prompt": list(range(10, 60)), "max_tokens": 1, "temperature": 0}
+            server.complete(**body)
+            server.wait_until(lambda: server.sum("baton_worker_save_blocks_total", result="acknowledged") == 3, 10,
+                              "its blocks are kept")
+            assert server.complete(**body)["usage"]["prompt_tokens_details"]["cached_tokens"] == 48
+            shown = []
+            for pid in processes_of(server.process.pid):
+                for what in ("cmdline", "environ"):
+                    with open(f"/proc/{pid}/{what}", "rb") as file:
+                        shown.append(file.read())
+            assert sum(path.encode() in text for text in shown) == 3, shown  # serve and its workers
+            assert not any(b"sesame" in text for text in shown), shown
+            assert "sesame" not in server.process.log()
+
+        def ended(*words):
+            done = subprocess.run([binary, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True, timeout=30 * SLOW)
+            assert "sesame" not in done.stdout, done
+            return done.returncode, done.stdout
+
+        code, said = ended("kv", "stat", *given)
+        assert code == 0 and ": 3 blocks" in said, said
+        code, said = ended("kv", "stat", "--store", "127.0.0.1:1", *given[2:])
+        assert code == 1 and "--store-password-file is for a Redis" in said, said
+        os.chmod(path, 0o640)
+        worker = ["--router", f"127.0.0.1:{free_port()}", *SMALL_SIZE]
+        for words in (["kv", "stat", *given], ["prefill", *worker, *given, SMALL], ["decode", *worker, *given, SMALL],
+                      ["serve", "--port", "0", *SMALL_SIZE, *given, SMALL]):
+            code, said = ended(*words)
+            assert code == 1 and f'password file "{path}" has mode 0640' in said, (words, said)
+        code, said = ended("decode", *worker, "--store", "127.0.0.1:1", *given[2:], SMALL)
+        assert code == 1 and "--store-password-file is for a Redis" in said, said
+        code, said = ended("decode", *worker, *given[2:], SMALL)
+        assert code == 1 and "no --store" in said, said
+
+
 def tenants(binary):
     """Who asks for another's prompt learns nothing: not by cached_tokens, whatever salt it sends."""
     with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
@@ -180,4 +228,4 @@ def tenants(binary):
 
 
 if __name__ == "__main__":
-    main([only_loopback, same_with_a_key, other_keys, bad_key_files, tenants], sys.argv)
+    main([only_loopback, same_with_a_key, other_keys, bad_key_files, redis_password, tenants], sys.argv)

@@ -26,7 +26,7 @@ static uint32_t count_there(struct redis_links *links, size_t linked)
 static struct redis_links *open_at(const char *address)
 {
     struct redis_links *links;
-    assert_int_equal(redis_links_open(address, &links), OK);
+    assert_int_equal(redis_links_open(address, NULL, &links), OK);
     return links;
 }
 
@@ -184,7 +184,7 @@ static void what_goes_wrong_is_named(void **state)
     assert_non_null(strstr(error_text(), "WRONGTYPE"));
     redis_links_close(links);
     rig_server_stop(&server);
-    assert_int_equal(redis_links_open("rediss://127.0.0.1", &links), ERR_UNSUPPORTED);
+    assert_int_equal(redis_links_open("rediss://127.0.0.1", NULL, &links), ERR_UNSUPPORTED);
 }
 
 static int quiet(void **state)

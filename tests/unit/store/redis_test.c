@@ -10,6 +10,8 @@
 #include "store/redis_url.h"
 #include "store/redis_value.h"
 
+#include <sys/stat.h>
+
 /* ---- parts ---- */
 
 static void test_slots(void **state)
@@ -34,14 +36,14 @@ static void test_urls(void **state)
         "http://127.0.0.1",  "redis://:%00@127.0.0.1",
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        if (redis_url_parse(bad[i], &url) != ERR_BAD_INPUT)
+        if (redis_url_parse(bad[i], NULL, &url) != ERR_BAD_INPUT)
             fail_msg("%s is taken", bad[i]);
         assert_true(error_text()[0] != '\0');
     }
-    assert_int_equal(redis_url_parse("rediss://127.0.0.1", &url), ERR_UNSUPPORTED);
+    assert_int_equal(redis_url_parse("rediss://127.0.0.1", NULL, &url), ERR_UNSUPPORTED);
     assert_non_null(strstr(error_text(), "rediss://"));
-    assert_int_equal(redis_url_parse("redis://ann:s%40%25crt@127.0.0.1,127.0.0.2:7000/3", &url),
-                     OK);
+    assert_int_equal(
+        redis_url_parse("redis://ann:s%40%25crt@127.0.0.1,127.0.0.2:7000/3", NULL, &url), OK);
     assert_string_equal(url.user, "ann");
     assert_string_equal(url.password, "s@%crt");
     assert_int_equal(url.seed_count, 2);
@@ -49,6 +51,65 @@ static void test_urls(void **state)
     assert_int_equal(address_port(&url.seeds[1]), 7000);
     assert_int_equal(url.database, 3);
     assert_false(url.must_be_cluster);
+}
+
+static void write_secret(const char *path, const char *text, size_t bytes, mode_t mode)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, bytes, file), bytes);
+    fclose(file);
+    assert_int_equal(chmod(path, mode), 0);
+}
+
+static void not_parsed(const char *text, const char *path, status cause, const char *words)
+{
+    struct redis_url url;
+    assert_int_equal(redis_url_parse(text, path, &url), cause);
+    if (strstr(error_text(), words) == NULL || strstr(error_text(), "s@%crt") != NULL)
+        fail_msg("%s: %s", text, error_text());
+}
+
+static void test_password_files(void **state)
+{
+    (void)state;
+    static const char *const good[] = {"redis://127.0.0.1", "redis://ann@127.0.0.1",
+                                       "redis://ann:@127.0.0.1/3", "redis-cluster://@127.0.0.1"};
+    static const struct {
+        const char *text;
+        size_t bytes;
+    } bad[] = {{"", 0}, {"\n", 1}, {"s@%crt\nx\n", 9}, {"s@%crt\n\n", 8}, {"s@%crt\0x", 8}};
+    char folder[] = "/tmp/baton-test-XXXXXX", path[64], most[REDIS_SECRET_BYTES + 2];
+    struct redis_url url;
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof(path), "%s/password", folder);
+    not_parsed(good[0], path, ERR_NOT_FOUND, path);
+    not_parsed(good[0], folder, ERR_BAD_INPUT, "no regular file");
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        write_secret(path, bad[i].text, bad[i].bytes, 0600);
+        not_parsed(good[0], path, ERR_BAD_INPUT, "holds no password");
+    }
+    memset(most, 'x', sizeof(most));
+    write_secret(path, most, REDIS_SECRET_BYTES, 0600);
+    not_parsed(good[0], path, ERR_BAD_INPUT, "holds no password");
+    most[REDIS_SECRET_BYTES - 1] = '\n';
+    write_secret(path, most, REDIS_SECRET_BYTES, 0600);
+    assert_int_equal(redis_url_parse(good[0], path, &url), OK);
+    assert_int_equal(strlen(url.password), REDIS_SECRET_BYTES - 1);
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+        write_secret(path, "s@%crt 1\n", 8 + i % 2, 0600); /* an end of line, or none */
+        assert_int_equal(redis_url_parse(good[i], path, &url), OK);
+        assert_string_equal(url.password, "s@%crt 1");
+        assert_string_equal(url.user, i == 1 || i == 2 ? "ann" : "");
+    }
+    not_parsed("redis://ann:x@127.0.0.1", path, ERR_BAD_INPUT, "leave it out of the address");
+    not_parsed("redis://ann@127.0.0.1", NULL, ERR_BAD_INPUT, "--store-password-file");
+    chmod(path, 0640);
+    not_parsed(good[0], path, ERR_REFUSED, "mode 0640");
+    chmod(path, 0602);
+    not_parsed(good[0], path, ERR_REFUSED, "mode 0602");
+    unlink(path);
+    rmdir(folder);
 }
 
 /* Every flipped bit of 10,000, anywhere in the value, is caught. */
@@ -525,19 +586,13 @@ static void test_cluster(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_slots),
-        cmocka_unit_test(test_urls),
-        cmocka_unit_test(test_flips),
-        cmocka_unit_test(test_single),
-        cmocka_unit_test(test_damaged_at_rest),
-        cmocka_unit_test(test_older_version),
-        cmocka_unit_test(test_password),
-        cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_killed_and_back),
-        cmocka_unit_test(test_stopped),
-        cmocka_unit_test(test_queue_and_cancel),
-        cmocka_unit_test(test_no_cluster),
-        cmocka_unit_test(test_cluster),
+        cmocka_unit_test(test_slots),          cmocka_unit_test(test_urls),
+        cmocka_unit_test(test_password_files), cmocka_unit_test(test_flips),
+        cmocka_unit_test(test_single),         cmocka_unit_test(test_damaged_at_rest),
+        cmocka_unit_test(test_older_version),  cmocka_unit_test(test_password),
+        cmocka_unit_test(test_out_of_memory),  cmocka_unit_test(test_killed_and_back),
+        cmocka_unit_test(test_stopped),        cmocka_unit_test(test_queue_and_cancel),
+        cmocka_unit_test(test_no_cluster),     cmocka_unit_test(test_cluster),
     };
     if (!rig_has_redis()) {
         printf("skipped: redis-server or redis-cli is not installed\n");
