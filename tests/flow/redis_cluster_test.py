@@ -6,7 +6,6 @@ from baton import PATIENT, SLOW, SMALL, RedisCluster, Server, main, together
 from failover_test import SMALL_KV, STEPS, streamed, whole
 from gather_test import BLOCK, conversation, why
 from handoff_test import stores_are_up
-from store_test import acknowledged
 
 PROMPT = conversation(1, 480)
 FULL = (len(PROMPT) - 1) // BLOCK
@@ -29,17 +28,21 @@ def master_killed(binary):
     with RedisCluster() as redis, Server(binary, SMALL, *STEPS, *PATIENT, "--prefix-cache-bytes", "0", "--store",
                                          redis.address) as server:
         stores_are_up(server)
-        assert whole(server, ASKED).said() == wanted
-        acknowledged(server, FULL)
+
+        def all_kept():  # on a busy machine Redis may be silent for so long that blocks are dropped
+            assert whole(server, ASKED).said() == wanted
+            return sum(redis.blocks(port) for port in redis.masters()) >= FULL
+        server.wait_until(all_kept, 20 * SLOW, "all blocks in the cluster")
         masters = redis.masters()
         held = {port: redis.blocks(port) for port in masters}
-        assert sum(held.values()) >= FULL and min(held.values()) > 0, held
+        assert min(held.values()) > 0, held
+        base = reused(server)
         before = {port: redis.gets(port) for port in masters}
         again = server.complete(**ASKED)
         timeline = why(server, again["id"])
         assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == FULL * BLOCK, timeline
         assert f"own 0, peers 0, store {FULL * BLOCK}," in timeline, timeline
-        assert reused(server) == FULL
+        assert reused(server) == base + FULL
         asked = {port: redis.gets(port) - n for port, n in before.items()}
         assert min(asked.values()) > 0, asked
 
@@ -65,7 +68,7 @@ def master_killed(binary):
             base = reused(server)
             assert whole(server, ASKED).said() == wanted
             return reused(server) == base + FULL
-        server.wait_until(all_from_the_store, 20, "a prompt of which all blocks are there")
+        server.wait_until(all_from_the_store, 20 * SLOW, "a prompt of which all blocks are there")
         assert redis.gets(replica) > 0
         assert server.sum("baton_failovers_total") == 0
         assert server.sum("baton_request_failures_total") == 0
