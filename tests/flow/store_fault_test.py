@@ -147,7 +147,9 @@ def stores_of_no_use(binary):
 
 def redis_slow(binary):
     """Each answer takes it 0.4 s, which is longer than what it has would take to compute: it is given up
-    for that request, and the next one; the handoff by it waits for it."""
+    for that request, and the next one; the handoff by it waits for it. Under a sanitizer computing takes
+    longer too; after 3 s of silence nobody would wait."""
+    pause_ms = 400 if SLOW == 1 else 1500
     with Redis() as redis, Server(binary, SMALL, *STEPS, *NO_CACHE, "--store", redis.address, "--handoff",
                                   "store") as server:
         stores_are_up(server)
@@ -156,7 +158,7 @@ def redis_slow(binary):
 
         def slow():
             while not over:
-                subprocess.run(["redis-cli", "-p", str(redis.port), "CLIENT", "PAUSE", "400"], check=True,
+                subprocess.run(["redis-cli", "-p", str(redis.port), "CLIENT", "PAUSE", str(pause_ms)], check=True,
                                stdout=subprocess.DEVNULL, timeout=30)
 
         def ask():
