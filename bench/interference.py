@@ -27,19 +27,21 @@ from served import BATON, MODEL, free_port
 def setup(key, baton, llama, threads):
     """Of split, colocated, colocated-x2 and llama, or with tokens of a chunk (llama.cpp: of a batch)
     behind it, as in split-64: name, command without the port. None: not known."""
-    kind, _, size = key.partition("-")
     serve = [baton, "serve", "--ctx", "8192", MODEL]
+    kinds = {"split": ("baton split", serve, ["--prefill-chunk"]),
+             "colocated": ("baton colocated", serve + ["--colocated", "1"], ["--prefill-chunk"]),
+             "llama": ("llama.cpp", [llama, "-m", MODEL, "-c", "32768", "-np", "5", "-t", str(threads),
+                                     "--no-webui"], ["-b", "-ub"])}
+    kind, _, size = key.partition("-")
     if key == "colocated-x2":
         return "baton colocated, two workers", serve + ["--colocated", "2"]
-    if kind not in ("split", "colocated", "llama") or (size and not size.isdigit()):
+    if kind not in kinds or (size and not size.isdigit()):
         return None
-    if kind == "llama":
-        base = [llama, "-m", MODEL, "-c", "32768", "-np", "5", "-t", str(threads), "--no-webui"]
-        return (f"llama.cpp, -b {size} -ub {size}", base + ["-b", size, "-ub", size]) if size else (
-            "llama.cpp (default)", base)
-    command = serve + (["--colocated", "1"] if kind == "colocated" else [])
-    return (f"baton {kind}, --prefill-chunk {size}", command + ["--prefill-chunk", size]) if size else (
-        f"baton {kind} (default)", command)
+    name, command, options = kinds[kind]
+    if not size:
+        return f"{name} (default)", command
+    sized = [word for option in options for word in (option, size)]
+    return f"{name}, {' '.join(sized)}", command + sized
 
 
 def wait_ready(port, process):

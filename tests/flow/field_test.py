@@ -206,11 +206,11 @@ def lines_of(server, body):
 
 
 def busy_taken_for_dead(binary):
-    """sglang#22511. A step takes more than twice as long as a worker may be silent: it says that it
-    lives meanwhile, and is not given up. Nor does its client take the server for dead, which writes
-    at least every 10 s."""
+    """sglang#22511. A step takes three times as long as a worker may be silent: it says that it lives
+    meanwhile, and is not given up. Nor does its client take the server for dead, which writes at least
+    every 10 s."""
     with Server(binary, SMALL, *SIZE, "--silence", f"{2 * SLOW}s", "--prefill-chunk", "40",
-                "--stuck", f"{60 * SLOW}s", "--step-delay", f"{5200 * SLOW}ms") as server:
+                "--stuck", f"{60 * SLOW}s", "--step-delay", f"{6 * SLOW}s") as server:
         lines, silence = lines_of(server, dict(BODY, max_tokens=2))
         assert lines[0] == ": ping" and lines[-1] == "data: [DONE]", lines
         events = [json.loads(line[6:]) for line in lines[:-1] if line != ": ping"]

@@ -12,7 +12,7 @@
 #define BAND_WIDTH_MAX 32768u
 #define BAND_SUMS (BAND_ROWS * BAND_TILE) /* of a part of a tile */
 #define BAND_PLACES 3u                    /* where a block lays sums, by turns */
-#define BAND_PARTS 4u                          /* of a product's columns: a block each */
+#define BAND_PARTS 4u                     /* of a product's columns: a block each */
 
 enum band_kind {
     BAND_ADD,   /* y, float, += x W; and y times a norm's weights, where a norm follows */
