@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "store/redis_url.h"
 
 static void kv_end(struct kv *kv, status result)
 {
@@ -67,11 +68,7 @@ status kv_run(struct kv *kv, const struct kv_options *options)
                                 .ranks = 1,
                                 .incarnation = hello_incarnation_random(),
                                 .name = "operator"};
-    status st = OK;
-    if (options->store_password_file != NULL)
-        st =
-            error_set(ERR_BAD_INPUT, "--store-password-file is for a Redis (redis://...); a `baton "
-                                     "store` takes --cluster-key");
+    status st = redis_url_check_file(options->store, options->store_password_file);
     if (st == OK)
         st = cluster_key_open(options->cluster_key, &kv->key);
     if (st == OK)

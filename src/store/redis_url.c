@@ -25,6 +25,14 @@ bool redis_url_is(const char *text)
     return starts_with(text, plain) || starts_with(text, cluster) || starts_with(text, tls);
 }
 
+status redis_url_check_file(const char *text, const char *password_file)
+{
+    if (password_file == NULL || redis_url_is(text))
+        return OK;
+    return error_set(ERR_BAD_INPUT, "--store-password-file is for a Redis (redis://...); a `baton "
+                                    "store` takes --cluster-key");
+}
+
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9')

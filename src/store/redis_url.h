@@ -34,6 +34,9 @@ struct redis_url {
 /* Is this an address of a Redis at all (redis:, rediss: or redis-cluster:)? */
 bool redis_url_is(const char *text);
 
+/* Errors: ERR_BAD_INPUT: there is a password file, and this is no address of a Redis. */
+status redis_url_check_file(const char *text, const char *password_file);
+
 /* password_file: NULL: none. Errors: ERR_BAD_INPUT, ERR_UNSUPPORTED (rediss: TLS is not built), of
  * the file those of base/secret_file.h. Messages never show the password. */
 status redis_url_parse(const char *text, const char *password_file, struct redis_url *url_out);

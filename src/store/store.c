@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "store/parts.h"
+#include "store/redis_url.h"
 
 #define QUEUE_BLOCKS_MAX 1024
 #define ASKING_MAX 1024 /* finds and gets under way */
@@ -267,11 +268,7 @@ status store_open(const struct store_options *options, struct store **store_out)
         if (strncmp(options->address, kinds[i].scheme, strlen(kinds[i].scheme)) == 0)
             store->calls = kinds[i].calls;
     }
-    status st = OK;
-    if (options->password_file != NULL && store->calls != &store_redis)
-        st =
-            error_set(ERR_BAD_INPUT, "--store-password-file is for a Redis (redis://...); a `baton "
-                                     "store` takes --cluster-key");
+    status st = redis_url_check_file(options->address, options->password_file);
     if (st == OK)
         st = loop_open(&store->loop);
     if (st == OK)
