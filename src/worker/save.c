@@ -241,6 +241,10 @@ static bool handoff_add(struct save *save, struct handoff *handoff, uint32_t fir
                         bool partial)
 {
     struct store_block blocks[ADD_BLOCKS];
+    if (!save_trusts_store(save)) { /* what it waited for was given up: it waits no second time */
+        handoff_say(save, handoff, ERR_CLOSED, "the store does not answer");
+        return false;
+    }
     const struct saving as = {.owner = handoff->request_id,
                               .full_ns = clock_ns(),
                               .handoff = handoff,

@@ -10,7 +10,7 @@
  * Saving is background work: it never waits, and what does not fit (the store's queue, a quarter
  * of the pool held for it, no store) is dropped and counted. A handoff that finds no room in the
  * queue is tried again. A store that acknowledges nothing for SAVE_SILENCE_MS is given up with all
- * that it was given, and gets nothing for as long again.
+ * that it was given, and gets nothing for as long again: handoffs that wait for it fail.
  *
  * Threads:  the compute thread.
  * Memory:   references on blocks from save_block or save_hand_over to the store's report.
