@@ -63,6 +63,7 @@ def only_loopback(binary):
         how = rdma if carrier == "rdma" else ["--carrier", carrier]
         with Server(binary, SMALL, *SMALL_SIZE, *how, "--prefill-workers", "2", "--store",
                     "16M") as server:
+            server.wait_until(lambda: server.sum("baton_worker_up") == 3, 20, "all three are there")
             assert server.complete(prompt="hello", max_tokens=2)
             found = listening(processes_of(server.process.pid))
             assert all(is_loopback(address) for address, _ in found), found
