@@ -25,8 +25,9 @@
 #define RETRY_FIRST_MS 50
 #define RETRY_LAST_MS 2000
 #define PENDING_BYTES (16u << 20)
-#define LEASE_MARGIN_MS 1000 /* that a lease outlives the job's deadline */
-#define OFFER_BLOCKS 64      /* of one layer, summed and offered before the loop looks around */
+#define UNACKNOWLEDGED_MS 4000 /* after it a link that was cut is made anew, not waited for */
+#define LEASE_MARGIN_MS 1000   /* that a lease outlives the job's deadline */
+#define OFFER_BLOCKS 64        /* of one layer, summed and offered before the loop looks around */
 
 struct remote {
     struct store *store;
@@ -465,7 +466,8 @@ static void remote_connect(void *ctx)
         .key = remote->store->options.key,
         .limits = {.payload_bytes_max = WIRE_STORE_PAYLOAD_BYTES_MAX,
                    .pending_bytes_max = PENDING_BYTES,
-                   .handshake_ms = remote->store->options.connect_ms},
+                   .handshake_ms = remote->store->options.connect_ms,
+                   .unacknowledged_ms = UNACKNOWLEDGED_MS},
     };
     status st = link_connect(remote->store->loop, &remote->address,
                              remote->store->options.connect_ms, &setup, &remote->link);

@@ -191,6 +191,16 @@ static status link_check_user(const struct link *link)
     return OK;
 }
 
+static void link_set_options(const struct link *link)
+{
+    int one = 1; /* a request must not wait for the acknowledgement of the one before */
+    unsigned limit_ms = link->limits.unacknowledged_ms;
+    if (link->is_unix)
+        return;
+    setsockopt(link->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(link->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit_ms, sizeof(limit_ms));
+}
+
 static status link_make(struct loop *loop, int fd, bool accepted, const struct link_setup *setup,
                         struct link **link_out)
 {
@@ -218,9 +228,7 @@ static status link_make(struct loop *loop, int fd, bool accepted, const struct l
     socklen_t bytes = sizeof(local);
     link->is_unix =
         getsockname(fd, (struct sockaddr *)&local, &bytes) == 0 && local.ss_family == AF_UNIX;
-    int one = 1; /* a request must not wait for the acknowledgement of the one before */
-    if (!link->is_unix)
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    link_set_options(link);
     link->handshake_deadline_ns = clock_ns() + (uint64_t)link->limits.handshake_ms * 1000000u;
     status st = link_handshake_open(link);
     if (st == OK)

@@ -62,6 +62,8 @@ struct link_limits {
     uint32_t handshake_ms;      /* 0: 5000 */
     uint32_t idle_ms; /* nothing received for so long, or a payload that is longer late (at
                          64 KiB/s): ERR_TIMEOUT. 0: no limit */
+    uint32_t unacknowledged_ms; /* the peer's host took nothing of what was sent for so long: the
+                                   link ends. 0: the system's limit, a quarter of an hour */
 };
 
 struct link_setup {

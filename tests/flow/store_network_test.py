@@ -205,6 +205,9 @@ def streams_go_on(binary):
                 assert answer.said() == expected
                 assert ended > noticed_at, "the stream was over too soon to see it"
             server.assert_all_free(8)
+            # Its connection is made anew: what was lost TCP would send again ever more seldom, after a long cut
+            # minutes later.
+            server.children["prefill0"].wait_for('event="store lost"')
             for link in ("control", "data"):
                 net.join("store", link)
             stores_are_up(server)
@@ -214,7 +217,6 @@ def streams_go_on(binary):
                 assert whole(server, dict(short, cache_salt=str(time.monotonic()))).said() == wanted
                 return server.handed("store") > before
 
-            # What was lost on the way TCP sends again ever more seldom, at last as long after the cut as it lasted.
             server.wait_until(handed_again, 15, "a handoff by the store")
             server.assert_all_free()
             net.processes.remove(dead[0])  # as it should be
