@@ -25,6 +25,25 @@ static void option_notes(const struct option_spec *spec, char *text, size_t text
         snprintf(text, text_bytes, " (may be repeated)");
 }
 
+typedef void print_option_fn(FILE *to, const char *name, const char *unit, const char *help,
+                             const char *notes);
+
+/* Those that have a help, and the two that every command has. */
+static void print_options(FILE *to, const struct command_spec *command, print_option_fn *print)
+{
+    for (size_t i = 0; i < command->option_count; i++) {
+        const struct option_spec *spec = &command->options[i];
+        char notes[256];
+        if (spec->help == NULL)
+            continue;
+        option_notes(spec, notes, sizeof(notes));
+        print(to, spec->name, spec->type == OPTION_FLAG ? NULL : spec->unit, spec->help, notes);
+    }
+    print(to, "config", "FILE",
+          "read options from FILE, one \"name = value\" a line; the command line wins", "");
+    print(to, "help", NULL, "print a summary and exit", "");
+}
+
 /* Print text in columns indent .. HELP_COLUMNS, the cursor being at column. */
 static void print_wrapped(FILE *to, const char *text, int indent, int column)
 {
@@ -77,18 +96,7 @@ void options_help(const struct command_spec *command, FILE *to)
         print_wrapped(to, command->details, 0, 0);
     }
     fprintf(to, "\noptions:\n");
-    for (size_t i = 0; i < command->option_count; i++) {
-        const struct option_spec *spec = &command->options[i];
-        char notes[256];
-        if (spec->help == NULL)
-            continue;
-        option_notes(spec, notes, sizeof(notes));
-        print_option(to, spec->name, spec->type == OPTION_FLAG ? NULL : spec->unit, spec->help,
-                     notes);
-    }
-    print_option(to, "config", "FILE",
-                 "read options from FILE, one \"name = value\" a line; the command line wins", "");
-    print_option(to, "help", NULL, "print this and exit", "");
+    print_options(to, command, print_option);
 }
 
 /* Text for troff: no line may begin as a request, and '-' and '\' mean themselves. */
@@ -159,18 +167,7 @@ void options_man(const struct command_spec *command, FILE *to)
         fputc('\n', to);
     }
     fputs(".SH OPTIONS\n", to);
-    for (size_t i = 0; i < command->option_count; i++) {
-        const struct option_spec *spec = &command->options[i];
-        char notes[256];
-        if (spec->help == NULL)
-            continue;
-        option_notes(spec, notes, sizeof(notes));
-        man_option(to, spec->name, spec->type == OPTION_FLAG ? NULL : spec->unit, spec->help,
-                   notes);
-    }
-    man_option(to, "config", "FILE",
-               "read options from FILE, one \"name = value\" a line; the command line wins", "");
-    man_option(to, "help", NULL, "print a summary and exit", "");
+    print_options(to, command, man_option);
     fputs(".SH EXIT STATUS\n0 when all went well, 1 after a failure, 2 after a mistake on the "
           "command line.\n.SH SEE ALSO\n.BR baton (1)\n",
           to);
