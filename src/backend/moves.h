@@ -6,7 +6,7 @@
  *             | ----------- MOVE_IN ----------> |
  *                                           MOVE_SUM
  *
- * A move is one kernel over many spans of one length, on a stream of its own, and gives the sums of
+ * A move is of many spans of one length, on a stream that is not the steps', and gives the sums of
  * the bytes that it read, as wire/checksum.h defines them. What a move reads must be done when it
  * is started (layer_ready); what it wrote is there when poll says so. Moves between host and pool
  * happen in the order in which they were started; all others in any order, some at once.

@@ -127,10 +127,11 @@ static inline struct backend_tensor *tensor_make(struct rig *rig,
 }
 
 static inline void rig_open(struct rig *rig, bool bf16, bool deterministic, uint32_t heads,
-                     uint32_t kv_heads, uint32_t dims, uint32_t block_tokens, bool pairs)
+                     uint32_t kv_heads, uint32_t dims, uint32_t block_tokens, bool pairs,
+                     uint32_t device = 0)
 {
     static const struct backend_plugin_host host = {BACKEND_PLUGIN_VERSION, host_error};
-    const struct backend_plugin_options options = {0, deterministic, false};
+    const struct backend_plugin_options options = {device, deterministic, false};
     const struct backend_limits limits = {ROWS_MAX, BAND_ROWS_MAX, ROWS_MAX, TABLE_MAX};
     struct backend_pool pool;
     rig->bf16 = bf16;

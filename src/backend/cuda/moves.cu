@@ -6,7 +6,12 @@
  * threads writes and calls no driver, so it does not wait for whoever holds the driver's locks.
  *
  * How many blocks: a move inside one GPU takes what it can get; one over NVLink is bound by the
- * link, and a small grid leaves the other multiprocessors to the step that runs beside it. */
+ * link, and a small grid leaves the other multiprocessors to the step that runs beside it.
+ *
+ * Beside a step a large fetch over NVLink goes by the copy engines instead, for a step waits for
+ * each multiprocessor that has something else to do, however little: a sixth of the link's rate,
+ * and then a kernel of few microseconds, a block a multiprocessor, that sums what came. A small
+ * one, such as a layer of a short prompt, would wait longer for its turn than it costs the step. */
 #include <stddef.h>
 #include <string.h>
 #include <sys/random.h>
@@ -20,6 +25,8 @@
 #define FAR_BLOCKS 64 /* 32 KiB under way each; NVLink's 400 GB/s times 2 us is 0.8 MB */
 #endif
 #define HOST_BLOCKS 16 /* PCIe: 60 GB/s times 3 us */
+#define ENGINE_BYTES ((size_t)32 << 10) /* of a span: an engine needs 0.6 us for any */
+#define ENGINE_MOVE_BYTES ((size_t)1 << 20) /* of a move: it takes some 50 us, of any size */
 /* 8 MiB take 20 us over NVLink, and 10 more to begin and to end: the next ones run meanwhile. */
 #define NEAR_STREAMS 4
 #define LOOK_NS 1000000u /* so long without an answer: ask the driver whether the device failed */
@@ -42,13 +49,8 @@ struct cuda_moves {
     uint32_t *arrivals;            /* [MOVES_MAX]; 0 between moves */
     struct moves_slot slots[MOVES_MAX];
     uint32_t number, open; /* open: under way */
+    uint32_t by_engines;
     cudaError_t failed;
-};
-
-struct pool_map {
-    char *base;
-    bool opened; /* by cudaIpcOpenMemHandle */
-    bool far;    /* of another device */
 };
 
 /* ---- the kernel ---- */
@@ -115,10 +117,11 @@ static void job_place(const struct cuda_backend *cuda, const struct pool_move *m
 }
 
 static uint32_t job_blocks(const struct cuda_backend *cuda, const struct pool_move *move,
-                           const struct move_job *job)
+                           const struct move_job *job, bool engines)
 {
     uint32_t all = (job->span_count * job->chunks + MOVE_THREADS / 32 - 1) / (MOVE_THREADS / 32);
-    uint32_t most = move->kind == MOVE_OUT || move->kind == MOVE_IN ? HOST_BLOCKS
+    uint32_t most = engines ? (uint32_t)cuda->processors
+                    : move->kind == MOVE_OUT || move->kind == MOVE_IN ? HOST_BLOCKS
                     : move->kind == MOVE_FETCH && move->map->far
                         ? FAR_BLOCKS
                         : (uint32_t)cuda->processors * BLOCKS_OF_A_PROCESSOR;
@@ -131,6 +134,26 @@ static enum move_pace pace_now(const struct cuda_backend *cuda)
     if (__atomic_load_n(&cuda->step, __ATOMIC_RELAXED) != NULL)
         return PACE_CALM;
     return cuda->moving->open < 2 ? PACE_ALONE : PACE_BESIDE;
+}
+
+/* The job then is to sum what came. */
+static cudaError_t engines_start(const struct pool_move *move, struct move_job *job,
+                                 cudaStream_t stream)
+{
+    void *to[MOVE_SPANS_MAX];
+    const void *from[MOVE_SPANS_MAX];
+    size_t sizes[MOVE_SPANS_MAX], first = 0;
+    struct cudaMemcpyAttributes attributes = {};
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+    attributes.flags = cudaMemcpyFlagPreferOverlapWithCompute;
+    for (uint32_t i = 0; i < move->span_count; i++) {
+        to[i] = job->to + move->spans[i].to;
+        from[i] = job->from + move->spans[i].from;
+        sizes[i] = move->bytes;
+        job->spans[i].from = move->spans[i].to;
+    }
+    job->from = job->to;
+    return cudaMemcpyBatchAsync(to, from, sizes, move->span_count, &attributes, &first, 1, stream);
 }
 
 static status moves_start(struct backend *backend, const struct pool_move *move,
@@ -156,17 +179,23 @@ static status moves_start(struct backend *backend, const struct pool_move *move,
     job.chunks = (job.vectors + WARP_VECTORS - 1) / WARP_VECTORS;
     job_place(cuda, move, &job);
     memcpy(job.spans, move->spans, move->span_count * sizeof(*move->spans));
-    bool bulk = move->kind == MOVE_FETCH && move->map->far && cuda->hopper;
     enum move_pace pace = pace_now(cuda);
-    slot->stream = moves->near_streams[bulk && pace == PACE_CALM ? 0 : job.number % NEAR_STREAMS];
+    bool far = move->kind == MOVE_FETCH && move->map->far;
+    bool engines = far && pace == PACE_CALM && move->bytes >= ENGINE_BYTES &&
+                   move->bytes * move->span_count >= ENGINE_MOVE_BYTES;
+    bool bulk = far && !engines && cuda->hopper;
+    bool in_turn = engines || (bulk && pace == PACE_CALM);
+    slot->stream = moves->near_streams[in_turn ? 0 : job.number % NEAR_STREAMS];
     if (move->kind == MOVE_OUT || move->kind == MOVE_IN)
         slot->stream = moves->host_stream;
     moves->failed = cudaSetDevice((int)cuda->options.device);
+    if (moves->failed == cudaSuccess && engines)
+        moves->failed = engines_start(move, &job, slot->stream);
     if (moves->failed == cudaSuccess) {
-        uint32_t blocks = job_blocks(cuda, move, &job);
+        uint32_t blocks = job_blocks(cuda, move, &job, engines);
         if (bulk)
             moves_hopper_start(job, pace, slot->stream);
-        else if (move->kind == MOVE_SUM)
+        else if (engines || move->kind == MOVE_SUM)
             move_kernel<false><<<blocks, MOVE_THREADS, 0, slot->stream>>>(job);
         else
             move_kernel<true><<<blocks, MOVE_THREADS, 0, slot->stream>>>(job);
@@ -175,6 +204,7 @@ static status moves_start(struct backend *backend, const struct pool_move *move,
     if (moves->failed != cudaSuccess)
         return moves_failure(cuda);
     moves->open++;
+    moves->by_engines += engines;
     slot->used = true;
     slot->number = job.number;
     slot->span_count = move->span_count;
@@ -417,6 +447,11 @@ static status moves_map(struct backend *backend, const uint8_t from[POOL_HANDLE_
     }
     *map_out = map;
     return OK;
+}
+
+uint32_t moves_by_engines(const struct cuda_backend *cuda)
+{
+    return cuda->moving->by_engines;
 }
 
 /* ---- open and close ---- */

@@ -40,12 +40,21 @@ struct move_job {
     struct move_span spans[MOVE_SPANS_MAX];
 };
 
+struct pool_map {
+    char *base;
+    bool opened; /* by cudaIpcOpenMemHandle */
+    bool far;    /* of another device */
+};
+
 /* What goes on beside a fetch: a step, other moves, nothing. */
 enum move_pace { PACE_CALM, PACE_BESIDE, PACE_ALONE };
 
 /* moves_hopper.cu, on sm_90. Errors: as cudaFuncSetAttribute. */
 cudaError_t moves_hopper_open(void);
 void moves_hopper_start(struct move_job &job, enum move_pace pace, cudaStream_t stream);
+
+/* moves.cu: how many fetches went by the copy engines, since open. */
+uint32_t moves_by_engines(const struct cuda_backend *cuda);
 
 __device__ inline void sum_vector(uint4 v, uint64_t position, uint64_t *a, uint64_t *b)
 {

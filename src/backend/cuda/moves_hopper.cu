@@ -10,9 +10,10 @@
  * Loads to registers get 0.89 of what the driver's copy does over NVLink, whatever there is under
  * way; bulk copies of 8 KiB 0.92.
  *
- * Beside a step the blocks are small, so that they lie beside one of attention (decode_hopper.cu
- * leaves 34 KiB of a multiprocessor), on so few multiprocessors that products keep room for all of
- * their blocks at once, and one move is under way after the other. */
+ * Beside a step, when only small ones come here (moves.cu), the blocks are small, so that they lie
+ * beside one of attention (decode_hopper.cu leaves 34 KiB of a multiprocessor), on so few
+ * multiprocessors that products keep room for all of their blocks at once, and one move is under
+ * way after the other. */
 #include "backend/cuda/hopper.cuh"
 #include "backend/cuda/moves.cuh"
 

@@ -217,15 +217,38 @@ static void handoffs_compare(struct side *holder, struct side *receiver,
     free(expected);
 }
 
+/* A step that computes nothing is under way until it is let go. */
+static void step_hold(struct side *side)
+{
+    static const uint32_t token_ids[2];
+    static const block_id id;
+    static const struct step_sequence sequence = {
+        .row_count = 2, .block_ids = &id, .block_count = 1};
+    static const struct step step = {
+        .row_count = 2, .token_ids = token_ids, .sequence_count = 1, .sequences = &sequence};
+    side->device->calls->step_begin(side->device, &step);
+}
+
+static void step_let_go(struct side *side)
+{
+    assert_int_equal(side->device->calls->step_submit(side->device), OK);
+    assert_int_equal(side->device->calls->step_wait(side->device), OK);
+}
+
+/* beside_step: the receiver, a GPU, has a step under way meanwhile. */
 static void all_of_a_shape_arrives(const struct shape *shape, bool from_device, bool to_device,
-                                   bool local, enum transfer_carrier expected)
+                                   bool local, bool beside_step, enum transfer_carrier expected)
 {
     enum { HANDOFFS = 6 };
     static struct handoff handoffs[HANDOFFS];
     struct side holder, receiver;
     side_open(&holder, "holder", shape, from_device, true, (struct transfer_options){0});
     side_open(&receiver, "receiver", shape, to_device, false, (struct transfer_options){0});
+    if (beside_step)
+        step_hold(&receiver);
     handoffs_run(&holder, &receiver, handoffs, HANDOFFS, local, expected);
+    if (beside_step)
+        step_let_go(&receiver);
     struct transfer_counters counters;
     transfer_counters_read(receiver.worker.transfer, &counters);
     assert_int_equal(counters.checksum_failures, 0);
@@ -240,11 +263,12 @@ static void everything_arrives(bool from_device, bool to_device, bool local,
 {
     for (int round = 0; round < 4; round++) {
         struct shape shape = shape_aligned(round % 2 == 0 ? 200 : 20000);
-        all_of_a_shape_arrives(&shape, from_device, to_device, local, expected);
+        all_of_a_shape_arrives(&shape, from_device, to_device, local, false, expected);
     }
 }
 
-/* Slices around what one block of a GPU's threads takes, and many times that. */
+/* Slices around what one block of a GPU's threads takes, and many times that; of a GPU also beside
+ * a step, when between two GPUs large moves go by the copy engines. */
 static void slices_of_all_sizes(void **state)
 {
     (void)state;
@@ -252,7 +276,9 @@ static void slices_of_all_sizes(void **state)
     for (size_t i = 0; i < sizeof(bytes) / sizeof(bytes[0]); i++) {
         struct shape shape = shape_even(1, BLOCKS, bytes[i]);
         if (plugin != NULL || bytes[i] == 65552) /* the sample takes each as it is */
-            all_of_a_shape_arrives(&shape, true, true, true, TRANSFER_CUDA_IPC);
+            all_of_a_shape_arrives(&shape, true, true, true, false, TRANSFER_CUDA_IPC);
+        if (plugin != NULL)
+            all_of_a_shape_arrives(&shape, true, true, true, true, TRANSFER_CUDA_IPC);
     }
 }
 
