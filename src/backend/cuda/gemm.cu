@@ -1,10 +1,20 @@
 /* backend/cuda/gemm.cu - y = W x for many rows, by cuBLASLt on the tensor cores.
  *
  * The algorithm of a shape is asked for once and kept. Its order of sums may depend on the number
- * of rows: with --deterministic stream.cu makes these products too. */
+ * of rows: with --deterministic stream.cu makes these products too.
+ *
+ * The library has another kernel for nearly every number of rows up to a thousand, and takes 2 to 4
+ * ms to load one when it is launched first, which a prompt of a new length waits for, four times.
+ * So before the first product of weights of a shape is made (by the steps that run when a worker
+ * starts), those of some numbers of rows are loaded: what else comes in between still waits. */
+#include <string.h>
+
 #include "backend/cuda/state.cuh"
 
 #define WORKSPACE_BYTES ((size_t)64 << 20)
+#define LOADING_BYTES ((size_t)16 << 20) /* of it, for what is computed to load a kernel only */
+#define LOADING_ROWS 16u
+#define PLAN_LOOKS 8u /* places where a plan may be */
 
 struct operand_set {
     cublasLtMatmulDesc_t op;
@@ -69,32 +79,115 @@ static bool plan_make(struct cuda_backend *cuda, const struct operand_set *set,
     return good;
 }
 
+struct gemm {
+    const void *w, *x;
+    void *y;
+    uint32_t n, k, m, x_stride, y_stride, kind;
+    bool halves, accumulate;
+};
+
+/* The next number of rows whose kernels are loaded beforehand. */
+static uint32_t rows_after(uint32_t rows)
+{
+    return rows < 128 ? rows + 16 : rows < 256 ? rows + 32 : rows < 2048 ? rows + 64 : rows + 256;
+}
+
+/* The plan of so many rows, or the place for it. */
+static struct gemm_plan *plan_find(struct cuda_backend *cuda, const struct gemm *gemm, uint32_t m)
+{
+    uint32_t mixed =
+        gemm->n * 2654435761u ^ gemm->k * 2246822519u ^ m * 3266489917u ^ gemm->kind * 668265263u;
+    uint32_t slot = (mixed ^ mixed >> 15) * 2654435769u >> 16;
+    for (uint32_t i = 0;; i++) {
+        struct gemm_plan *plan = &cuda->plans[(slot + i) % GEMM_PLANS];
+        bool same =
+            plan->n == gemm->n && plan->k == gemm->k && plan->m == m && plan->kind == gemm->kind;
+        if (!plan->known || same || i == PLAN_LOOKS - 1) {
+            plan->known = plan->known && same;
+            return plan;
+        }
+    }
+}
+
+/* For a product of m rows. */
+static bool plan_fill(struct cuda_backend *cuda, const struct gemm *gemm, uint32_t m,
+                      struct gemm_plan *plan)
+{
+    struct operand_set set;
+    plan->known = operands_open(cuda, gemm->n, gemm->k, m, gemm->x_stride, gemm->y_stride,
+                                gemm->halves, &set) &&
+                  plan_make(cuda, &set, plan);
+    operands_close(&set);
+    plan->n = gemm->n;
+    plan->k = gemm->k;
+    plan->m = m;
+    plan->kind = gemm->kind;
+    return plan->known;
+}
+
+static cublasStatus_t plan_run(struct cuda_backend *cuda, const struct gemm *gemm,
+                               const struct gemm_plan *plan, size_t workspace_bytes)
+{
+    struct operand_set set;
+    float one = 1, beta = gemm->accumulate ? 1 : 0;
+    cublasStatus_t code = CUBLAS_STATUS_ALLOC_FAILED;
+    if (operands_open(cuda, gemm->n, gemm->k, gemm->m, gemm->x_stride, gemm->y_stride, gemm->halves,
+                      &set))
+        code = cublasLtMatmul(cuda->lt, set.op, &one, gemm->w, set.w, gemm->x, set.x, &beta,
+                              gemm->y, set.y, gemm->y, set.y, &plan->algo, cuda->workspace,
+                              workspace_bytes, cuda->stream);
+    operands_close(&set);
+    return code;
+}
+
+/* Another product of this kind has the same algorithm, so the same kernel. */
+static bool plan_is_loaded(const struct cuda_backend *cuda, const struct gemm_plan *plan)
+{
+    for (const struct gemm_plan *other = cuda->plans; other < cuda->plans + GEMM_PLANS; other++)
+        if (other != plan && other->known && other->kind % 4 == plan->kind % 4 &&
+            memcmp(&other->algo, &plan->algo, sizeof(plan->algo)) == 0)
+            return true;
+    return false;
+}
+
+static bool shape_is_met(const struct cuda_backend *cuda, const struct gemm *gemm)
+{
+    for (const struct gemm_plan *plan = cuda->plans; plan < cuda->plans + GEMM_PLANS; plan++)
+        if (plan->known && plan->n == gemm->n && plan->k == gemm->k && plan->kind == gemm->kind)
+            return true;
+    return false;
+}
+
+/* Plans of these numbers of rows, and one small product by each kernel; its result is nobody's. A
+ * kernel that refuses so few rows is loaded when it is wanted. */
+static void plans_load(struct cuda_backend *cuda, const struct gemm *gemm, uint32_t rows_max)
+{
+    struct gemm small = *gemm;
+    small.m = rows_max < LOADING_ROWS ? rows_max : LOADING_ROWS;
+    small.y = (char *)cuda->workspace + WORKSPACE_BYTES - LOADING_BYTES;
+    if ((size_t)small.m * small.y_stride * sizeof(float) > LOADING_BYTES)
+        return;
+    for (uint32_t m = 32; m <= rows_max && cuda->failed == OK; m = rows_after(m)) {
+        struct gemm_plan *plan = plan_find(cuda, gemm, m);
+        if (!plan->known && plan_fill(cuda, gemm, m, plan) && !plan_is_loaded(cuda, plan))
+            (void)plan_run(cuda, &small, plan, WORKSPACE_BYTES - LOADING_BYTES);
+    }
+}
+
 static void gemm_run(struct cuda_backend *cuda, const void *w, uint32_t n, uint32_t k,
                      const struct backend_buffer *x, uint32_t m, struct backend_buffer *y,
                      bool accumulate)
 {
-    struct operand_set set;
-    float one = 1, beta = accumulate ? 1 : 0;
     uint32_t kind = (accumulate ? 1u : 0u) | (y->halves ? 2u : 0u) | (x->stride << 2);
-    uint32_t slot = (n * 2654435761u ^ k * 40503u ^ m * 69069u ^ kind * 7919u) % GEMM_PLANS;
-    struct gemm_plan *plan = &cuda->plans[slot];
-    bool good = operands_open(cuda, n, k, m, x->stride, y->stride, y->halves, &set);
-    if (good && (!plan->known || plan->n != n || plan->k != k || plan->m != m ||
-                 plan->kind != kind)) {
-        good = plan_make(cuda, &set, plan);
-        plan->known = good;
-        plan->n = n;
-        plan->k = k;
-        plan->m = m;
-        plan->kind = kind;
+    const struct gemm gemm = {w,         x->data,   y->data, n,         k,         m,
+                              x->stride, y->stride, kind,    y->halves, accumulate};
+    struct gemm_plan *plan = plan_find(cuda, &gemm, m);
+    if (!plan->known && cuda->mode == STEP_EAGER && !x->outputs && !shape_is_met(cuda, &gemm)) {
+        plans_load(cuda, &gemm, x->rows);
+        plan = plan_find(cuda, &gemm, m);
     }
-    if (good)
-        lt_good(cuda,
-                cublasLtMatmul(cuda->lt, set.op, &one, w, set.w, x->data, set.x, &beta, y->data,
-                               set.y, y->data, set.y, &plan->algo, cuda->workspace,
-                               WORKSPACE_BYTES, cuda->stream),
-                "product of many rows");
-    operands_close(&set);
+    if (plan->known || plan_fill(cuda, &gemm, m, plan))
+        lt_good(cuda, plan_run(cuda, &gemm, plan, WORKSPACE_BYTES), "product of many rows");
 }
 
 /* Weights that lie one behind the other, into columns of one buffer: one product. */

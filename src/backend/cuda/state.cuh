@@ -51,7 +51,7 @@ extern "C" {
 #define DECODE_UNITS_MAX 32768u
 #define TILE_ROWS 128u       /* rows of a prompt that one block of prefill.cu takes */
 #define GRAPHS_MAX 96u
-#define GEMM_PLANS 512u
+#define GEMM_PLANS 1024u
 
 struct backend_tensor {
     enum dtype type; /* as it lies on the device: F32 vector, or F16, BF16, Q8_0, Q4_K matrix */
