@@ -62,7 +62,8 @@ static inline void transfer_rig_open(struct transfer_rig *rig, const struct stat
         .pool = {.host = pool->host,
                  .fd = pool->fd,
                  .block_count = pool->block_count,
-                 .block_bytes = layout->block_bytes},
+                 .block_bytes = layout->block_bytes,
+                 .fills = prefix_tree_fills(station->tree)},
         .layers = layers,
         .layer_count = layout->shape.layer_count,
         .carriers = carriers,
@@ -99,6 +100,30 @@ static inline bool transfer_rig_take(struct transfer_rig *rig, struct station *s
         transfer_report_free(report);
     }
     return any;
+}
+
+/* The block's sums are in the book, now if they were not, and are of what it holds. */
+static inline void transfer_rig_assert_sums(struct transfer_rig *rig, const struct station *station,
+                                            block_id id)
+{
+    const struct kv_layout *layout = engine_layout(station->engine);
+    const uint8_t *block = engine_pool(station->engine)->host + id * layout->block_bytes;
+    for (uint32_t layer = 0; layer < layout->shape.layer_count; layer++) {
+        size_t offset, bytes;
+        kv_layout_layer(layout, layer, &offset, &bytes);
+        assert_true(checksum_equal(transfer_sum(rig->transfer, layer, id),
+                                   checksum_of(block + offset, bytes)));
+    }
+}
+
+/* Of every block that may be offered next. */
+static inline void transfer_rig_assert_book(struct transfer_rig *rig, const struct station *station)
+{
+    struct block_key key;
+    for (block_id id = 0; id < station->block_count; id++) {
+        if (prefix_tree_key_of(station->tree, id, &key))
+            transfer_rig_assert_sums(rig, station, id);
+    }
 }
 
 struct pair {
@@ -234,6 +259,8 @@ static inline void pair_close(struct pair *pair)
     prefill_cancel_all(pair->p.prefill);
     decode_cancel_all(pair->d.decode);
     pair_run(pair);
+    transfer_rig_assert_book(&pair->pt, &pair->p);
+    transfer_rig_assert_book(&pair->dt, &pair->d);
     station_close(&pair->p);
     station_close(&pair->d);
     transfer_rig_close(&pair->dt);

@@ -134,6 +134,7 @@ uint32_t decode_plan(struct decode *decode, uint32_t rows_max, uint32_t sequence
         if (s->token_count - s->table.token_count > 1)
             again_left -= tokens;
         decode_fill(s, tokens, &sequences[count++]);
+        block_table_write(&s->table, decode->tree, tokens);
         rows_left -= tokens;
     }
     return count;

@@ -10,6 +10,7 @@ struct block_pool {
     uint32_t free_count;
     block_id *free_ids;   /* stack, top at free_count - 1 */
     uint32_t *references; /* by block id; 0 means free */
+    atomic_uint_fast64_t *fills;
 };
 
 status block_pool_open(uint32_t block_count, struct block_pool **pool_out)
@@ -25,6 +26,9 @@ status block_pool_open(uint32_t block_count, struct block_pool **pool_out)
     pool->references = calloc(block_count, sizeof(*pool->references));
     if (pool->references == NULL)
         goto err_free_ids;
+    pool->fills = calloc(block_count, sizeof(*pool->fills));
+    if (pool->fills == NULL)
+        goto err_references;
 
     /* Reversed, so that a fresh pool hands out ids in address order. */
     for (uint32_t i = 0; i < block_count; i++)
@@ -34,6 +38,8 @@ status block_pool_open(uint32_t block_count, struct block_pool **pool_out)
     *pool_out = pool;
     return OK;
 
+err_references:
+    free(pool->references);
 err_free_ids:
     free(pool->free_ids);
 err_pool:
@@ -47,6 +53,7 @@ void block_pool_close(struct block_pool *pool)
     if (pool == NULL)
         return;
     assert(pool->free_count == pool->block_count);
+    free(pool->fills);
     free(pool->references);
     free(pool->free_ids);
     free(pool);
@@ -61,6 +68,7 @@ status block_pool_take(struct block_pool *pool, uint32_t count, block_id *ids_ou
         block_id id = pool->free_ids[--pool->free_count];
         assert(pool->references[id] == 0);
         pool->references[id] = 1;
+        block_pool_renew(pool, id);
         ids_out[i] = id;
     }
     return OK;
@@ -83,6 +91,17 @@ uint32_t block_pool_drop(struct block_pool *pool, block_id id)
         pool->free_ids[pool->free_count++] = id;
     }
     return left;
+}
+
+void block_pool_renew(struct block_pool *pool, block_id id)
+{
+    assert(id < pool->block_count && pool->references[id] > 0);
+    atomic_fetch_add_explicit(&pool->fills[id], 1, memory_order_relaxed);
+}
+
+const atomic_uint_fast64_t *block_pool_fills(const struct block_pool *pool)
+{
+    return pool->fills;
 }
 
 uint32_t block_pool_references(const struct block_pool *pool, block_id id)

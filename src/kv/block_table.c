@@ -93,6 +93,14 @@ status block_table_reserve(struct block_table *table, struct prefix_tree *tree, 
     return OK;
 }
 
+void block_table_write(const struct block_table *table, struct prefix_tree *tree, uint32_t tokens)
+{
+    uint32_t end = kv_blocks_for(table->token_count + tokens, table->block_tokens);
+    assert(end <= table->block_count);
+    for (uint32_t i = table->token_count / table->block_tokens; i < end; i++)
+        prefix_tree_renew(tree, table->ids[i]);
+}
+
 void block_table_advance(struct block_table *table, uint32_t tokens)
 {
     assert(tokens <= UINT32_MAX - table->token_count);

@@ -8,6 +8,7 @@
  *
  *     block_table_reserve(table, tree, tokens, &copy)      room for the next step
  *     if (copy.needed) engine_block_copy(engine, copy.from, copy.to)
+ *     block_table_write(table, tree, tokens)
  *     ... the step writes ...
  *     block_table_advance(table, tokens)
  *
@@ -59,6 +60,9 @@ uint32_t block_table_blocks_needed(const struct block_table *table, const struct
  * ERR_FULL (the tree has too few blocks; no message), ERR_BAD_INPUT (beyond block_capacity). */
 status block_table_reserve(struct block_table *table, struct prefix_tree *tree, uint32_t tokens,
                            struct block_copy *copy_out);
+
+/* The next step writes tokens more: the blocks that they go into are renewed (kv/block_pool.h). */
+void block_table_write(const struct block_table *table, struct prefix_tree *tree, uint32_t tokens);
 
 /* The step has written tokens more; there was room. */
 void block_table_advance(struct block_table *table, uint32_t tokens);

@@ -323,6 +323,16 @@ void prefix_tree_drop(struct prefix_tree *tree, const block_id *ids, uint32_t co
     counts_assert(tree);
 }
 
+void prefix_tree_renew(struct prefix_tree *tree, block_id id)
+{
+    block_pool_renew(tree->pool, id);
+}
+
+const atomic_uint_fast64_t *prefix_tree_fills(const struct prefix_tree *tree)
+{
+    return block_pool_fills(tree->pool);
+}
+
 uint32_t prefix_tree_references(const struct prefix_tree *tree, block_id id)
 {
     const struct node *node = &tree->nodes[id];

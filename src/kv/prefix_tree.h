@@ -87,6 +87,10 @@ void prefix_tree_share(struct prefix_tree *tree, block_id id);
  * order: later ones are let go first. O(count). */
 void prefix_tree_drop(struct prefix_tree *tree, const block_id *ids, uint32_t count);
 
+/* As block_pool_renew and block_pool_fills. */
+void prefix_tree_renew(struct prefix_tree *tree, block_id id);
+const atomic_uint_fast64_t *prefix_tree_fills(const struct prefix_tree *tree);
+
 /* References that callers hold on a block, not counting the tree's own. */
 uint32_t prefix_tree_references(const struct prefix_tree *tree, block_id id);
 

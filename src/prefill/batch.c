@@ -224,6 +224,7 @@ uint32_t prefill_plan(struct prefill *prefill, uint32_t rows_max, uint32_t seque
         if (tokens == 0)
             continue;
         prefill_fill(r, tokens, &sequences[count]);
+        block_table_write(&r->table, prefill->tree, tokens);
         prefill_offer_plan(prefill, r);
         rows_left -= tokens;
         outputs_left -= engine_outputs_of(&sequences[count]);

@@ -5,8 +5,8 @@
  *     ADD -> WANT -> lease open, offered -> ADDED and HOLDER_DONE -> end     (ADDED at once: end)
  *     GET -> GOT  -> receive                -> its report          -> end     (nothing there: end)
  *
- * What is offered is summed here, a step at a time, while the transfer's thread sends what was
- * offered before: one thread that did both would be what an add waits for.
+ * What is offered and was never summed is summed here, a step at a time, while the transfer's
+ * thread sends what was offered before: one thread that did both would be what an add waits for.
  *
  * A job ends only when its lease or receive has been reported: nothing is read or written then. */
 #include <assert.h>
@@ -200,20 +200,18 @@ static void remote_offer_some(struct remote *remote, struct store_job *job)
 {
     struct remote_job *own = job->own;
     const struct store_options *options = &remote->store->options;
-    const struct transfer_pool *pool = &options->pool;
+    bool on_host = options->pool.device == NULL;
     block_id ids[OFFER_BLOCKS];
     struct checksum sums[OFFER_BLOCKS];
-    size_t offset, bytes;
     uint32_t count = own->wants_count - own->offered;
     count = count < OFFER_BLOCKS ? count : OFFER_BLOCKS;
-    kv_layout_layer(options->layout, own->layer, &offset, &bytes);
     for (uint32_t i = 0; i < count; i++) {
         ids[i] = job->blocks[own->wants_first + own->offered + i].id;
-        if (pool->device == NULL)
-            sums[i] = checksum_of(pool->host + (size_t)ids[i] * pool->block_bytes + offset, bytes);
+        if (on_host)
+            sums[i] = transfer_sum(options->transfer, own->layer, ids[i]);
     }
     transfer_offer(options->transfer, &own->lease, own->layer, own->offered, ids, count,
-                   pool->device == NULL ? sums : NULL);
+                   on_host ? sums : NULL);
     own->offered += count;
     if (own->offered == own->wants_count) {
         own->offered = 0;

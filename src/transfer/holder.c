@@ -112,6 +112,8 @@ void lease_end(struct lease *lease, status cause, const char *text, bool tell)
     struct peer *peer = lease->peer;
     if (peer == NULL && lease->acknowledged > 0)
         cause = OK; /* It was lent, and is not needed any more. */
+    if (cause == ERR_CORRUPT)
+        sums_forget(lease);
     lease_fill_report(lease, cause, text);
     lease_unlink(lease);
     moving_forget(transfer, lease);
@@ -362,7 +364,7 @@ static status lease_stage(struct lease *lease, uint32_t number, bool *staged_out
 
 /* ---- offers on their way ---- */
 
-/* Work: the checksums of what was offered, in order. */
+/* Work: the checksums of what was offered, in order, but for those that are known. */
 static size_t lease_sum(void *owner)
 {
     struct lease *lease = owner;
@@ -378,12 +380,14 @@ static size_t lease_sum(void *owner)
             lease->summed_count++;
             continue;
         }
-        uint8_t *at = pool->host + (size_t)offered->block_ids[offered->summed] * pool->block_bytes +
-                      layer->offset;
-        offered->checksums[offered->summed++] = checksum_of(at, layer->bytes);
-        moved += layer->bytes;
+        uint32_t id = offered->block_ids[offered->summed];
+        struct checksum *sum = &offered->checksums[offered->summed++];
+        bool known = sums_find(transfer, offered->layer, id, sum);
+        if (!known)
+            *sum = sums_make(transfer, offered->layer, id);
+        moved += known ? sizeof(*sum) : layer->bytes;
         if (++transfer->slices_summed == transfer->options.test_flip_offered)
-            at[layer->bytes / 2] ^= 0x10;
+            pool->host[id * pool->block_bytes + layer->offset + layer->bytes / 2] ^= 0x10;
     }
     if (lease->summed_count < lease->offer_count)
         work_add(transfer, &lease->summing);

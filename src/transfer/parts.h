@@ -5,6 +5,7 @@
  *     carrier.c    the carriers' names
  *     peer.c       connections, both ways
  *     holder.c     leases: offers made, checksums, subscribers
+ *     sums.c       the book of what slices of the pool sum up to
  *     receiver.c   receives: what is wanted, what has landed, when it is done
  *     shm.c tcp.c cuda_ipc.c rdma.c   how the bytes of a fetch get here (carrier.h)
  *     moving.c     what the device of the pool does for them (backend/moves.h)
@@ -300,7 +301,8 @@ struct transfer {
     pthread_t mapping_thread;
     bool maps; /* that thread runs */
     struct mail stop_mapping;
-    struct rdma *rdma; /* NULL: not this carrier */
+    struct rdma *rdma;      /* NULL: not this carrier */
+    struct slice_sum *sums; /* [block][layer]; NULL: no book is kept */
     struct peer *peers;
     uint32_t incoming_count;
     struct lease *leases[TABLE_BUCKETS];
@@ -328,6 +330,20 @@ void transfer_deadline(struct transfer *transfer, uint64_t when_ns);
 struct carrier_totals *transfer_totals(struct transfer *transfer, enum transfer_carrier carrier);
 void transfer_refused(struct transfer *transfer, const struct peer *peer, const char *text);
 uint32_t table_bucket(const struct lease_id *lease);
+
+/* sums.c */
+status sums_open(struct transfer *transfer);
+/* The block's, to be read before its bytes are, and given to sums_book; 0: there is no book. */
+uint64_t sums_fill(const struct transfer *transfer, uint32_t id);
+/* False: it is not in the book. */
+bool sums_find(const struct transfer *transfer, uint32_t layer, uint32_t id,
+               struct checksum *sum_out);
+void sums_book(struct transfer *transfer, uint32_t layer, uint32_t id, uint64_t fill,
+               struct checksum sum);
+/* Read the slice, and book it. */
+struct checksum sums_make(struct transfer *transfer, uint32_t layer, uint32_t id);
+/* All that the lease offers. */
+void sums_forget(const struct lease *lease);
 
 /* moving.c */
 status moving_open(struct transfer *transfer);

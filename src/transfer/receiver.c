@@ -343,6 +343,8 @@ bool receive_landed(struct fetch *fetch, uint32_t i, struct checksum sum)
     if (spoiled || !checksum_equal(sum, fetch->checksums[i]))
         return receive_mismatch(fetch, i);
     cell->landed = true;
+    uint32_t id = receive->block_ids[fetch->first_index + i - receive->first_index];
+    sums_book(transfer, fetch->layer, id, sums_fill(transfer, id), sum);
     if (receive->report->sums != NULL)
         receive->report->sums[cell - receive->cells] = sum;
     receive->bytes += transfer->layers[fetch->layer].bytes;

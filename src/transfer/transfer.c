@@ -213,7 +213,7 @@ static status transfer_copy_options(struct transfer *transfer,
         transfer->kept_memory[i].kept = true;
         call_give_back(transfer, &transfer->kept_memory[i]);
     }
-    return OK;
+    return sums_open(transfer);
 }
 
 static status transfer_listen(struct transfer *transfer)
@@ -276,6 +276,7 @@ static void transfer_free(struct transfer *transfer)
         close(transfer->pool_fd);
     pthread_mutex_destroy(&transfer->kept_lock);
     free(transfer->kept_memory);
+    free(transfer->sums);
     free(transfer->layers);
     free(transfer);
 }

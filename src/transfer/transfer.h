@@ -29,6 +29,7 @@
 #ifndef TRANSFER_TRANSFER_H
 #define TRANSFER_TRANSFER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -74,6 +75,10 @@ struct transfer_pool {
     int fd;
     uint32_t block_count;
     size_t block_bytes;
+    /* [block_count] of kv/block_pool.h, outlives the transfer: a slice whose sum is known is not
+     * summed again while its block's fill is the same. NULL: every offer is summed. Of a pool in a
+     * device they are not used. */
+    const atomic_uint_fast64_t *fills;
 };
 
 /* One layer's part of a block, contiguous. */
@@ -136,13 +141,17 @@ status transfer_lease_open_to(struct transfer *transfer, const struct lease_id *
 
 /* This layer of the sequence's blocks first_index .. first_index + count is computed and lies in
  * block_ids; it will not change before HOLDER_DONE, unless it is offered again afterwards (a block
- * that was partly filled; the later offer wins; better to offer a block when it is full). Cheap: no
- * allocation in the usual case, no system call but a mailbox's wake; callable from layer_ready, on
- * any thread. A lease that is over is ignored. checksums: [count] when the device has computed
- * them, else NULL. */
+ * that was partly filled, and has another fill then; the later offer wins; better to offer a block
+ * when it is full). Cheap: no allocation in the usual case, no system call but a mailbox's wake;
+ * callable from layer_ready, on any thread. A lease that is over is ignored. checksums: [count]
+ * when they are known, else NULL: the transfer's thread sees to them. */
 void transfer_offer(struct transfer *transfer, const struct lease_id *lease, uint32_t layer,
                     uint32_t first_index, const uint32_t *block_ids, uint32_t count,
                     const struct checksum *checksums);
+
+/* The checksum of a slice of the host's pool, whose block the caller was given and nobody writes:
+ * looked up, or made (reads all of it) and kept. For who offers and has a thread for it. */
+struct checksum transfer_sum(struct transfer *transfer, uint32_t layer, uint32_t id);
 
 /* Everything has been offered: block_count blocks in all, index 0 .. block_count. payload (at most
  * TRANSFER_PAYLOAD_BYTES_MAX) reaches the receiver with its report. Errors: ERR_NO_MEMORY. */

@@ -178,11 +178,21 @@ static void worker_host_text(char *text, size_t bytes)
     snprintf(text, bytes, "%s/%llu", boot, (unsigned long long)mounts.st_ino);
 }
 
+static struct transfer_pool worker_pool(const struct worker *worker)
+{
+    const struct backend_pool *pool = engine_pool(worker->engine);
+    return (struct transfer_pool){.device = engine_moving_backend(worker->engine),
+                                  .host = pool->host,
+                                  .fd = pool->fd,
+                                  .block_count = pool->block_count,
+                                  .block_bytes = engine_layout(worker->engine)->block_bytes,
+                                  .fills = prefix_tree_fills(worker->tree)};
+}
+
 static status worker_open_transfer(struct worker *worker)
 {
     const struct worker_options *options = worker->options;
     const struct kv_layout *layout = engine_layout(worker->engine);
-    const struct backend_pool *pool = engine_pool(worker->engine);
     uint32_t carriers = transfer_carriers_parse(options->carrier);
     char unix_text[ADDRESS_TEXT_BYTES];
     struct address tcp;
@@ -210,11 +220,7 @@ static status worker_open_transfer(struct worker *worker)
         .key = worker->key,
         .unix_listen = (carriers & TRANSFER_LOCAL) != 0 ? &worker->transfer_unix : NULL,
         .tcp_listen = tcp_text != NULL ? &tcp : NULL,
-        .pool = {.device = engine_moving_backend(worker->engine),
-                 .host = pool->host,
-                 .fd = pool->fd,
-                 .block_count = pool->block_count,
-                 .block_bytes = layout->block_bytes},
+        .pool = worker_pool(worker),
         .layers = layers,
         .layer_count = layout->shape.layer_count,
         .carriers = carriers,
@@ -281,7 +287,6 @@ static status worker_fill_registration(struct worker *worker)
 static status worker_open_store(struct worker *worker)
 {
     const struct wire_register *r = &worker->registration;
-    const struct backend_pool *pool = engine_pool(worker->engine);
     if (worker->options->store == NULL)
         return worker->options->store_password_file == NULL
                    ? OK
@@ -292,11 +297,7 @@ static status worker_open_store(struct worker *worker)
         .hello = &worker->hello,
         .layout = engine_layout(worker->engine),
         .transfer = worker->transfer,
-        .pool = {.device = engine_moving_backend(worker->engine),
-                 .host = pool->host,
-                 .fd = pool->fd,
-                 .block_count = pool->block_count,
-                 .block_bytes = engine_layout(worker->engine)->block_bytes},
+        .pool = worker_pool(worker),
         .transfer_unix = r->transfer_unix[0] != '\0' ? r->transfer_unix : NULL,
         .transfer_tcp = r->transfer_tcp[0] != '\0' ? r->transfer_tcp : NULL,
         .key = worker->key,

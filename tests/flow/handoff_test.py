@@ -97,6 +97,14 @@ def small_model(binary):
             server.wait_until(lambda c=carrier: server.sum("baton_handoffs_total", carrier=c) >=
                               3 * (len(bodies) - 3), 3, f"{name}: a handoff for each request")
             server.assert_all_free()
+            nothing_was_damaged(server, name)
+
+
+def nothing_was_damaged(server, name):
+    """No sum of what a block held before was taken for one of what it holds, by a worker or for the store."""
+    assert server.sum("baton_checksum_failures_total") == 0, name
+    log = server.process.log()
+    assert "checksum" not in log, (name, log)
 
 
 def stores_are_up(server):
@@ -115,6 +123,7 @@ def check_by_store(server, name, bodies, computed_before):
     assert server.sum("baton_failovers_total") == 0, name
     server.assert_all_free()
     assert server.sum("baton_recomputed_tokens_total") == computed_before, name
+    nothing_was_damaged(server, name)
 
 
 def by_the_store(binary, splits=BY_STORE):

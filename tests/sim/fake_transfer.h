@@ -8,7 +8,9 @@
  * A program that includes this defines the calls of transfer/ itself, so the linker takes nothing
  * from the library's transfer. A millisecond of a deadline is a tick. Beside moving blocks it
  * watches the contract: what is on offer does not change until HOLDER_DONE, nobody but the receive
- * writes into a receive's blocks, and every lease and receive is reported once.
+ * writes into a receive's blocks, every lease and receive is reported once, and a slice that is
+ * offered has the bytes that landed or were offered there before, while its block's fill is the
+ * same.
  */
 #ifndef TESTS_FAKE_TRANSFER_H
 #define TESTS_FAKE_TRANSFER_H
@@ -17,11 +19,19 @@
 
 #define FAKE_LAYERS_MAX 4
 #define FAKE_BLOCKS_MAX 64
+#define FAKE_POOL_MAX 256
 #define FAKE_HANDOFFS_MAX 512
 #define FAKE_REPORTS_MAX 2048
 
+/* As transfer/sums.c has it. */
+struct fake_sum {
+    uint64_t fill;
+    struct checksum sum;
+};
+
 struct transfer {
     struct station *station;
+    struct fake_sum sums[FAKE_LAYERS_MAX][FAKE_POOL_MAX];
     size_t layer_offset[FAKE_LAYERS_MAX], layer_bytes[FAKE_LAYERS_MAX];
     uint32_t layer_count;
 };
@@ -68,11 +78,14 @@ static uint64_t fake_now;
 static struct rig_random fake_random;
 static uint32_t fake_fault_percent; /* of handoffs that break */
 static uint64_t fake_handoffs;      /* completed since the program began */
+static uint64_t fake_known;         /* slices offered whose sum was known, since then */
 
 static inline void fake_transfer_open(struct transfer *transfer, struct station *station)
 {
     const struct kv_layout *layout = engine_layout(station->engine);
+    memset(transfer->sums, 0, sizeof(transfer->sums));
     transfer->station = station;
+    assert_true(station->block_count <= FAKE_POOL_MAX);
     transfer->layer_count = layout->shape.layer_count;
     assert_true(transfer->layer_count <= FAKE_LAYERS_MAX);
     for (uint32_t i = 0; i < transfer->layer_count; i++)
@@ -101,6 +114,21 @@ static inline uint8_t *fake_slice(const struct transfer *transfer, uint32_t laye
     assert_true(block < transfer->station->block_count);
     return pool->host + block * engine_block_bytes(transfer->station->engine) +
            transfer->layer_offset[layer];
+}
+
+/* A slice has landed, or is offered. */
+static inline void fake_book(struct transfer *transfer, uint32_t layer, uint32_t block, bool landed)
+{
+    const struct fake_sum now = {
+        .fill = prefix_tree_fills(transfer->station->tree)[block],
+        .sum = checksum_of(fake_slice(transfer, layer, block), transfer->layer_bytes[layer])};
+    struct fake_sum *known = &transfer->sums[layer][block];
+    assert_true(now.fill != 0);
+    if (!landed && known->fill == now.fill) {
+        assert_true(checksum_equal(known->sum, now.sum));
+        fake_known++;
+    }
+    *known = now;
 }
 
 /* ---- reports ---- */
@@ -215,6 +243,7 @@ void transfer_offer(struct transfer *transfer, const struct lease_id *lease, uin
         assert_int_equal(to->ids[layer][first_index + i], UINT32_MAX); /* offered once */
         uint8_t *copy = malloc(transfer->layer_bytes[layer]);
         assert_non_null(copy);
+        fake_book(transfer, layer, block_ids[i], false);
         memcpy(copy, fake_slice(transfer, layer, block_ids[i]), transfer->layer_bytes[layer]);
         to->ids[layer][first_index + i] = block_ids[i];
         to->copies[layer][first_index + i] = copy;
@@ -305,6 +334,7 @@ static inline bool fake_land(struct fake_receive *receive, const struct fake_lea
             memcpy(fake_slice(to, l, receive->ids[i]), fake_slice(from, l, id), to->layer_bytes[l]);
             receive->copies[l][i] = lease->copies[l][receive->first_index + i];
             receive->landed[l][i] = true;
+            fake_book(to, l, receive->ids[i], true);
         }
     }
     return whole;

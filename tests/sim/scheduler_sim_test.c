@@ -702,6 +702,7 @@ static void every_world_comes_to_its_end(void **state)
         assert_true(sim.swap_in_blocks > seed_count && sim.recomputed_tokens > seed_count);
         assert_true(sim.preemptions > seed_count && sim.again > 0 && sim.errors > 0);
         assert_true(sim.cancelled > seed_count && fake_handoffs > seed_count && sim.local > 0);
+        assert_true(fake_known > 0);
     }
     fake_transfer_reset(0, 0);
     for (int i = 0; i < WORKERS_MAX; i++)

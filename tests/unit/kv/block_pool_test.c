@@ -45,11 +45,39 @@ static void the_last_reference_frees(void **state)
     block_pool_close(pool);
 }
 
+/* What is in a block has a number of its own, however often its id comes back. */
+static void every_filling_has_another_number(void **state)
+{
+    (void)state;
+    struct block_pool *pool;
+    block_id ids[2];
+    assert_int_equal(block_pool_open(2, &pool), OK);
+    const atomic_uint_fast64_t *fills = block_pool_fills(pool);
+    uint64_t last[2] = {0, 0};
+    for (int round = 0; round < 10; round++) {
+        assert_int_equal(block_pool_take(pool, 2, ids), OK);
+        for (int i = 0; i < 2; i++) {
+            assert_true(fills[ids[i]] > last[ids[i]]);
+            last[ids[i]] = fills[ids[i]];
+        }
+        block_pool_share(pool, ids[0]);
+        block_pool_drop(pool, ids[0]);
+        assert_int_equal(fills[ids[0]], last[ids[0]]); /* the same bytes, whoever has them */
+        block_pool_renew(pool, ids[0]);
+        assert_true(fills[ids[0]] > last[ids[0]] && fills[ids[1]] == last[ids[1]]);
+        last[ids[0]] = fills[ids[0]];
+        block_pool_drop(pool, ids[0]);
+        block_pool_drop(pool, ids[1]);
+    }
+    block_pool_close(pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(take_is_all_or_nothing),
         cmocka_unit_test(the_last_reference_frees),
+        cmocka_unit_test(every_filling_has_another_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -106,6 +106,34 @@ static void a_shared_partial_block_is_copied_once(void **state)
     prefix_tree_close(tree);
 }
 
+/* The blocks that a step's tokens go into, and no other one. */
+static void what_is_written_to_is_renewed(void **state)
+{
+    (void)state;
+    struct prefix_tree *tree;
+    struct block_table table;
+    struct block_copy copy;
+    block_id ids[4];
+    assert_int_equal(prefix_tree_open(BLOCKS, UINT32_MAX, &tree), OK);
+    const atomic_uint_fast64_t *fills = prefix_tree_fills(tree);
+    block_table_open(&table, ids, 4, 16);
+    assert_int_equal(block_table_reserve(&table, tree, 64, &copy), OK);
+    const struct {
+        uint32_t tokens, first, end; /* blocks written to */
+    } steps[] = {{16, 0, 1}, {10, 1, 2}, {6, 1, 2}, {1, 2, 3}, {31, 2, 4}};
+    for (uint32_t s = 0; s < sizeof(steps) / sizeof(steps[0]); s++) {
+        uint64_t before[4];
+        for (uint32_t i = 0; i < 4; i++)
+            before[i] = fills[ids[i]];
+        block_table_write(&table, tree, steps[s].tokens);
+        for (uint32_t i = 0; i < 4; i++)
+            assert_int_equal(fills[ids[i]] != before[i], i >= steps[s].first && i < steps[s].end);
+        block_table_advance(&table, steps[s].tokens);
+    }
+    block_table_drop(&table, tree);
+    prefix_tree_close(tree);
+}
+
 static void shared_full_blocks_are_not_copied(void **state)
 {
     (void)state;
@@ -151,6 +179,7 @@ int main(void)
         cmocka_unit_test(grows_by_whole_blocks),
         cmocka_unit_test(a_full_pool_changes_nothing),
         cmocka_unit_test(a_shared_partial_block_is_copied_once),
+        cmocka_unit_test(what_is_written_to_is_renewed),
         cmocka_unit_test(shared_full_blocks_are_not_copied),
         cmocka_unit_test(adopts_what_a_match_found),
     };

@@ -129,12 +129,17 @@ static const struct book_on_shelf *shelf_find(const struct block_key *key)
 static void shelf_answer(const struct errand *errand)
 {
     size_t bytes = engine_block_bytes(errand->station->engine);
+    struct transfer_rig *rig =
+        errand->station == &shelf.pair->p ? &shelf.pair->pt : &shelf.pair->dt;
     struct prefill_fetch fetch = {.ticket = errand->ticket, .status = shelf.fails, .text = "shelf"};
     const struct book_on_shelf *found;
     uint32_t most = shelf.fails != OK ? shelf.fails_after : errand->count;
     while (!errand->cancelled && fetch.block_count < errand->count && fetch.block_count < most &&
-           (found = shelf_find(&errand->keys[fetch.block_count])) != NULL)
-        memcpy(shelf_block(errand->station, errand->ids[fetch.block_count++]), found->bytes, bytes);
+           (found = shelf_find(&errand->keys[fetch.block_count])) != NULL) {
+        block_id id = errand->ids[fetch.block_count++];
+        memcpy(shelf_block(errand->station, id), found->bytes, bytes);
+        transfer_rig_assert_sums(rig, errand->station, id); /* known, as of what lands */
+    }
     if (errand->cancelled)
         fetch.status = ERR_CANCELLED;
     fetch.bytes = fetch.block_count * bytes;

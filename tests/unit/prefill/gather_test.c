@@ -230,6 +230,35 @@ static void a_flipped_bit_is_caught(void **state)
     world_close(&w);
 }
 
+/* d was handed a block that is partly filled, and filled it: what it lends then is summed as it is
+ * now, not as it came. */
+static void what_was_filled_since_it_came_is_summed_anew(void **state)
+{
+    (void)state;
+    for (uint32_t tokens = 21; tokens <= 24; tokens++) {
+        struct world w;
+        struct rig_ask first = {.id = 1, .epoch = 1, .max_tokens = 12};
+        world_open(&w, TRANSFER_SHM, 0);
+        rig_fill_prompt(&first, tokens, 5, tokens);
+        pair_submit(&w.pair, &first);
+        world_run(&w);
+        const struct rig_tokens *got = &rig_entry(&w.pair.book, first.id)->got;
+        assert_int_equal(got->counts[0], 12);
+        struct rig_ask second = longer(&first, 2, 60);
+        memcpy(second.prompt + tokens, got->tokens[0], 12 * sizeof(second.prompt[0]));
+        prefix_tree_clear(w.pair.p.tree);
+        struct wire_source source = world_source(&w, 1, 0, 8); /* 32 of 21 + 11 tokens and more */
+        world_lend(&w, &second, &source);
+        world_ask(&w, &second, &source, 1);
+        world_run(&w);
+        const struct wire_first *told = world_first(&w, &second);
+        assert_int_equal(told->range_count, 1);
+        assert_int_equal(told->ranges[0].status, OK);
+        assert_int_equal(told->peer_tokens, 32);
+        world_close(&w);
+    }
+}
+
 /* The first source is another incarnation by now; the second stands in for it. */
 static void another_source_stands_in(void **state)
 {
@@ -356,6 +385,7 @@ int main(void)
         cmocka_unit_test(ranges_move_in_parallel),
         cmocka_unit_test(two_peers_give_a_part_each),
         cmocka_unit_test(a_flipped_bit_is_caught),
+        cmocka_unit_test(what_was_filled_since_it_came_is_summed_anew),
         cmocka_unit_test(another_source_stands_in),
         cmocka_unit_test(promises_that_are_not_kept),
         cmocka_unit_test(cancelled_anywhere_nothing_stays),

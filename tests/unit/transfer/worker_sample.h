@@ -55,6 +55,7 @@ struct shape {
 struct worker {
     struct shape shape;
     struct transfer_pool pool;
+    atomic_uint_fast64_t *fills;
     struct mailbox *reports;
     struct transfer *transfer;
     struct hello hello;
@@ -130,12 +131,16 @@ static inline void worker_prepare(struct worker *worker, const char *name,
     size_t bytes = shape->block_bytes * shape->block_count;
     int fd = memfd_create("pool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     assert_true(fd >= 0 && ftruncate(fd, (off_t)bytes) == 0);
+    worker->fills = calloc(shape->block_count, sizeof(*worker->fills));
     worker->pool =
         (struct transfer_pool){.host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0),
                                .fd = fd,
                                .block_count = shape->block_count,
-                               .block_bytes = shape->block_bytes};
-    assert_true(worker->pool.host != MAP_FAILED);
+                               .block_bytes = shape->block_bytes,
+                               .fills = worker->fills};
+    assert_true(worker->pool.host != MAP_FAILED && worker->fills != NULL);
+    for (uint32_t i = 0; i < shape->block_count; i++)
+        worker->fills[i] = 1;
     memset(worker->pool.host, POISON, bytes);
     assert_int_equal(mailbox_open(&worker->reports), OK);
 }
@@ -177,6 +182,7 @@ static inline void worker_close_pool(struct worker *worker, bool owned)
     }
     assert_null(worker->kept);
     mailbox_close(worker->reports);
+    free(worker->fills);
     if (!owned)
         return;
     munmap(worker->pool.host, worker->pool.block_bytes * worker->pool.block_count);
@@ -258,6 +264,7 @@ static inline void blocks_fill(struct worker *worker, const uint32_t *ids, uint3
         uint8_t *at = block_at(worker, ids[i]);
         for (size_t b = 0; b < worker->pool.block_bytes; b++)
             at[b] = (uint8_t)(random_u64() >> 30);
+        atomic_fetch_add(&worker->fills[ids[i]], 1); /* last: some are on offer meanwhile */
     }
 }
 
@@ -292,6 +299,14 @@ static inline void blocks_are_poison(const struct worker *worker, const uint32_t
                 fail_msg("byte %zu of block %u was written", b, id);
         }
     }
+}
+
+/* Flip a bit of a slice, as memory may: nobody is told. */
+static inline void slice_flip(struct worker *worker, uint32_t layer, uint32_t id)
+{
+    const struct transfer_slice *slice = &worker->shape.layers[layer];
+    uint32_t bit = random_below((uint32_t)slice->bytes * 8);
+    block_at(worker, id)[slice->offset + bit / 8] ^= (uint8_t)(1u << bit % 8);
 }
 
 /* Chunk by chunk, layer by layer, as a prefill does. */
