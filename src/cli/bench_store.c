@@ -1,5 +1,9 @@
 /* baton bench store: add and get of a running store, beside what sockets, memory and, when asked,
- * a Redis do with the same bytes. Rounds alternate, so that a noisy moment hits all of them. */
+ * a Redis do with the same bytes. Rounds alternate, so that a noisy moment hits all of them.
+ *
+ * An add is measured twice, of different blocks that both lie in no cache: of blocks that nobody
+ * has summed, as when a prompt goes to the store alone or what decode computed goes there; and of
+ * blocks whose sums are in the book (transfer/sums.c), as when a handoff has offered them. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -24,7 +28,7 @@
 #define ROUNDS_MAX 1000
 
 struct bench_store_options {
-    const char *store, *carrier, *rdma_transports, *redis, *cluster_key;
+    const char *store, *store_password_file, *carrier, *rdma_transports, *redis, *cluster_key;
     uint32_t layers, blocks, rounds, pool_blocks, redis_keys;
 };
 
@@ -33,6 +37,7 @@ struct bench_store_options {
 static const struct option_spec bench_store_rows[] = {
     {"store", OPTION_TEXT, "ADDR", "127.0.0.1:8002", 0, 0, offsetof(T, store),
      "the store: HOST:PORT, unix:PATH, redis://HOST:PORT"},
+    STORE_PASSWORD_ROW(T),
     {"carrier", OPTION_TEXT, "NAME", "auto", 0, 0, offsetof(T, carrier), "shm, tcp, rdma or auto"},
     TEST_RDMA_ROW(T),
     {"redis", OPTION_TEXT, "ADDR", NULL, 0, 0, offsetof(T, redis),
@@ -50,14 +55,15 @@ static const struct option_spec bench_store_rows[] = {
     CLUSTER_KEY_ROW(T),
 };
 
-enum { ADD, GET, MEMCPY, SOCKET, REDIS_SET, REDIS_GET, KINDS };
+enum { ADD, ADD_SUMMED, GET, MEMCPY, SOCKET, REDIS_SET, REDIS_GET, KINDS };
 
 struct bench_store {
     const struct bench_store_options *options;
     struct kv_layout *layout;
     struct cluster_key *key;
     struct transfer_pool pool;
-    uint8_t *copy; /* of the pool's size */
+    atomic_uint_fast64_t *fills; /* of the pool */
+    uint8_t *copy;               /* of the pool's size */
     size_t pool_bytes, move_bytes;
     struct hello hello;
     struct address unix_address, tcp_address;
@@ -225,24 +231,38 @@ static status bench_add(struct bench_store *bench, struct store_block *blocks,
     }
 }
 
+/* What a handoff of all blocks that are added would have left behind. */
+static void bench_sum(struct bench_store *bench)
+{
+    for (uint32_t id = 0; id < bench->options->pool_blocks / 2; id++) {
+        for (uint32_t layer = 0; layer < bench->options->layers; layer++)
+            (void)transfer_sum(bench->transfer, layer, id);
+    }
+}
+
 static status bench_round(struct bench_store *bench, uint32_t round)
 {
     uint32_t count = bench->options->blocks, half = bench->options->pool_blocks / 2;
-    uint32_t first = round * count % (half - half % count);
+    uint32_t places = half / count;
+    uint32_t first = round % places * count, summed = (round + places / 2) % places * count;
     struct store_block *blocks = calloc(count, sizeof(*blocks));
     struct block_key *keys = calloc(count, sizeof(*keys));
     block_id *ids = calloc(count, sizeof(*ids));
     status st = blocks == NULL || keys == NULL || ids == NULL
                     ? error_set(ERR_NO_MEMORY, "no memory for a round")
                     : OK;
-    for (uint32_t i = 0; st == OK && i < count; i++)
+    for (uint32_t i = 0; st == OK && i < count; i++) {
         ids[i] = half + first + i;
+        atomic_fetch_add(&bench->fills[first + i], 1); /* nobody has summed it */
+    }
     if (st == OK)
         st = bench_add(bench, blocks, keys, first, &bench->seconds[ADD][round]);
     if (st == OK)
         st = store_get(bench->store, 2, keys, ids, count, WAIT_MS);
     if (st == OK)
         st = bench_wait(bench, STORE_GOT, &bench->seconds[GET][round]);
+    if (st == OK)
+        st = bench_add(bench, blocks, keys, summed, &bench->seconds[ADD_SUMMED][round]);
     size_t from = (size_t)first * bench->pool.block_bytes;
     size_t to = (size_t)(half + first) * bench->pool.block_bytes;
     if (st == OK && memcmp(bench->pool.host + from, bench->pool.host + to, bench->move_bytes) != 0)
@@ -265,8 +285,9 @@ static int double_order(const void *a, const void *b)
 
 static void bench_print(struct bench_store *bench)
 {
-    static const char *const names[KINDS] = {
-        "add", "get", "memcpy, cold", "tcp socket, plain", "Redis SET", "Redis GET"};
+    static const char *const names[KINDS] = {"add, never summed", "add, summed before", "get",
+                                             "memcpy, cold",      "tcp socket, plain",  "Redis SET",
+                                             "Redis GET"};
     uint32_t rounds = bench->options->rounds;
     int kinds = bench->redis >= 0 ? KINDS : REDIS_SET;
     double rate[KINDS];
@@ -280,7 +301,8 @@ static void bench_print(struct bench_store *bench)
         printf("%-18s %7.2f GB/s   of memcpy %5.2f   of a plain socket %5.2f\n", names[kind],
                rate[kind] / 1e9, rate[kind] / rate[MEMCPY], rate[kind] / rate[SOCKET]);
     if (bench->redis >= 0)
-        printf("of Redis: add %.2f of SET, get %.2f of GET\n", rate[ADD] / rate[REDIS_SET],
+        printf("of Redis: add %.2f of SET, %.2f summed before, get %.2f of GET\n",
+               rate[ADD] / rate[REDIS_SET], rate[ADD_SUMMED] / rate[REDIS_SET],
                rate[GET] / rate[REDIS_GET]);
 }
 
@@ -307,9 +329,13 @@ static status bench_open_pool(struct bench_store *bench)
     void *host =
         mmap(NULL, bench->pool_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, bench->pool.fd, 0);
     bench->copy = malloc(bench->pool_bytes);
-    if (host == MAP_FAILED || bench->copy == NULL)
+    bench->fills = calloc(bench->pool.block_count, sizeof(*bench->fills));
+    if (host == MAP_FAILED || bench->copy == NULL || bench->fills == NULL)
         return error_set(ERR_NO_MEMORY, "no memory for two pools of %zu bytes", bench->pool_bytes);
     bench->pool.host = host;
+    bench->pool.fills = bench->fills;
+    for (uint32_t id = 0; id < bench->pool.block_count; id++)
+        bench->fills[id] = 1;
     for (size_t i = 0; i < bench->pool_bytes; i += 8) {
         uint64_t word = (i + 1) * 0x9e3779b97f4a7c15u;
         memcpy(bench->pool.host + i, &word, 8);
@@ -362,6 +388,7 @@ static status bench_open_store(struct bench_store *bench)
         st = transfer_tcp_address(bench->transfer, &bench->tcp_address);
     const struct store_options store = {
         .address = options->store,
+        .password_file = options->store_password_file,
         .hello = &bench->hello,
         .layout = bench->layout,
         .transfer = bench->transfer,
@@ -399,6 +426,7 @@ static void bench_close(struct bench_store *bench)
     if (bench->pool.fd >= 0)
         close(bench->pool.fd);
     free(bench->copy);
+    free(bench->fills);
     if (bench->layout != NULL)
         kv_layout_close(bench->layout);
     cluster_key_close(bench->key);
@@ -434,6 +462,8 @@ static int bench_store_run(const void *options_given, const char *const *operand
         st = bench_redis_open(options->redis, &bench->redis);
     if (st == OK && bench->redis >= 0)
         st = bench_fill_redis(bench);
+    if (st == OK)
+        bench_sum(bench);
     for (uint32_t round = 0; st == OK && round < options->rounds; round++)
         st = bench_round(bench, round);
     if (st == OK)

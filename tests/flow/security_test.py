@@ -179,11 +179,16 @@ def redis_password(binary):
 
         code, said = ended("kv", "stat", *given)
         assert code == 0 and ": 3 blocks" in said, said
-        code, said = ended("kv", "stat", "--store", "127.0.0.1:1", *given[2:])
-        assert code == 1 and "--store-password-file is for a Redis" in said, said
+        few = ["--layers", "2", "--blocks", "4", "--pool-blocks", "8", "--rounds", "3"]
+        code, said = ended("bench", "store", *given, *few)
+        assert code == 0 and "add, never summed" in said, said
+        for words in (["kv", "stat"], ["bench", "store", *few]):
+            code, said = ended(*words, "--store", "127.0.0.1:1", *given[2:])
+            assert code == 1 and "--store-password-file is for a Redis" in said, said
         os.chmod(path, 0o640)
         worker = ["--router", f"127.0.0.1:{free_port()}", *SMALL_SIZE]
-        for words in (["kv", "stat", *given], ["prefill", *worker, *given, SMALL], ["decode", *worker, *given, SMALL],
+        for words in (["kv", "stat", *given], ["bench", "store", *few, *given],
+                      ["prefill", *worker, *given, SMALL], ["decode", *worker, *given, SMALL],
                       ["serve", "--port", "0", *SMALL_SIZE, *given, SMALL]):
             code, said = ended(*words)
             assert code == 1 and f'password file "{path}" has mode 0640' in said, (words, said)

@@ -183,7 +183,7 @@ def benchmark_runs(binary):
                        "--rounds", "3", "--pool-blocks", "64"]
                 code, out, err = run(binary, *ask, "--blocks", "8", "--redis", f"127.0.0.1:{redis.port}")
                 assert code == 0, err
-                for kind in ("add", "get", "memcpy", "tcp socket", "Redis SET", "Redis GET"):
+                for kind in ("add, never summed", "add, summed before", "get", "memcpy", "tcp socket", "Redis SET", "Redis GET"):
                     rate = re.search(rf"^{kind}\D*([\d.]+) GB/s", out, re.MULTILINE)
                     assert rate and float(rate[1]) > 0, (kind, out)
                 code, out, err = run(binary, *ask, "--blocks", "32", "--pool-blocks", "128", timeout_s=60)
