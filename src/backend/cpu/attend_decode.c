@@ -1,9 +1,10 @@
 /* Attention of sequences that have a single row in the step, which is decode: each key and value
  * is read once, at the speed of memory if the cores keep up.
  *
- * A unit is one partition of one sequence, for all kv heads (or one, when there are few units), one
- * head after the other: keys and values of a head's partition stay in the second cache between
- * being asked for and being used.
+ * A unit is one partition of one sequence, for all kv heads (or one, when there are few units): all
+ * its keys, then all its values, in the order in which they lie in memory, heads of a block side by
+ * side. What comes next is asked for in that order, a few KB before it is used, and again just
+ * before (kv_lanes.h says why).
  *
  *     sequence A   partition 0 | 1 | 2          units, any thread, any order
  *                      part, largest, sum of each query head
@@ -66,7 +67,7 @@ bool attend_decode_open(struct cpu_backend *cpu)
 
 size_t attend_decode_scratch_bytes(const struct backend_shape *shape)
 {
-    size_t queries = shape->head_count / shape->kv_head_count;
+    size_t queries = shape->head_count;
     return sizeof(float) * (queries * (padded_dims(shape) + ATTEND_SCORE_STRIDE) +
                             KEY_PANELS_MAX * PANEL_COLUMNS * padded_dims(shape));
 }
@@ -107,7 +108,7 @@ static struct unit_place place_of(const struct decode_job *job, uint32_t slot, u
 }
 
 /* What the thread will probably be at after chunk; nothing is known of it when there is none. */
-static struct unit_place next_place(const struct decode_job *job, uint32_t chunk)
+static struct unit_place place_after(const struct decode_job *job, uint32_t chunk)
 {
     chunk++;
     if (chunk < job->unit_count * job->head_parts)
@@ -151,33 +152,103 @@ static size_t head_offset(const struct cpu_backend *cpu, uint32_t head)
     return head * cpu->shape.block_tokens * kv_token_bytes(cpu);
 }
 
-/* One kv head of a unit at work. */
-struct head_work {
+/* A unit at work. */
+struct unit_work {
     const struct cpu_backend *cpu;
-    const struct unit_runs *runs, *next_runs; /* of what comes next */
-    size_t offset, next_offset;               /* of the heads there */
-    const float *queries;
-    float *scores; /* [group][ATTEND_SCORE_STRIDE] */
+    const struct unit_runs *runs;
+    uint32_t head, head_end; /* kv heads */
+    const float *queries;    /* of the first head, as all below */
+    float *scores;           /* [queries][ATTEND_SCORE_STRIDE] */
     float *tile;
     float *parts; /* part_floats apart */
 };
+
+static uint32_t group_of(const struct backend_shape *shape)
+{
+    return shape->head_count / shape->kv_head_count;
+}
+
+/* ---- what is asked for ------------------------------------------------------------------------
+ */
+
+/* Where the next lines lie that are to be asked for: keys of the unit's runs, all heads of a run
+ * side by side, then their values, then keys of what comes next. The machine sees no pattern in
+ * blocks by itself, but goes on where lines follow each other. */
+struct ask_cursor {
+    const struct unit_work *work, *next;
+    uint32_t run;
+    bool values;
+    size_t at; /* bytes of the run that have been asked for */
+};
+
+/* The next bytes of keys or values, or NULL if there are not so many side by side. */
+static const void *ask_next(struct ask_cursor *cursor, size_t bytes)
+{
+    if (cursor->work != NULL && cursor->run == cursor->work->runs->count) {
+        if (cursor->values) {
+            cursor->work = cursor->next;
+            cursor->next = NULL;
+        }
+        cursor->values = !cursor->values;
+        cursor->run = 0;
+    }
+    const struct unit_work *work = cursor->work;
+    if (work == NULL || work->runs->count == 0)
+        return NULL;
+    const struct cpu_backend *cpu = work->cpu;
+    size_t end = head_offset(cpu, work->head_end - 1 - work->head) +
+                 work->runs->runs[cursor->run].tokens * kv_token_bytes(cpu);
+    const uint8_t *ask = work->runs->runs[cursor->run].keys + head_offset(cpu, work->head) +
+                         (cursor->values ? value_offset(&cpu->shape) : 0) + cursor->at;
+    if (cursor->at + bytes > end)
+        ask = NULL;
+    cursor->at += bytes;
+    if (cursor->at >= end) {
+        cursor->run++;
+        cursor->at = 0;
+    }
+    return ask;
+}
+
+/* ---- keys -------------------------------------------------------------------------------------
+ */
 
 /* The next keys of a head, panel after panel. */
 struct key_cursor {
     uint32_t run, token;
 };
 
-/* Up to 16 keys as a panel of product, with zeros after the last. The values of these tokens are to
- * be asked for on the way: the machine sees no pattern by itself, what lies side by side is one
- * block's. */
-static void keys_take(const struct head_work *work, struct key_cursor *cursor, uint32_t panel,
-                      const void **keys, struct key_product *product)
+static struct key_cursor cursor_after(const struct unit_runs *runs, struct key_cursor cursor,
+                                      uint32_t tokens)
+{
+    while (cursor.run < runs->count) {
+        uint32_t left = runs->runs[cursor.run].tokens - cursor.token;
+        if (tokens < left)
+            return (struct key_cursor){cursor.run, cursor.token + tokens};
+        tokens -= left;
+        cursor = (struct key_cursor){.run = cursor.run + 1};
+    }
+    return cursor;
+}
+
+/* A panel of a head's keys from cursor on, or NULL if they do not lie side by side. */
+static const void *keys_at(const struct unit_work *work, uint32_t head, struct key_cursor cursor)
+{
+    const struct unit_runs *runs = work->runs;
+    if (cursor.run >= runs->count || runs->runs[cursor.run].tokens - cursor.token < PANEL_COLUMNS)
+        return NULL;
+    return runs->runs[cursor.run].keys + head_offset(work->cpu, head) +
+           cursor.token * kv_token_bytes(work->cpu);
+}
+
+/* Up to 16 keys as a panel of product, with zeros after the last. */
+static void keys_take(const struct unit_work *work, uint32_t head, struct key_cursor *cursor,
+                      uint32_t panel, const void **keys, struct key_product *product)
 {
     static const uint16_t zero_key[ATTEND_DIMS_MAX]; /* of either type */
     const struct unit_runs *runs = work->runs;
-    size_t token_bytes = kv_token_bytes(work->cpu);
+    size_t token_bytes = kv_token_bytes(work->cpu), offset = head_offset(work->cpu, head);
     product->side_by_side[panel] = false;
-    product->ahead[panel] = NULL;
     for (uint32_t have = 0; have < PANEL_COLUMNS;) {
         if (cursor->run == runs->count) {
             keys[have++] = zero_key;
@@ -185,11 +256,9 @@ static void keys_take(const struct head_work *work, struct key_cursor *cursor, u
         }
         uint32_t left = runs->runs[cursor->run].tokens - cursor->token;
         uint32_t take = left < PANEL_COLUMNS - have ? left : PANEL_COLUMNS - have;
-        const uint8_t *key =
-            runs->runs[cursor->run].keys + work->offset + cursor->token * token_bytes;
+        const uint8_t *key = runs->runs[cursor->run].keys + offset + cursor->token * token_bytes;
         if (take == PANEL_COLUMNS) {
             product->side_by_side[panel] = true;
-            product->ahead[panel] = key + value_offset(&work->cpu->shape);
             keys[0] = key;
         } else {
             for (uint32_t i = 0; i < take; i++)
@@ -202,66 +271,90 @@ static void keys_take(const struct head_work *work, struct key_cursor *cursor, u
     }
 }
 
-/* Scores of the head's queries against all keys of the unit. */
-static void head_scores(const struct head_work *work)
+/* Scores of a head's queries against the next panels of keys, which are keys first .. of the unit.
+ * What is read next are the same panels of the next head, or after the last head the panels that
+ * follow, of the first one. */
+static void head_scores(const struct unit_work *work, uint32_t head, uint32_t first,
+                        struct key_cursor *cursor, struct ask_cursor *ask)
 {
     const struct backend_shape *shape = &work->cpu->shape;
+    uint32_t query = (head - work->head) * group_of(shape);
     const void *keys[KEY_PANELS_MAX * PANEL_COLUMNS];
-    struct key_product product = {.rows = shape->head_count / shape->kv_head_count,
+    struct key_product product = {.rows = group_of(shape),
                                   .dims = shape->head_dim,
-                                  .queries = work->queries,
+                                  .queries = work->queries + (size_t)query * shape->head_dim,
                                   .query_stride = shape->head_dim,
                                   .keys = keys,
-                                  .c = work->scores,
+                                  .c = work->scores + query * ATTEND_SCORE_STRIDE + first,
                                   .c_stride = ATTEND_SCORE_STRIDE,
                                   .tile = work->tile};
+    bool last = head + 1 == work->head_end;
+    struct key_cursor soon =
+        last ? cursor_after(work->runs, *cursor, KEY_PANELS_MAX * PANEL_COLUMNS) : *cursor;
+    for (; product.panels < KEY_PANELS_MAX && cursor->run < work->runs->count; product.panels++) {
+        uint32_t panel = product.panels;
+        product.soon[panel] = keys_at(work, last ? work->head : head + 1, soon);
+        soon = cursor_after(work->runs, soon, PANEL_COLUMNS);
+        keys_take(work, head, cursor, panel, keys + (size_t)panel * PANEL_COLUMNS, &product);
+        product.ahead[panel] = ask_next(ask, PANEL_COLUMNS * kv_token_bytes(work->cpu));
+    }
+    kv_kernels_of(work->cpu)->key_product(&product);
+}
+
+static void unit_scores(const struct unit_work *work, struct ask_cursor *ask)
+{
     struct key_cursor cursor = {0};
-    while (cursor.run < work->runs->count) {
-        for (product.panels = 0; product.panels < KEY_PANELS_MAX && cursor.run < work->runs->count;
-             product.panels++)
-            keys_take(work, &cursor, product.panels, keys + (size_t)product.panels * PANEL_COLUMNS,
-                      &product);
-        kv_kernels_of(work->cpu)->key_product(&product);
-        product.c += (size_t)product.panels * PANEL_COLUMNS;
+    for (uint32_t first = 0; cursor.run < work->runs->count;
+         first += KEY_PANELS_MAX * PANEL_COLUMNS) {
+        struct key_cursor begin = cursor;
+        for (uint32_t head = work->head; head < work->head_end; head++) {
+            cursor = begin;
+            head_scores(work, head, first, &cursor, ask);
+        }
     }
 }
 
-/* The sums of the head's values. The keys of what comes next are asked for on the way. */
-static void head_values(const struct head_work *work)
+/* ---- values -----------------------------------------------------------------------------------
+ */
+
+/* The values of a head that lie in a run. */
+static const uint8_t *values_at(const struct unit_work *work, uint32_t head, uint32_t run)
+{
+    return work->runs->runs[run].keys + head_offset(work->cpu, head) +
+           value_offset(&work->cpu->shape);
+}
+
+static void unit_values(const struct unit_work *work, struct ask_cursor *ask)
 {
     const struct backend_shape *shape = &work->cpu->shape;
-    struct value_product product = {.rows = shape->head_count / shape->kv_head_count,
+    struct value_product product = {.rows = group_of(shape),
                                     .dims = shape->head_dim,
-                                    .weights = work->scores,
                                     .weight_stride = ATTEND_SCORE_STRIDE,
-                                    .c = work->parts,
                                     .c_stride = part_floats(shape)};
+    uint32_t first = 0;
     for (uint32_t run = 0; run < work->runs->count; run++) {
         product.count = work->runs->runs[run].tokens;
-        product.values = work->runs->runs[run].keys + work->offset + value_offset(shape);
-        product.ahead = NULL;
-        if (run < work->next_runs->count && work->next_runs->runs[run].tokens >= product.count)
-            product.ahead = work->next_runs->runs[run].keys + work->next_offset;
-        kv_kernels_of(work->cpu)->value_product(&product);
-        product.weights += product.count;
+        for (uint32_t head = work->head; head < work->head_end; head++) {
+            uint32_t query = (head - work->head) * group_of(shape);
+            product.weights = work->scores + query * ATTEND_SCORE_STRIDE + first;
+            product.values = values_at(work, head, run);
+            product.c = work->parts + query * part_floats(shape);
+            product.ahead = ask_next(ask, product.count * kv_token_bytes(work->cpu));
+            if (head + 1 < work->head_end)
+                product.soon = values_at(work, head + 1, run);
+            else
+                product.soon =
+                    run + 1 < work->runs->count ? values_at(work, work->head, run + 1) : NULL;
+            kv_kernels_of(work->cpu)->value_product(&product);
+        }
+        first += product.count;
         product.add = true;
     }
 }
 
-static void head_run(const struct head_work *work, uint32_t count)
-{
-    uint32_t group = work->cpu->shape.head_count / work->cpu->shape.kv_head_count;
-    head_scores(work);
-    for (uint32_t g = 0; g < group; g++) {
-        float *most =
-            work->parts + g * part_floats(&work->cpu->shape) + padded_dims(&work->cpu->shape);
-        most[1] = work->cpu->kernels->softmax(work->scores + (size_t)g * ATTEND_SCORE_STRIDE, count,
-                                              most);
-    }
-    head_values(work);
-}
+/* ---- all of a unit ----------------------------------------------------------------------------
+ */
 
-/* One kv head after the other: what has been asked for is used while it is still in the cache. */
 static void decode_unit_run(void *ctx, uint32_t chunk, uint32_t thread)
 {
     const struct decode_job *job = ctx;
@@ -269,33 +362,39 @@ static void decode_unit_run(void *ctx, uint32_t chunk, uint32_t thread)
     const struct backend_shape *shape = &cpu->shape;
     uint32_t slot = chunk / job->head_parts;
     struct unit_place place = place_of(job, slot, chunk % job->head_parts);
-    struct unit_place next = next_place(job, chunk);
+    struct unit_place next_place = place_after(job, chunk);
     struct unit_runs runs, next_runs;
     runs_find(&place, &runs);
-    runs_find(&next, &next_runs);
+    runs_find(&next_place, &next_runs);
 
-    uint32_t dims = shape->head_dim, group = shape->head_count / shape->kv_head_count;
-    uint32_t left = place.known - place.start;
-    float *queries = (float *)(void *)(cpu->scratch + thread * cpu->scratch_bytes);
+    uint32_t dims = shape->head_dim, group = group_of(shape), query = place.head * group;
+    uint32_t queries = (place.head_end - place.head) * group, left = place.known - place.start;
+    float *scaled = (float *)(void *)(cpu->scratch + thread * cpu->scratch_bytes);
+    struct unit_work work = {
+        .cpu = cpu, .runs = &runs, .head = place.head, .head_end = place.head_end};
+    struct unit_work next = {
+        .cpu = cpu, .runs = &next_runs, .head = next_place.head, .head_end = next_place.head_end};
+    work.queries = scaled;
+    work.scores = scaled + queries * padded_dims(shape);
+    work.tile = work.scores + (size_t)queries * ATTEND_SCORE_STRIDE;
+    work.parts = cpu->decode_parts + (slot * shape->head_count + query) * part_floats(shape);
+
+    const float *q = buffer_row(job->q, place.sequence->first_row) + (size_t)query * dims;
     float scale = 1.0f / sqrtf((float)dims);
-    struct head_work work = {.cpu = cpu, .runs = &runs, .next_runs = &runs, .queries = queries};
-    work.scores = queries + group * padded_dims(shape);
-    work.tile = work.scores + (size_t)group * ATTEND_SCORE_STRIDE;
-    for (uint32_t head = place.head; head < place.head_end; head++) {
-        const float *q =
-            buffer_row(job->q, place.sequence->first_row) + (size_t)head * group * dims;
-        for (uint32_t i = 0; i < group * dims; i++)
-            queries[i] = q[i] * scale;
-        work.offset = head_offset(cpu, head);
-        work.next_offset = head_offset(cpu, head + 1);
-        if (head + 1 == place.head_end) {
-            work.next_runs = &next_runs;
-            work.next_offset = head_offset(cpu, next.head);
-        }
-        work.parts =
-            cpu->decode_parts + (slot * shape->head_count + head * group) * part_floats(shape);
-        head_run(&work, left < ATTEND_PARTITION ? left : ATTEND_PARTITION);
+    for (uint32_t i = 0; i < queries * dims; i++)
+        scaled[i] = q[i] * scale;
+
+    /* What the first panels take is known to the thread's last unit, and asked for by it. */
+    struct ask_cursor ask = {.work = &work, .next = &next};
+    for (uint32_t i = 0; i < (place.head_end - place.head) * KEY_PANELS_MAX; i++)
+        (void)ask_next(&ask, PANEL_COLUMNS * kv_token_bytes(cpu));
+    unit_scores(&work, &ask);
+    for (uint32_t i = 0; i < queries; i++) {
+        float *most = work.parts + i * part_floats(shape) + padded_dims(shape);
+        most[1] = cpu->kernels->softmax(work.scores + (size_t)i * ATTEND_SCORE_STRIDE,
+                                        left < ATTEND_PARTITION ? left : ATTEND_PARTITION, most);
     }
+    unit_values(&work, &ask);
 }
 
 /* ---- merge ----------------------------------------------------------------------------------- */

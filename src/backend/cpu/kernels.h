@@ -69,8 +69,10 @@ struct key_product {
     float *c;
     size_t c_stride;
     float *tile;                       /* [panels][dims][16] to compute with */
-    const void *ahead[KEY_PANELS_MAX]; /* what is read after a panel, as many bytes as its keys:
-                                        * asked for on the way; NULL for nothing */
+    const void *ahead[KEY_PANELS_MAX]; /* what is read later, as many bytes as a panel's keys: asked
+                                        * for on the way; NULL for nothing */
+    const void *soon[KEY_PANELS_MAX];  /* the same of what is read next: asked for again, for the
+                                        * machine forgets what it has no room to wait for */
 };
 
 /* c[rows][dims] (+)= weights[rows][count] times values[count][dims]. Strides are in floats. */
@@ -82,8 +84,7 @@ struct value_product {
     float *c;
     size_t c_stride;
     bool add;
-    const void *ahead; /* what is read after them, as many bytes as values: asked for on the way;
-                        * NULL for nothing */
+    const void *ahead, *soon; /* as of keys, as many bytes as values */
 };
 
 /* What the integer dot product needs of 32 activations beside their int8 values. */

@@ -14,24 +14,42 @@
 
 /* ---- exp ------------------------------------------------------------------------------------- */
 
+/* Of a few vectors, step by step: one after the other, the core would have room for the steps of
+ * three, which wait for each other. */
+static ALWAYS_INLINE void lanes_exps(lanes_f *x, const int count)
+{
+    static const float factors[] = {EXP_C6, EXP_C5, EXP_C4, EXP_C3, EXP_C2, 1.0f, 1.0f};
+    lanes_i n[8];
+    lanes_f p[8];
+    UNROLL
+    for (int v = 0; v < count; v++) {
+        x[v] = lanes_min(lanes_max(x[v], lanes_set(EXP_LOW)), lanes_set(EXP_HIGH));
+        n[v] = lanes_round(lanes_mul(x[v], lanes_set(EXP_LOG2E)));
+    }
+    UNROLL
+    for (int v = 0; v < count; v++) {
+        lanes_f minus_n = lanes_sub(lanes_zero(), lanes_float(n[v]));
+        x[v] = lanes_fma(minus_n, lanes_set(EXP_LN2_HIGH), x[v]);
+        x[v] = lanes_fma(minus_n, lanes_set(EXP_LN2_LOW), x[v]);
+        p[v] = lanes_set(EXP_C7);
+    }
+    UNROLL
+    for (int i = 0; i < 7; i++) {
+        UNROLL
+        for (int v = 0; v < count; v++)
+            p[v] = lanes_fma(p[v], x[v], lanes_set(factors[i]));
+    }
+    UNROLL
+    for (int v = 0; v < count; v++) {
+        lanes_i power = lanes_i_left(lanes_i_add(n[v], lanes_i_set(127)), 23);
+        x[v] = lanes_mul(p[v], lanes_cast(power));
+    }
+}
+
 static ALWAYS_INLINE lanes_f lanes_exp(lanes_f x)
 {
-    x = lanes_max(x, lanes_set(EXP_LOW));
-    x = lanes_min(x, lanes_set(EXP_HIGH));
-    lanes_i n = lanes_round(lanes_mul(x, lanes_set(EXP_LOG2E)));
-    lanes_f minus_n = lanes_sub(lanes_zero(), lanes_float(n));
-    lanes_f r = lanes_fma(minus_n, lanes_set(EXP_LN2_HIGH), x);
-    r = lanes_fma(minus_n, lanes_set(EXP_LN2_LOW), r);
-    lanes_f p = lanes_set(EXP_C7);
-    p = lanes_fma(p, r, lanes_set(EXP_C6));
-    p = lanes_fma(p, r, lanes_set(EXP_C5));
-    p = lanes_fma(p, r, lanes_set(EXP_C4));
-    p = lanes_fma(p, r, lanes_set(EXP_C3));
-    p = lanes_fma(p, r, lanes_set(EXP_C2));
-    p = lanes_fma(p, r, lanes_set(1.0f));
-    p = lanes_fma(p, r, lanes_set(1.0f));
-    lanes_i power = lanes_i_left(lanes_i_add(n, lanes_i_set(127)), 23);
-    return lanes_mul(p, lanes_cast(power));
+    lanes_exps(&x, 1);
+    return x;
 }
 
 /* ---- sums over 16 partial sums --------------------------------------------------------------- */
@@ -59,6 +77,22 @@ static float lanes_square_sum(const float *x, uint32_t count)
     return sum_merge(partial);
 }
 
+/* The weights of count vectors of scores, and their sums. */
+static ALWAYS_INLINE void lanes_weights(float *s, float largest, const int count, lanes_f *sum)
+{
+    lanes_f x[8], weight[8];
+    UNROLL
+    for (int v = 0; v < count; v++)
+        weight[v] = x[v] = lanes_sub(lanes_load(s + v * LANES), lanes_set(largest));
+    lanes_exps(weight, count);
+    UNROLL
+    for (int v = 0; v < count; v++) {
+        weight[v] = lanes_where_not_below(x[v], lanes_set(SOFTMAX_CUT), weight[v]);
+        lanes_store(s + v * LANES, weight[v]);
+        sum[v % PANEL_VECTORS] = lanes_add(sum[v % PANEL_VECTORS], weight[v]);
+    }
+}
+
 static float lanes_softmax(float *s, uint32_t count, float *max_out)
 {
     uint32_t padded = (count + SUM_LANES - 1) / SUM_LANES * SUM_LANES;
@@ -84,15 +118,11 @@ static float lanes_softmax(float *s, uint32_t count, float *max_out)
     for (uint32_t i = 1; i < SUM_LANES; i++)
         largest = partial[i] > largest ? partial[i] : largest;
 
-    for (uint32_t t = 0; t < padded; t += SUM_LANES) {
-        UNROLL
-        for (int v = 0; v < PANEL_VECTORS; v++) {
-            lanes_f x = lanes_sub(lanes_load(s + t + v * LANES), lanes_set(largest));
-            lanes_f weight = lanes_where_not_below(x, lanes_set(SOFTMAX_CUT), lanes_exp(x));
-            lanes_store(s + t + v * LANES, weight);
-            sum[v] = lanes_add(sum[v], weight);
-        }
-    }
+    uint32_t t = 0;
+    for (; t + 2 * SUM_LANES <= padded; t += 2 * SUM_LANES)
+        lanes_weights(s + t, largest, 2 * PANEL_VECTORS, sum);
+    if (t < padded)
+        lanes_weights(s + t, largest, PANEL_VECTORS, sum);
     UNROLL
     for (int v = 0; v < PANEL_VECTORS; v++)
         lanes_store(partial + v * LANES, sum[v]);

@@ -18,12 +18,24 @@ static void lanes_half_store(const float *x, uint16_t *to, uint32_t count)
     }
 }
 
-/* Ask for bytes from at on of what the caller will read next. */
+/* One number after the other, or they take the registers of the sums. */
+#define LANES_ONE_BY_ONE __asm__ volatile("" ::: "memory")
+
+/* Ask for bytes from at on of what the caller will read later. */
 static ALWAYS_INLINE void lanes_ahead(const void *ahead, size_t at, uint32_t bytes)
 {
     if (ahead != NULL)
         for (uint32_t i = 0; i < bytes; i += 64)
             __builtin_prefetch((const char *)ahead + at + i, 0, 2);
+}
+
+/* The same of what it will read next, into the first cache. It has been asked for before, but a
+ * core that waits for as many lines as it can drops what else it is asked for. */
+static ALWAYS_INLINE void lanes_soon(const void *soon, size_t at, uint32_t bytes)
+{
+    if (soon != NULL)
+        for (uint32_t i = 0; i < bytes; i += 64)
+            __builtin_prefetch((const char *)soon + at + i, 0, 3);
 }
 
 static void lanes_key_tile_f16(const void *const keys[PANEL_COLUMNS], uint32_t dims, float *tile,
@@ -98,39 +110,63 @@ static ALWAYS_INLINE void lanes_key_floats(const enum dtype type, const struct k
 
 #if defined(LANES_TURN_HALVES)
 
-/* Eight dimensions of the panels' keys are turned round, and go through the multiply-adds while the
- * next eight are: both want other pipes of the core. */
-static ALWAYS_INLINE void lanes_key_block(const struct key_product *p, uint32_t panel,
-                                          const uint32_t rows, const uint32_t panels,
-                                          const uint32_t dims, const bool side_by_side)
+/* Sixteen keys turned round, as halves [dims][16]. The usual dimensions as a constant: the
+ * addresses of the keys are then one and offsets. */
+static ALWAYS_INLINE void lanes_key_halves_of(const struct key_product *p, uint32_t panel,
+                                              uint16_t *to, const uint32_t dims, const bool whole)
 {
-    enum { SLAB = 8 };
     const void *const *keys = p->keys + (size_t)panel * PANEL_COLUMNS;
-    const float *queries = p->queries;
-    const size_t stride = p->query_stride;
+    for (uint32_t d = 0; d < dims; d += 8, to += 8 * PANEL_COLUMNS) {
+        lanes_soon(p->soon[panel], (size_t)d * 2 * PANEL_COLUMNS, 8 * 2 * PANEL_COLUMNS);
+        lanes_turn_halves(whole ? NULL : keys, whole ? keys[0] : NULL, 2 * (size_t)dims, d, to);
+    }
+}
+
+static NOINLINE void lanes_key_halves(const struct key_product *p, uint32_t panel, uint16_t *to)
+{
+    if (p->side_by_side[panel] && p->dims == 64)
+        lanes_key_halves_of(p, panel, to, 64, true);
+    else
+        lanes_key_halves_of(p, panel, to, p->dims, p->side_by_side[panel]);
+}
+
+/* All sums of a few rows and panels at once, in registers: from halves in p->tile, for turning
+ * takes as many registers itself. */
+static ALWAYS_INLINE void lanes_half_scores(const struct key_product *p, uint32_t row,
+                                            uint32_t panel, const uint32_t rows,
+                                            const uint32_t panels)
+{
+    const size_t stride = p->query_stride, panel_halves = (size_t)p->dims * PANEL_COLUMNS;
+    const float *queries = p->queries + row * stride;
+    const uint16_t *half = (const uint16_t *)(const void *)p->tile + panel * panel_halves;
     lanes_f sum[8 * PANEL_VECTORS];
     UNROLL
     for (uint32_t s = 0; s < rows * panels * PANEL_VECTORS; s++)
         sum[s] = lanes_zero();
-    for (uint32_t d = 0; d < dims; d += SLAB) {
-        _Alignas(64) uint16_t halves[KEY_PANELS_MAX][SLAB * PANEL_COLUMNS];
-        UNROLL
-        for (uint32_t i = 0; i < panels; i++) {
-            const void *const *of = keys + (size_t)i * PANEL_COLUMNS;
-            lanes_ahead(p->ahead[panel + i], (size_t)d * 32, SLAB * 32);
-            lanes_turn_halves(side_by_side ? NULL : of, of[0], 2 * (size_t)dims, d, halves[i]);
-        }
-        UNROLL
-        for (uint32_t k = 0; k < SLAB; k++) {
+    for (uint32_t i = 0; i < 2; i++) { /* half of the dimensions, and of the lines to ask for */
+        const uint32_t asked = panel + (panels == 2 ? i : 0);
+        const void *ahead = row > 0 ? NULL : p->ahead[asked];
+        const void *soon = row > 0 ? NULL : p->soon[asked];
+        for (uint32_t d = 0; d < p->dims / 2; d++, queries++, half += PANEL_COLUMNS) {
+            if (panels == 2 || d % 2 == 0) {
+                size_t line = panels == 2 ? d * 64 : (i * (p->dims / 2) + d) * 32;
+                lanes_ahead(ahead, line, 64);
+                lanes_soon(soon, line, 64);
+            }
+            lanes_f query[4];
+            UNROLL
+            for (uint32_t r = 0; r < rows; r++)
+                query[r] = lanes_set(queries[r * stride]);
             UNROLL
             for (uint32_t v = 0; v < panels * PANEL_VECTORS; v++) {
-                lanes_f number = lanes_from_half(halves[v / PANEL_VECTORS] + k * PANEL_COLUMNS +
+                lanes_f number = lanes_from_half(half + v / PANEL_VECTORS * panel_halves +
                                                  v % PANEL_VECTORS * LANES);
                 UNROLL
                 for (uint32_t r = 0; r < rows; r++) {
                     lanes_f *to = &sum[r * panels * PANEL_VECTORS + v];
-                    *to = lanes_fma(lanes_set(queries[r * stride + d + k]), number, *to);
+                    *to = lanes_fma(query[r], number, *to);
                 }
+                LANES_ONE_BY_ONE;
             }
         }
     }
@@ -138,47 +174,48 @@ static ALWAYS_INLINE void lanes_key_block(const struct key_product *p, uint32_t 
     for (uint32_t r = 0; r < rows; r++) {
         UNROLL
         for (uint32_t v = 0; v < panels * PANEL_VECTORS; v++)
-            lanes_store(p->c + r * p->c_stride + (size_t)panel * PANEL_COLUMNS + v * LANES,
+            lanes_store(p->c + (row + r) * p->c_stride + (size_t)panel * PANEL_COLUMNS + v * LANES,
                         sum[r * panels * PANEL_VECTORS + v]);
     }
 }
 
-/* The usual dimensions as constants: the addresses of sixteen keys are then one and offsets. Side
- * by side with others, they are made into pointers first. */
-static ALWAYS_INLINE void lanes_key_blocks(const struct key_product *p, const uint32_t rows,
-                                           const uint32_t panels_most)
-{
-    for (uint32_t panel = 0; panel < p->panels;) {
-        bool whole = p->side_by_side[panel];
-        if (whole && p->dims == 64 && panels_most == 2 && panel + 2 <= p->panels &&
-            p->side_by_side[panel + 1]) {
-            lanes_key_block(p, panel, rows, 2, 64, true);
-            panel += 2;
-            continue;
-        }
-        if (whole && p->dims == 64)
-            lanes_key_block(p, panel, rows, 1, 64, true);
-        else if (whole && p->dims == 128)
-            lanes_key_block(p, panel, rows, 1, 128, true);
-        else
-            lanes_key_block(p, panel, rows, 1, p->dims, whole);
-        panel++;
+/* Functions of their own, or the compiler gives some of the sums no register. */
+#define LANES_SCORES(rows, panels)                                                                 \
+    static NOINLINE void lanes_scores_##rows##_##panels(const struct key_product *p, uint32_t row, \
+                                                        uint32_t panel)                            \
+    {                                                                                              \
+        lanes_half_scores(p, row, panel, rows, panels);                                            \
     }
-}
 
-/* Two panels at once where few sums would wait for themselves. */
+LANES_SCORES(4, 1)
+LANES_SCORES(3, 1)
+LANES_SCORES(2, 1)
+LANES_SCORES(1, 1)
+LANES_SCORES(3, 2)
+LANES_SCORES(2, 2)
+LANES_SCORES(1, 2)
+
+/* Two panels at once where the sums of one would wait for themselves. */
 static void lanes_key_product_f16(const struct key_product *p)
 {
-    if (p->dims % 8 != 0 || p->rows > 4)
+    typedef void scores(const struct key_product *, uint32_t row, uint32_t panel);
+    static scores *const of[2][4] = {
+        {lanes_scores_1_1, lanes_scores_2_1, lanes_scores_3_1, lanes_scores_4_1},
+        {lanes_scores_1_2, lanes_scores_2_2, lanes_scores_3_2, NULL}};
+    if (p->dims % 8 != 0) {
         lanes_key_floats(DTYPE_F16, p);
-    else if (p->rows == 4)
-        lanes_key_blocks(p, 4, 1);
-    else if (p->rows == 3)
-        lanes_key_blocks(p, 3, 1);
-    else if (p->rows == 2)
-        lanes_key_blocks(p, 2, 2);
-    else
-        lanes_key_blocks(p, 1, 2);
+        return;
+    }
+    for (uint32_t i = 0; i < p->panels; i++)
+        lanes_key_halves(p, i, (uint16_t *)(void *)p->tile + (size_t)i * p->dims * PANEL_COLUMNS);
+    for (uint32_t row = 0, rows; row < p->rows; row += rows) {
+        rows = p->rows - row < 4 ? p->rows - row : 4;
+        if (rows < 4 && p->panels == 2)
+            of[1][rows - 1](p, row, 0);
+        else
+            for (uint32_t i = 0; i < p->panels; i++)
+                of[0][rows - 1](p, row, i);
+    }
 }
 
 #else
@@ -239,6 +276,12 @@ static ALWAYS_INLINE void lanes_value_rows(const enum dtype type, const uint8_t 
     }
 }
 
+/* Of so many dimensions, of a group's part if need be. */
+static ALWAYS_INLINE size_t lanes_kv_bytes(const enum dtype type, size_t dims)
+{
+    return type == DTYPE_F16 ? 2 * dims : dims * Q8_0_BYTES / 32;
+}
+
 /* rows x (vectors of dimensions d ..) held in registers over all values. */
 static ALWAYS_INLINE void lanes_value_tile(const enum dtype type, const struct value_product *p,
                                            uint32_t row, uint32_t d, const uint32_t rows,
@@ -255,16 +298,18 @@ static ALWAYS_INLINE void lanes_value_tile(const enum dtype type, const struct v
             sum[r * vectors + v] =
                 p->add ? lanes_load(c + r * p->c_stride + v * LANES) : lanes_zero();
     }
-    const void *ahead = row == 0 ? p->ahead : NULL;
+    const void *ahead = row == 0 ? p->ahead : NULL, *soon = row == 0 ? p->soon : NULL;
     const size_t row_bytes = kv_row_bytes(type, p->dims), stride = p->weight_stride;
-    const size_t at = kv_row_bytes(type, d); /* of the group, for Q8_0 */
-    /* Of f16, a pass asks for the lines that begin in it. */
-    const uint32_t asks = type != DTYPE_F16
-                              ? vectors * LANES
-                              : ((d + vectors * LANES + 31) / 32 - (d + 31) / 32) * 64;
+    /* What is to be asked for is shared out among the passes, and asked for in order: the machine
+     * goes on where lines follow each other. */
+    const size_t part = lanes_kv_bytes(type, vectors * LANES);
+    size_t asked = lanes_kv_bytes(type, d) * p->count;
     const uint32_t count = p->count;
-    for (uint32_t i = 0; i < count; i++, value += row_bytes, weights++) {
-        lanes_ahead(ahead, (type == DTYPE_F16 ? (d + 31) / 32 * 64 : at) + i * row_bytes, asks);
+    for (uint32_t i = 0; i < count; i++, value += row_bytes, weights++, asked += part) {
+        for (size_t line = (asked + 63) / 64 * 64; line < asked + part; line += 64) {
+            lanes_ahead(ahead, line, 64);
+            lanes_soon(soon, line, 64);
+        }
         lanes_f weight[4];
         UNROLL
         for (uint32_t r = 0; r < rows; r++)
@@ -277,8 +322,7 @@ static ALWAYS_INLINE void lanes_value_tile(const enum dtype type, const struct v
             UNROLL
             for (uint32_t r = 0; r < rows; r++)
                 sum[r * vectors + v] = lanes_fma(weight[r], number, sum[r * vectors + v]);
-            /* One number after the other, or they take the registers of the sums. */
-            __asm__ volatile("" ::: "memory");
+            LANES_ONE_BY_ONE;
         }
     }
     UNROLL
@@ -316,26 +360,29 @@ static ALWAYS_INLINE void lanes_value_rows_of(const enum dtype type, const struc
     }
 }
 
-static ALWAYS_INLINE void lanes_value_product(const enum dtype type, const struct value_product *p)
-{
-    for (uint32_t row = 0; row < p->rows;) {
-        uint32_t left = p->rows - row;
-        if (left >= 4)
-            lanes_value_rows_of(type, p, row, 4);
-        else if (left == 3)
-            lanes_value_rows_of(type, p, row, 3);
-        else if (left == 2)
-            lanes_value_rows_of(type, p, row, 2);
-        else
-            lanes_value_rows_of(type, p, row, 1);
-        row += left < 4 ? left : 4;
+/* Functions of their own, as those of scores. */
+#define LANES_VALUES(name, type, rows)                                                             \
+    static NOINLINE void lanes_values_##name##_##rows(const struct value_product *p, uint32_t row) \
+    {                                                                                              \
+        lanes_value_rows_of(type, p, row, rows);                                                   \
     }
-}
 
 #define LANES_KV(name, type)                                                                       \
+    LANES_VALUES(name, type, 1)                                                                    \
+    LANES_VALUES(name, type, 2)                                                                    \
+    LANES_VALUES(name, type, 3)                                                                    \
+    LANES_VALUES(name, type, 4)                                                                    \
     static void lanes_value_product_##name(const struct value_product *p)                          \
     {                                                                                              \
-        lanes_value_product(type, p);                                                              \
+        uint32_t row = 0;                                                                          \
+        for (; row + 4 <= p->rows; row += 4)                                                       \
+            lanes_values_##name##_4(p, row);                                                       \
+        if (p->rows - row == 3)                                                                    \
+            lanes_values_##name##_3(p, row);                                                       \
+        else if (p->rows - row == 2)                                                               \
+            lanes_values_##name##_2(p, row);                                                       \
+        else if (p->rows - row == 1)                                                               \
+            lanes_values_##name##_1(p, row);                                                       \
     }                                                                                              \
     static void lanes_value_rows_##name(const void *values, uint32_t count, uint32_t dims,         \
                                         float *to, size_t panel_stride)                            \
