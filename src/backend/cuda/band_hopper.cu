@@ -16,7 +16,8 @@
  *                             it and put keys and values into the pool
  *
  * Of W no more is under way than memory's rate needs: what is asked for beyond that only makes
- * everything else wait, sums and x. What has come may fill all of the room.
+ * everything else wait, sums and x. While blocks meet it is one chunk, for that is when sums and x
+ * are what all wait for. What has come may fill all of the room.
  *
  * A norm is a factor for each row, so it is applied to the sums: what is multiplied is the row
  * times the norm's weights, and the squares of a tile's outputs are left for the next phase to
@@ -32,10 +33,11 @@
 #define ROWS_STEP (BAND_PARTS * (ADDERS / 32))
 #define W_BYTES (BAND_TILE * CHUNK * 2)
 #define X_BYTES (BAND_ROWS * CHUNK * 2)
-#define W_SLOTS 9u
-#define X_SLOTS 10u
+#define W_SLOTS 10u
+#define X_SLOTS 6u
 #define SHARED_BYTES (W_SLOTS * W_BYTES + X_SLOTS * X_BYTES + ALIGNMENT)
 #define W_UNDER_WAY 4u /* chunks that are asked for and have not come */
+#define W_AHEAD 1u     /* the same of a phase's first, which fill the room while blocks meet */
 
 struct band_barriers {
     uint64_t w_full[W_SLOTS], w_empty[W_SLOTS], x_full[X_SLOTS], x_empty[X_SLOTS];
@@ -102,6 +104,7 @@ __device__ inline void weights_fetch(const band_args &args, char *slots, band_ba
     for (uint32_t n = 0; n < args.count; n++) {
         const band_phase &phase = args.phases[n];
         const band_share share = share_of(phase);
+        uint32_t asked = 0; /* of this phase */
         for (uint32_t tile = share.tile; tile < phase.tiles; tile += share.step) {
             bool gate = phase.kind == BAND_GATE;
             uint32_t low = tile * (gate ? BAND_TILE / 2 : BAND_TILE);
@@ -109,11 +112,10 @@ __device__ inline void weights_fetch(const band_args &args, char *slots, band_ba
             for (uint32_t c = share.begin; c < share.end; c++) {
                 uint64_t *full = &barriers.w_full[turn.slot];
                 char *to = slots + turn.slot * W_BYTES;
-                if (under_way == W_UNDER_WAY) {
+                uint32_t most = n > 0 && asked++ < W_SLOTS ? W_AHEAD : W_UNDER_WAY;
+                for (under_way++; under_way > most; under_way--) {
                     barrier_wait(&barriers.w_full[awaited.slot], awaited.parity);
                     awaited.next(W_SLOTS);
-                } else {
-                    under_way++;
                 }
                 barrier_wait(&barriers.w_empty[turn.slot], turn.parity ^ 1);
                 barrier_expect(full, W_BYTES);
