@@ -275,6 +275,22 @@ static void large_products_check(struct rig *rig)
     }
 }
 
+/* As many rows as warps: where it can, one has all keys of a row, more than it knows the places of
+ * at once. And a single row, in more partitions than it would have of the usual length. */
+static void partitions_check(struct rig *rig, uint32_t most, uint32_t kv_heads)
+{
+    bool shorter = most > 520, chosen = rig->cuda->hopper;
+    rig->cuda->processors = (int)kv_heads;
+    attend_check(rig, std::vector<struct sequence>(8, {most - 1, 1}));
+    if (chosen && rig->cuda->host.head[6] < most)
+        exit((printf("partitions of %u keys\n", rig->cuda->host.head[6]), 1));
+    rig->cuda->processors = 132;
+    attend_check(rig, {{shorter ? 519 : most - 1, 1}});
+    if (chosen && shorter && rig->cuda->host.head[6] >= PARTITION_KEYS)
+        exit((printf("partitions of %u keys\n", rig->cuda->host.head[6]), 1));
+    rig->cuda->processors = 2;
+}
+
 static void heads_check(bool bf16, uint32_t heads, uint32_t kv_heads, uint32_t dims,
                         uint32_t block_tokens, bool pairs)
 {
@@ -301,6 +317,7 @@ static void heads_check(bool bf16, uint32_t heads, uint32_t kv_heads, uint32_t d
         single.start = most / 2 + random_below(most / 2);
     rig.cuda->processors = 2;
     attend_check(&rig, singles);
+    partitions_check(&rig, most, kv_heads);
     rig.cuda->units_max = 3;
     attend_check(&rig, singles);
     rig_close(&rig);

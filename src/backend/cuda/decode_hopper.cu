@@ -23,13 +23,18 @@
 #define MERGERS 4 /* warps that add the partitions of a row */
 #define MERGED_AT_ONCE 4u
 #define MERGED_BY_ONE 16u /* partitions that one warp adds as well */
-#define WORK_KEYS 32u /* what a partition costs beside its keys, in keys */
+#define WORK_KEYS 32u   /* what a partition costs beside its keys, in keys */
+#define MERGE_KEYS 24u  /* what MERGED_BY_ONE partitions of a row cost, or fewer, to be added */
+#define KEYS_LEAST 64u  /* of a partition */
+#define KEYS_STEPS 512u /* up to here any number of chunks; else half of a row, or all of it */
 #define UNIT_SINGLES 65536u /* a unit: partition * UNIT_SINGLES + single row */
 
 struct decode_work { /* a partition of a row, for one kv head; of one warp */
     uint32_t single, row, kv_head, partition, partitions, keys;
     uint32_t old; /* keys that were there before this step */
-    const char *piece; /* a lane's: where its tokens of the partition lie */
+    uint32_t first; /* of the sequence's keys */
+    const uint32_t *table;
+    const char *piece; /* a lane's: where its tokens of the next 32 pieces lie */
 };
 
 struct work_list { /* where decode_units put it */
@@ -67,6 +72,23 @@ __device__ inline work_list work_listed(const decode_args &args)
     return {NULL, args.singles * args.partitions_max, args.head[6]};
 }
 
+__device__ inline uint32_t piece_tokens(const decode_args &args)
+{
+    return min(args.block_tokens, CHUNK_KEYS);
+}
+
+/* Where a lane's piece lies, of the 32 that begin with key at of the partition. */
+template <int DIMS>
+__device__ inline const char *piece_find(const decode_args &args, const decode_work &work,
+                                         uint32_t at)
+{
+    uint32_t piece = piece_tokens(args), mine = at + threadIdx.x % 32 * piece;
+    uint32_t key = work.first + min(mine, work.keys - 1) / piece * piece;
+    return args.pool + (size_t)work.table[key / args.block_tokens] * args.block_bytes +
+           args.layer_at +
+           ((size_t)work.kv_head * args.block_tokens + key % args.block_tokens) * (DIMS * 2);
+}
+
 /* The next partition of this launch, from *index on; *index moves behind it. Without a list the
  * first partitions of all rows, then the second. */
 template <int DIMS>
@@ -99,12 +121,9 @@ __device__ inline bool work_find(const decode_args &args, const work_list &list,
         work->partitions = (length + list.keys - 1) / list.keys;
         work->keys = min(list.keys, length - first);
         work->old = min(start - first, work->keys);
-        uint32_t piece = min(args.block_tokens, CHUNK_KEYS);
-        uint32_t key = first + min(threadIdx.x % 32 * piece, work->keys - 1) / piece * piece;
-        const uint32_t *table = args.tables + args.table_offsets[sequence];
-        work->piece =
-            args.pool + (size_t)table[key / args.block_tokens] * args.block_bytes + args.layer_at +
-            ((size_t)work->kv_head * args.block_tokens + key % args.block_tokens) * (DIMS * 2);
+        work->first = first;
+        work->table = args.tables + args.table_offsets[sequence];
+        work->piece = piece_find<DIMS>(args, *work, 0);
         *index += step;
         return true;
     }
@@ -141,14 +160,15 @@ template <int DIMS> struct reader {
         constexpr uint32_t head_bytes = DIMS * 2;
         if (!more)
             return;
-        uint32_t lane = threadIdx.x % 32, piece = min(args.block_tokens, CHUNK_KEYS);
+        uint32_t piece = piece_tokens(args), pieces = 32 * piece; /* tokens of all lanes' */
+        uint32_t lane = threadIdx.x % 32;
         uint32_t slot = asked % CHUNKS, keys = min(CHUNK_KEYS, work.keys - at);
         uint64_t *full = &shared.full[threadIdx.x / 32][slot];
         char *to = shared.chunks[threadIdx.x / 32][slot];
         if (lane == 0)
             barrier_expect(full, 2 * keys * head_bytes);
         __syncwarp();
-        uint32_t mine = lane * piece; /* the first key of this lane's piece */
+        uint32_t mine = (at & ~(pieces - 1)) + lane * piece; /* its piece's first key */
         if (mine >= at && mine < at + keys) {
             uint32_t bytes = min(piece, work.keys - mine) * head_bytes;
             to += (mine - at) * head_bytes;
@@ -160,6 +180,8 @@ template <int DIMS> struct reader {
         if (at == work.keys) {
             at = 0;
             more = work_find<DIMS>(args, list, &index, step, &work);
+        } else if ((at & (pieces - 1)) == 0) {
+            work.piece = piece_find<DIMS>(args, work, at);
         }
     }
 };
@@ -317,6 +339,8 @@ __global__ void __launch_bounds__(MERGERS * 32)
         return;
     uint32_t row = args.rows[args.first + blockIdx.x];
     uint32_t partitions = args.positions[row] / args.head[6] + 1;
+    if (partitions == 1 && blockIdx.x + blockIdx.y > 0)
+        return; /* one that waits is enough for the kernels behind */
     chain_wait();
     if (partitions == 1)
         return;
@@ -365,6 +389,8 @@ __global__ void __launch_bounds__(MERGERS * 32)
         return;
     uint32_t row = args.rows[args.first + blockIdx.x];
     uint32_t partitions = args.positions[row] / args.head[6] + 1;
+    if (partitions == 1 && blockIdx.x + blockIdx.y > 0)
+        return; /* one that waits is enough for the kernels behind */
     chain_wait();
     if (partitions == 1)
         return;
@@ -435,17 +461,38 @@ static uint64_t keys_of_busiest(const struct cuda_backend *cuda, uint32_t keys)
            (more > 0 ? 0 : longest + WORK_KEYS);
 }
 
-/* How long partitions are: so that no warp has much more to do than the others. Not with
- * --deterministic, where a row's bits must not depend on how many rows there are. */
-static uint32_t partition_keys_choose(const struct cuda_backend *cuda)
+/* What a step of attention takes when partitions have so many keys, in keys of a warp. */
+static uint64_t keys_cost(const struct cuda_backend *cuda, uint32_t keys, uint32_t longest)
 {
-    uint32_t tokens = cuda->shape.block_tokens, best = PARTITION_KEYS;
-    uint32_t most = 32 * (tokens < CHUNK_KEYS ? tokens : CHUNK_KEYS);
-    uint64_t least = cuda->options.deterministic ? 0 : keys_of_busiest(cuda, best);
-    for (uint32_t keys = best + CHUNK_KEYS; least > 0 && keys <= most; keys += CHUNK_KEYS) {
-        uint64_t busiest = keys_of_busiest(cuda, keys);
-        if (busiest <= least) {
-            least = busiest;
+    uint32_t partitions = (longest + keys - 1) / keys;
+    uint64_t merging = (partitions + MERGED_BY_ONE - 1) / MERGED_BY_ONE * MERGE_KEYS;
+    return keys_of_busiest(cuda, keys) + (partitions > 1 ? merging : 0);
+}
+
+/* How long partitions are: so that no warp has much more to do than the others, and no more of them
+ * than the step's graph has room for. Not with --deterministic, where a row's bits must not depend
+ * on how many rows there are. */
+static uint32_t partition_keys_choose(const struct cuda_backend *cuda, uint32_t longest)
+{
+    uint32_t best = PARTITION_KEYS, room = 1;
+    if (cuda->options.deterministic)
+        return best;
+    while (room < cuda->partitions)
+        room *= 2;
+    uint64_t least = keys_cost(cuda, best, longest);
+    for (uint32_t keys = KEYS_LEAST; keys <= KEYS_STEPS; keys += CHUNK_KEYS) {
+        uint64_t cost = (longest + keys - 1) / keys <= room ? keys_cost(cuda, keys, longest)
+                                                            : UINT64_MAX;
+        if (cost < least || (cost == least && keys > best)) {
+            least = cost;
+            best = keys;
+        }
+    }
+    for (uint32_t parts = 1; parts <= 2 && longest / parts > KEYS_STEPS; parts++) {
+        uint32_t keys = (longest / parts + CHUNK_KEYS) / CHUNK_KEYS * CHUNK_KEYS;
+        uint64_t cost = keys_cost(cuda, keys, longest);
+        if (cost < least) {
+            least = cost;
             best = keys;
         }
     }
@@ -455,8 +502,13 @@ static uint32_t partition_keys_choose(const struct cuda_backend *cuda)
 uint32_t decode_units(struct cuda_backend *cuda, uint32_t at)
 {
     struct device_step *to = &cuda->host;
-    uint32_t keys = partition_keys_choose(cuda), count = 0, *units = to->tables + at;
+    uint32_t longest = 0, count = 0, *units = to->tables + at;
     uint64_t all = 0;
+    for (uint32_t i = 0; i < cuda->single_count; i++)
+        longest = length_of(to, i) > longest ? length_of(to, i) : longest;
+    uint32_t keys = partition_keys_choose(cuda, longest);
+    if ((longest + keys - 1) / keys > cuda->partitions)
+        cuda->partitions = (longest + keys - 1) / keys;
     to->head[4] = at;
     to->head[5] = 0;
     to->head[6] = keys;
