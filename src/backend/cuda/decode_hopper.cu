@@ -335,15 +335,15 @@ __global__ void __launch_bounds__(MERGERS * 32)
     uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t kv_head = blockIdx.y / args.group, h = blockIdx.y % args.group;
     chain_next();
+    if (blockIdx.x + blockIdx.y == 0)
+        chain_wait(); /* also where it adds nothing: the kernels behind wait for this one only */
     if (args.first + blockIdx.x >= args.head[3])
         return;
     uint32_t row = args.rows[args.first + blockIdx.x];
     uint32_t partitions = args.positions[row] / args.head[6] + 1;
-    if (partitions == 1 && blockIdx.x + blockIdx.y > 0)
-        return; /* one that waits is enough for the kernels behind */
-    chain_wait();
     if (partitions == 1)
         return;
+    chain_wait();
     size_t step = partial_step(args.group, DIMS);
     const float *from = args.partials + ((size_t)blockIdx.x * args.kv_head_count + kv_head) *
                                             args.partitions_max * step;
@@ -385,15 +385,15 @@ __global__ void __launch_bounds__(MERGERS * 32)
     uint32_t head = blockIdx.y * MERGERS + threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t kv_head = head / args.group, h = head % args.group;
     chain_next();
+    if (blockIdx.x + blockIdx.y == 0)
+        chain_wait(); /* also where it adds nothing: the kernels behind wait for this one only */
     if (args.first + blockIdx.x >= args.head[3] || kv_head >= args.kv_head_count)
         return;
     uint32_t row = args.rows[args.first + blockIdx.x];
     uint32_t partitions = args.positions[row] / args.head[6] + 1;
-    if (partitions == 1 && blockIdx.x + blockIdx.y > 0)
-        return; /* one that waits is enough for the kernels behind */
-    chain_wait();
     if (partitions == 1)
         return;
+    chain_wait();
     size_t step = partial_step(args.group, DIMS);
     const float *from = args.partials + ((size_t)blockIdx.x * args.kv_head_count + kv_head) *
                                             args.partitions_max * step;
