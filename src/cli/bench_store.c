@@ -215,13 +215,16 @@ static void bench_name(const struct bench_store *bench, struct store_block *bloc
 }
 
 /* A small store still lends what the round before has got, until its lease is closed: the add that
- * meets this is not counted, and another one made. */
+ * meets this is not counted, and another one made. summed: their sums are in the book, as
+ * bench_sum or an add has left them; else nobody has made any. */
 static status bench_add(struct bench_store *bench, struct store_block *blocks,
-                        struct block_key *keys, uint32_t first, double *seconds_out)
+                        struct block_key *keys, uint32_t first, bool summed, double *seconds_out)
 {
     uint64_t end_ns = clock_ns() + LEASES_END_NS;
     for (;;) {
         bench_name(bench, blocks, keys, first);
+        for (uint32_t i = 0; i < bench->options->blocks && !summed; i++)
+            atomic_fetch_add(&bench->fills[first + i], 1);
         status st = store_add(bench->store, 1, blocks, bench->options->blocks, 0);
         if (st == OK)
             st = bench_wait(bench, STORE_ADDED, seconds_out);
@@ -251,18 +254,16 @@ static status bench_round(struct bench_store *bench, uint32_t round)
     status st = blocks == NULL || keys == NULL || ids == NULL
                     ? error_set(ERR_NO_MEMORY, "no memory for a round")
                     : OK;
-    for (uint32_t i = 0; st == OK && i < count; i++) {
+    for (uint32_t i = 0; st == OK && i < count; i++)
         ids[i] = half + first + i;
-        atomic_fetch_add(&bench->fills[first + i], 1); /* nobody has summed it */
-    }
     if (st == OK)
-        st = bench_add(bench, blocks, keys, first, &bench->seconds[ADD][round]);
+        st = bench_add(bench, blocks, keys, first, false, &bench->seconds[ADD][round]);
     if (st == OK)
         st = store_get(bench->store, 2, keys, ids, count, WAIT_MS);
     if (st == OK)
         st = bench_wait(bench, STORE_GOT, &bench->seconds[GET][round]);
     if (st == OK)
-        st = bench_add(bench, blocks, keys, summed, &bench->seconds[ADD_SUMMED][round]);
+        st = bench_add(bench, blocks, keys, summed, true, &bench->seconds[ADD_SUMMED][round]);
     size_t from = (size_t)first * bench->pool.block_bytes;
     size_t to = (size_t)(half + first) * bench->pool.block_bytes;
     if (st == OK && memcmp(bench->pool.host + from, bench->pool.host + to, bench->move_bytes) != 0)
